@@ -1,0 +1,59 @@
+# make demo    separate a sound from a real mixture (no PyTorch needed)
+# make test    everything CI checks
+# Choose an interpreter with PYTHON=python3.12; after changing it, run `make clean` first.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+
+DEMO := .venv
+DEV := .venv-dev
+DEMO_READY := $(DEMO)/.installed
+DEV_READY := $(DEV)/.installed
+
+PACKAGES := flowsep_ref export runtime
+CHECKED := $(PACKAGES) tests recipes
+SPEC := setup.cfg pyproject.toml constraints.txt
+# The demo installs the packages as a user does, so it installs again when any file of theirs changes.
+SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
+
+MIXTURE := examples/mix.wav
+QUERY := dog barking
+OUTPUT := examples/mix.dog-barking.wav
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+demo: $(DEMO_READY) ## separate the dog from examples/mix.wav, without PyTorch
+	$(DEMO)/bin/flowsep-run $(MIXTURE) "$(QUERY)" --force
+	@echo "The separated sound: $(CURDIR)/$(OUTPUT)"
+
+lint: $(DEV_READY) ## ruff and mypy --strict
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy --strict $(CHECKED)
+
+test: lint ## lint, then every test
+	$(DEV)/bin/pytest
+
+format: $(DEV_READY) ## let ruff put the code in shape
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
+
+clean: ## remove the environments and everything built
+	rm -rf $(DEMO) $(DEV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(OUTPUT)
+
+$(DEMO_READY): $(SPEC) $(SOURCES)
+	$(PYTHON) -m venv $(DEMO)
+	@# a leftover build folder would put deleted modules into the wheel
+	rm -rf build
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check ".[cpu]" --constraint constraints.txt
+	rm -rf build
+	@touch $@
+
+$(DEV_READY): $(SPEC)
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	@touch $@
