@@ -1,0 +1,186 @@
+"""Reading the published checkpoint, and the project's own form of it.
+
+The published file is a PyTorch Lightning checkpoint: a pickle.  It is read with
+`weights_only=True`, which refuses everything but tensors and plain containers, and memory-mapped:
+the model's parameters are views of the file's pages, so 3.7 GB on disk are never in memory twice.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flowsep_ref.config import ConfigError, FlowSepConfig
+from flowsep_ref.model import FlowSep
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
+
+NEVER_READ = (
+    "model.diffusion_model.*",  # the raw weights: inference runs their moving average
+    "model_ema.decay",
+    "model_ema.num_updates",
+    "first_stage_model.loss.*",
+    "logvar",
+    "betas",
+    "posterior_*",
+    "*alphas_cumprod*",
+    "cond_stage_models.0.model.encoder.embed_tokens.weight",  # the same tensor as shared.weight
+)
+"""Entries of the published file that inference has no use for (SPEC §7), as shell patterns."""
+
+
+class CheckpointError(ValueError):
+    """A file that is no FlowSep checkpoint, or one of other sizes; the message says which entries."""
+
+
+def load(path: str | Path, config: str | Path | FlowSepConfig | None = None) -> FlowSep:
+    """Load a published Lightning file, or a folder that `save` wrote.
+
+    Args:
+        path: `*.ckpt`, or a folder with `model.safetensors` and `config.yaml`.
+        config: sizes, or a YAML file of them; default: the folder's own, or the published sizes.
+
+    Returns:
+        The model in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: unreadable file, or a missing, unknown or misshapen entry.
+        ConfigError: unreadable configuration.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = path / CONFIG if config is None else config
+        path = path / WEIGHTS
+        state = _read_safetensors(path)
+    else:
+        state = _read_lightning(path)
+    if not isinstance(config, FlowSepConfig):
+        config = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
+    return assemble(state, config, path)
+
+
+def assemble(state: Mapping[str, Tensor], config: FlowSepConfig, source: Path) -> FlowSep:
+    """Make a model of tensors, which become its parameters without a copy where they are float32.
+
+    Args:
+        state: entries under the published names, or under this model's own if `source` is named
+            `model.safetensors`.
+        config: the sizes.
+        source: the file to name in errors.
+
+    Raises:
+        CheckpointError: a missing, unknown or misshapen entry.
+    """
+    # on the meta device nothing is allocated
+    with torch.device("meta"):
+        model = FlowSep(config)
+    wanted = model.state_dict()
+    names = {key: key if source.name == WEIGHTS else published_name(key) for key in wanted}
+    _check({names[key]: value for key, value in wanted.items()}, state, source)
+    model.load_state_dict({key: state[names[key]].float() for key in wanted}, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def save(model: FlowSep, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the project's own form: `model.safetensors` and `config.yaml` in a folder.
+
+    Args:
+        model: any FlowSep.
+        folder: made if it is not there; files of the same names are replaced, each atomically.
+        dtype: of the stored weights; half precision halves the file and rounds them. The few numbers
+            beside the weights (filter taps, `scale_factor`) stay float32.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {key for key, _ in model.named_parameters()}
+    state = {
+        key: value.detach().to(dtype if key in weights else value.dtype).contiguous().cpu()
+        for key, value in model.state_dict().items()
+    }
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+        save_file(state, Path(scratch) / WEIGHTS)
+        model.config.save(Path(scratch) / CONFIG)
+        for name in (WEIGHTS, CONFIG):
+            os.replace(Path(scratch) / name, folder / name)
+
+
+def _read_lightning(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: it is damaged, or a pickle that asks for more than tensors, "
+            "which could run code"
+        ) from error
+    except Exception as error:  # on bytes that are no pickle the unpickler fails in any way it likes
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is incomplete") from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} has no state_dict of tensors: it is not a FlowSep checkpoint")
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} is not a FlowSep model: it has no {path.name}")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file, or it is incomplete") from error
+
+
+def published_name(key: str) -> str:
+    """The name that one of this model's tensors has in the published file."""
+    part, _, rest = key.partition(".")
+    match part:
+        case "unet":
+            # the moving average's names have lost their dots
+            return "model_ema.diffusion_model" + rest.replace(".", "")
+        case "vae":
+            return "first_stage_model." + rest
+        case "vocoder":
+            return "first_stage_model.vocoder." + rest
+        case "text_encoder":
+            return "cond_stage_models.0.model." + rest
+    return key
+
+
+def _check(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    missing = [key for key in wanted if key not in state]
+    unknown = [
+        key for key in state if key not in wanted and not any(fnmatch.fnmatchcase(key, p) for p in NEVER_READ)
+    ]
+    misshapen = [
+        f"{key} is {list(state[key].shape)}, not {list(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    faults = [
+        f"{fault}: {_some(keys)}"
+        for fault, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
+        if keys
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{path} does not fit the configuration (is it the right --config?): {'; '.join(faults)}"
+        )
+
+
+def _some(keys: list[str], most: int = 8) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+__all__ = ["NEVER_READ", "CheckpointError", "ConfigError", "load", "save"]

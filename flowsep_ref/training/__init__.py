@@ -1,0 +1,1 @@
+"""Training of FlowSep's three parts: the autoencoder, the vocoder and the flow."""

@@ -1,0 +1,40 @@
+"""What every test may ask for: the test data, the published numbers, and a checkpoint of the tiny model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+# A test that reaches for a model hub must fail here as it does on a machine without a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder `tests/data`."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def golden(data: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """Every array that the published code computed on the tiny checkpoint, by its name in the SPEC."""
+    with np.load(data / "golden" / "tiny.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint that `golden` was computed from, in the published layout (tiny sizes, seed 0)."""
+    import torch
+
+    from tests.data.make_checkpoint import checkpoint, read_layout
+
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
+    torch.save(checkpoint(read_layout(data / "layouts" / "tiny.json"), seed=0), path)
+    return path
