@@ -1,0 +1,1 @@
+"""Recipes: how the models that this project ships were made, from public data to weights."""
