@@ -1,0 +1,123 @@
+"""Engines that run the graphs of a bundle.
+
+A backend is one small object that runs a graph by its name; a new one is a module with `why_not` and `open`,
+and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend may take over the whole
+solver loop (one CUDA graph, say) by being a `SolverLoop` as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+from ..arrays import Array, Floats
+from ..errors import OptionError
+from ..manifest import Manifest
+
+#: "exact": float32 arithmetic. "fast": the quickest arithmetic of this machine that keeps the manifest's
+#: tolerances.
+Precision: TypeAlias = Literal["exact", "fast"]
+
+
+class Backend(Protocol):
+    """Runs graphs. Calls from several threads at once must be safe."""
+
+    @property
+    def name(self) -> str:
+        """The name it has in `BACKENDS`."""
+
+    def load(self, graph: str) -> None:
+        """Makes a graph ready to run; a graph that is ready already costs nothing.
+
+        Raises:
+            BackendError: If the engine refuses it.
+        """
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Runs a graph on C-contiguous arrays of the contract's names, dtypes and shapes (see `manifest.py`).
+
+        Returns:
+            Its outputs by name.
+
+        Raises:
+            BackendError: If the engine fails.
+        """
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run of a solver, with everything that stays the same inside its loop.
+
+    All arrays have the batch of `x`, but for `time_features`, which has one row for each time of the solver.
+    """
+
+    solver: str
+    steps: int
+    x: Floats  # [B, 8, t, 16], the noise it starts from
+    time_features: Floats  # [evaluations, E]
+    mixture_features: Floats  # [B, C, t, 16]
+    keys_values: Floats  # [B, 50, K]
+    mask_bias: Floats  # [B, 1, 1, 50]
+
+
+@runtime_checkable
+class SolverLoop(Protocol):
+    """What a backend adds that can run the whole loop without coming back to the host."""
+
+    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats | None:
+        """The solution [B, 8, t, 16], or None to leave this schedule to the host's loop."""
+
+
+class _Module(Protocol):
+    def why_not(self) -> str | None: ...
+
+    def open(
+        self, folder: Path, manifest: Manifest, precision: Precision, threads: int | None
+    ) -> Backend: ...
+
+
+#: Name -> module, in the order in which "auto" tries them.
+BACKENDS: Mapping[str, str] = {"cpu": "onnxruntime_cpu"}
+
+
+def why_not(name: str) -> str | None:
+    """Why this machine cannot run a backend, in words; None if it can."""
+    return _module(name).why_not()
+
+
+def open_backend(
+    name: str, folder: Path, manifest: Manifest, precision: Precision = "exact", threads: int | None = None
+) -> Backend:
+    """Opens a bundle on an engine.
+
+    Args:
+        name: A name of `BACKENDS`, or "auto": the first that this machine can run.
+        folder: The bundle.
+        manifest: What `Manifest.read(folder)` gave.
+        precision: "exact" or "fast".
+        threads: Threads of the engine on the CPU; None leaves it to the engine.
+
+    Raises:
+        OptionError: If there is no such backend or precision, or this machine cannot run it.
+    """
+    if precision not in ("exact", "fast"):
+        raise OptionError(f"There is no precision {precision!r}: choose exact or fast.")
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads must be at least 1 and not {threads}.")
+    reasons = []
+    for candidate in BACKENDS if name == "auto" else (name,):
+        reason = why_not(candidate)
+        if reason is None:
+            return _module(candidate).open(folder, manifest, precision, threads)
+        reasons.append(f"backend {candidate}: {reason}")
+    raise OptionError(f"No engine can run here ({'; '.join(reasons)}).")
+
+
+def _module(name: str) -> _Module:
+    if name not in BACKENDS:
+        raise OptionError(f"There is no backend {name!r}: choose from auto, {', '.join(BACKENDS)}.")
+    module: _Module = import_module(f".{BACKENDS[name]}", __name__)
+    return module

@@ -1,0 +1,80 @@
+"""ONNX Runtime on the CPU, in float32 arithmetic.
+
+Half-precision graphs run too: ONNX Runtime's CPU kernels compute them through float32.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..arrays import Array
+from ..errors import BackendError, shown
+from ..manifest import Manifest
+from . import Precision
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+def why_not() -> str | None:
+    """None if onnxruntime is installed, else what to install."""
+    if find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed, run: pip install 'flowsep-engine[cpu]'"
+    return None
+
+
+def open(folder: Path, manifest: Manifest, precision: Precision, threads: int | None) -> OnnxRuntimeCpu:
+    """Opens a bundle; this engine's quickest arithmetic is the exact one, so `precision` changes nothing."""
+    return OnnxRuntimeCpu(folder, manifest, threads)
+
+
+class OnnxRuntimeCpu:
+    """One session a graph, made when the graph is first wanted."""
+
+    name = "cpu"
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int | None = None) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._threads = threads
+        self._sessions: dict[str, InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    def load(self, graph: str) -> None:
+        self._session(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        session = self._session(graph)
+        names = [output.name for output in self._manifest.graphs[graph].outputs]
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise BackendError(f"ONNX Runtime failed in graph {graph}: {_first_line(error)}") from error
+
+    def _session(self, graph: str) -> InferenceSession:
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._open_session(
+                    self._folder / self._manifest.graphs[graph].files[0].name
+                )
+            return self._sessions[graph]
+
+    def _open_session(self, path: Path) -> InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime cannot load {shown(path)}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

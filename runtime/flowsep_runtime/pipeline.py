@@ -1,0 +1,258 @@
+"""The seven stages of FlowSep on an engine, with numpy arrays in and out.
+
+The same methods, names and shapes as the PyTorch reference, so that any stage of one can be checked against
+the other. Arithmetic: SPEC sections 1 to 6; what stays the same inside the solver loop (a query's keys and
+values, the mixture's share of the first convolution, the time features of a schedule) is computed once,
+outside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .arrays import Array, Floats, Ints
+from .backends import Backend, Precision, Schedule, SolverLoop, open_backend
+from .errors import OptionError
+from .manifest import STAGES, Manifest
+from .solvers import solver_named
+
+
+@dataclass(frozen=True)
+class _Invariants:
+    mixture_features: Floats
+    keys_values: Floats
+    mask_bias: Floats
+
+
+class Pipeline:
+    """A bundle on an engine. B is the batch, T mel frames (samples / 160, a multiple of 32), t = T / 4
+    latent frames; numbers are the published ones, `manifest.model` holds the bundle's own.
+
+    Wrong shapes raise ValueError, an engine that fails `BackendError`.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, backend: Backend) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.backend = backend
+
+    @classmethod
+    def load(
+        cls,
+        bundle_dir: str | os.PathLike[str],
+        backend: str = "auto",
+        precision: Precision = "exact",
+        threads: int | None = None,
+    ) -> Pipeline:
+        """Checks a bundle and opens it; graphs are loaded when they are first used.
+
+        Args:
+            bundle_dir: The folder that flowsep-export wrote.
+            backend: A name of `backends.BACKENDS` or "auto".
+            precision: "exact" (float32 arithmetic) or "fast".
+            threads: Threads of an engine on the CPU; None leaves it to the engine.
+
+        Raises:
+            BundleError: If it is no bundle or was changed.
+            OptionError: If the backend cannot run here.
+        """
+        folder = Path(bundle_dir)
+        manifest = Manifest.read(folder)
+        return cls(folder, manifest, open_backend(backend, folder, manifest, precision, threads))
+
+    def load_stage(self, stage: str) -> None:
+        """Makes the graphs behind a stage method ready, so that its first call takes no longer than the
+        next."""
+        for graph in STAGES[stage]:
+            self.backend.load(graph)
+
+    def log_mel(self, waveform: ArrayLike) -> Floats:
+        """Waveform [B, 160 T], normalised (SPEC section 1) -> natural-log mel spectrogram [B, T, 64]."""
+        samples = _floats(waveform)
+        model = self.manifest.model
+        multiple = model.hop_length * model.frame_multiple
+        if samples.ndim != 2 or samples.shape[1] == 0 or samples.shape[1] % multiple:
+            raise ValueError(
+                f"waveform must be [batch, samples] with samples a multiple of {multiple}: {samples.shape}"
+            )
+        return self._run("log_mel", waveform=samples)[0]
+
+    def encode_text(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> Floats:
+        """Token ids and 0/1 mask, each [B, 50] -> hidden states [B, 50, D]."""
+        ids, mask = _integers(input_ids), _integers(attention_mask)
+        if ids.ndim != 2 or ids.shape[1] != self.manifest.model.text_length or mask.shape != ids.shape:
+            raise ValueError(
+                f"ids and mask must be [batch, {self.manifest.model.text_length}]: {ids.shape} {mask.shape}"
+            )
+        return self._run("encode_text", input_ids=ids, attention_mask=mask)[0]
+
+    def encode_mixture(self, log_mel: ArrayLike) -> tuple[Floats, Floats]:
+        """Log-mel [B, T, 64] -> posterior mean and standard deviation, each [B, 8, T/4, 16], times
+        `scale_factor`."""
+        mean, std = self._run("encode_mixture", log_mel=self._mel(log_mel))
+        return mean, std
+
+    def velocity(
+        self, x: ArrayLike, t: ArrayLike, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
+    ) -> Floats:
+        """The velocity network (SPEC section 4) at one time.
+
+        Args:
+            x: State [B, 8, t, 16].
+            t: Time in [0, 1], a scalar or [B].
+            mixture_latent: [B, 8, t, 16], or of batch 1 for any B.
+            text: Hidden states [B, 50, D], or of batch 1.
+            mask: 0/1 attention mask [B, 50] of any integer, bool or float type, or of batch 1.
+
+        Returns:
+            Velocity [B, 8, t, 16].
+        """
+        state = self._latent(x, "x")
+        times = _floats(t)
+        if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, len(state))):
+            raise ValueError(f"t must be a scalar or [batch]: {times.shape}")
+        (features,) = self._run("velocity_time", t=np.atleast_1d(times))
+        invariants = self._invariants(len(state), state.shape[2], mixture_latent, text, mask)
+        return self._velocity(state, features, invariants)
+
+    def solve(
+        self,
+        noise: ArrayLike,
+        mixture_latent: ArrayLike,
+        text: ArrayLike,
+        mask: ArrayLike,
+        steps: int,
+        solver: str = "euler",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Floats:
+        """Follows the velocity from noise at t = 0 to a latent at t = 1 (SPEC section 5).
+
+        Args:
+            noise: Standard normal [B, 8, t, 16].
+            mixture_latent, text, mask: As for `velocity`.
+            steps: Number of steps, at least 1.
+            solver: A name of `solvers.SOLVERS`.
+            progress: Called with (steps done, steps) after every step.
+
+        Returns:
+            Latent [B, 8, t, 16], still times `scale_factor`.
+
+        Raises:
+            OptionError: If there is no such solver or steps < 1.
+        """
+        method = solver_named(solver)
+        if steps < 1:
+            raise OptionError(f"steps must be at least 1 and not {steps}.")
+        x = self._latent(noise, "noise")
+        (time_features,) = self._run("velocity_time", t=method.times(steps))
+        invariants = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
+        if isinstance(self.backend, SolverLoop):
+            schedule = Schedule(
+                solver,
+                steps,
+                x,
+                time_features,
+                invariants.mixture_features,
+                invariants.keys_values,
+                invariants.mask_bias,
+            )
+            solution = self.backend.solve(schedule, progress)
+            if solution is not None:
+                return solution
+
+        def velocity(x: Floats, k: int) -> Floats:
+            return self._velocity(x, time_features[k : k + 1], invariants)
+
+        for done, state in enumerate(method.integrate(velocity, x, steps), 1):
+            x = state
+            if progress is not None:
+                progress(done, steps)
+        return x
+
+    def decode_latent(self, latent: ArrayLike) -> Floats:
+        """Latent [B, 8, T/4, 16], times `scale_factor` -> log-mel [B, T, 64]."""
+        return self._run("decode_latent", latent=self._latent(latent, "latent"))[0]
+
+    def vocode(self, log_mel: ArrayLike) -> Floats:
+        """Log-mel [B, T, 64] -> waveform [B, 160 T + 32] at 16 kHz, in [-1, 1]."""
+        return self._run("vocode", log_mel=self._mel(log_mel))[0]
+
+    def _velocity(self, x: Floats, time_features: Floats, invariants: _Invariants) -> Floats:
+        return self._run(
+            "velocity",
+            x=x,
+            mixture_features=invariants.mixture_features,
+            time_features=_of_batch(time_features, len(x), "t"),
+            keys_values=invariants.keys_values,
+            mask_bias=invariants.mask_bias,
+        )[0]
+
+    def _invariants(
+        self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
+    ) -> _Invariants:
+        mixture = self._latent(mixture_latent, "mixture_latent")
+        if mixture.shape[2] != frames:
+            raise ValueError(f"mixture_latent has {mixture.shape[2]} frames and x {frames}")
+        hidden, ones = _floats(text), _floats(mask)
+        model = self.manifest.model
+        if hidden.ndim != 3 or hidden.shape[1:] != (model.text_length, model.text_width):
+            raise ValueError(f"text must be [batch, {model.text_length}, {model.text_width}]: {hidden.shape}")
+        if ones.shape != hidden.shape[:2]:
+            raise ValueError(f"mask must be [batch, {model.text_length}] with text's batch: {ones.shape}")
+        (mixture_features,) = self._run("velocity_mixture", mixture_latent=mixture)
+        keys_values, mask_bias = self._run("velocity_text", text=hidden, mask=ones)
+        return _Invariants(
+            _of_batch(mixture_features, batch, "mixture_latent"),
+            _of_batch(keys_values, batch, "text"),
+            _of_batch(mask_bias, batch, "mask"),
+        )
+
+    def _run(self, graph: str, **inputs: Array) -> tuple[Floats, ...]:
+        outputs = self.backend.run(
+            graph, {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        )
+        return tuple(outputs[tensor.name] for tensor in self.manifest.graphs[graph].outputs)
+
+    def _latent(self, latent: ArrayLike, name: str) -> Floats:
+        array = _floats(latent)
+        model = self.manifest.model
+        multiple = model.frame_multiple // model.latent_stride
+        wanted = (model.latent_channels, model.latent_frequencies)
+        if array.ndim != 4 or (array.shape[1], array.shape[3]) != wanted or not array.shape[2]:
+            raise ValueError(f"{name} must be [batch, {wanted[0]}, t, {wanted[1]}]: {array.shape}")
+        if array.shape[2] % multiple:
+            raise ValueError(f"the frames of {name} must be a multiple of {multiple}: {array.shape}")
+        return array
+
+    def _mel(self, log_mel: ArrayLike) -> Floats:
+        array = _floats(log_mel)
+        model = self.manifest.model
+        if array.ndim != 3 or array.shape[2] != model.mel_bins or not array.shape[1]:
+            raise ValueError(f"log_mel must be [batch, frames, {model.mel_bins}]: {array.shape}")
+        if array.shape[1] % model.frame_multiple:
+            raise ValueError(
+                f"the frames of log_mel must be a multiple of {model.frame_multiple}: {array.shape}"
+            )
+        return array
+
+
+def _floats(values: ArrayLike) -> Floats:
+    return np.asarray(values, dtype=np.float32)
+
+
+def _integers(values: ArrayLike) -> Ints:
+    return np.asarray(values, dtype=np.int64)
+
+
+def _of_batch(array: Floats, batch: int, name: str) -> Floats:
+    if len(array) == batch:
+        return array
+    if len(array) != 1:
+        raise ValueError(f"{name} has batch {len(array)}: give batch {batch} or 1")
+    return np.repeat(array, batch, axis=0)

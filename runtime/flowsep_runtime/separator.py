@@ -1,0 +1,286 @@
+"""A recording and a sentence in, the sound that the sentence names out."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .arrays import Floats
+from .audio import SILENCE, centred, checked_samples, resampled
+from .backends import Precision
+from .errors import BackendError, BundleError, FlowSepWarning, OptionError, QueryError, shown
+from .masking import masked_mixture
+from .pipeline import Pipeline
+from .solvers import solver_named
+from .text import EncodedQuery, Tokenizer, remembering_encoder
+from .windows import cross_fade, window_starts
+
+BUNDLED = Path(__file__).parent / "assets" / "nano"
+OVERLAP = 1 / 8  # of a window, shared with the next
+LARGEST_BATCH = 4  # channels that go through the model together
+PEAK = np.float32(0.5)  # SPEC section 1
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What `Separator.separate` gives. All audio has the input's shape, rate and level, in float32."""
+
+    target: Floats
+    """The generated target: the model's own waveform, up to 8 kHz."""
+    masked: Floats
+    """The mixture's own samples through the mask that the target implies."""
+    residual: Floats
+    """What is left of the mixture: masked + residual = mixture, sample by sample."""
+    sample_rate: float
+    timings: dict[str, float]
+    """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
+    real_time_factor: float
+    """Seconds of work, without "load", for a second of audio: below 1 is faster than real time."""
+
+
+@dataclass
+class _Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class _Run:
+    """What one call of `separate` carries from stage to stage."""
+
+    query: str
+    steps: int
+    solver: str
+    seed: int
+    progress: Callable[[int, int], None] | None
+    clock: _Clock = field(default_factory=_Clock)
+    steps_done: int = 0
+    steps_in_all: int = 0
+
+    def advance(self, steps: int) -> None:
+        self.steps_done += steps
+        if self.progress is not None:
+            self.progress(self.steps_done, self.steps_in_all)
+
+
+class Separator:
+    """A model that is ready to separate. One object may serve several threads."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self._encode_query: Callable[[str], EncodedQuery] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+        precision: Precision = "exact",
+        threads: int | None = None,
+    ) -> Separator:
+        """Opens a bundle; graphs are loaded when they are first used.
+
+        Args:
+            bundle: A folder that flowsep-export wrote; None is the small model that ships with the package.
+            backend: "auto" or a name of `backends.BACKENDS`.
+            precision: "exact" (float32 arithmetic) or "fast".
+            threads: Threads of an engine on the CPU; None leaves it to the engine.
+
+        Raises:
+            BundleError: If it is no bundle or was changed.
+            OptionError: If the backend cannot run here.
+        """
+        if bundle is None:
+            if not BUNDLED.is_dir():
+                raise BundleError(
+                    f"This installation carries no model ({shown(BUNDLED)} is missing): give a bundle folder."
+                )
+            bundle = BUNDLED
+        return cls(Pipeline.load(bundle, backend, precision, threads))
+
+    def separate(
+        self,
+        audio: ArrayLike,
+        sample_rate: float,
+        query: str,
+        steps: int | None = None,
+        solver: str | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Separation:
+        """Separates the sound that a query names.
+
+        Every channel is separated for itself, with the same noise, so that a stereo image stays where it is
+        and a channel's result is what that channel alone would give. Recordings longer than the model's clip
+        (10.24 s) are cut into overlapping windows, each normalised for itself, that are cross-faded.
+
+        Noise comes from one `np.random.default_rng(seed)`. Window by window it gives two standard normal
+        float32 arrays [1, 8, t, 16], first the posterior's, then the solver's starting point: same seed,
+        same bytes on the same backend.
+
+        Args:
+            audio: Floating-point [samples] or [samples, channels], any length from one sample, any level.
+            sample_rate: In Hz, 1 000 to 768 000.
+            query: What to separate, in words; beyond the model's text length (50 tokens) it is cut, with a
+                warning.
+            steps: Solver steps; None is the bundle's default (20).
+            solver: A name of `solvers.SOLVERS`; None is Euler's.
+            seed: Of all noise, 0 or more.
+            progress: Called with (steps done, steps in all) after every solver step.
+
+        Returns:
+            Target, masked target and residual at the input's level, rate, shape and exact length. A silent
+            channel (or one that is constant) gives a silent target; if all are, a `FlowSepWarning` says so
+            and no model runs.
+
+        Raises:
+            AudioError: If the audio is empty, not floating point, or holds NaN or infinite samples.
+            QueryError: If the query is empty.
+            OptionError: If steps, solver or seed are out of range.
+            BackendError: If the engine fails or gives numbers that are not finite.
+        """
+        mixture = checked_samples(audio, sample_rate)
+        if not query.strip():
+            raise QueryError("The query is empty: say in a few words what to separate.")
+        steps = self.pipeline.manifest.model.default_steps if steps is None else steps
+        if steps < 1:
+            raise OptionError(f"steps must be at least 1 and not {steps}.")
+        if seed < 0:
+            raise OptionError(f"seed must be 0 or more and not {seed}.")
+        solver = solver or "euler"
+        solver_named(solver)
+        run = _Run(query, steps, solver, seed, progress)
+
+        target = np.zeros_like(mixture)
+        sound = centred(mixture)
+        sounding = np.flatnonzero(np.abs(sound).max(axis=0) > SILENCE)
+        if len(sounding):
+            target[:, sounding] = self._generate(mixture[:, sounding], sample_rate, run)
+        else:
+            warnings.warn("The audio is silent: so is the result.", FlowSepWarning, stacklevel=2)
+
+        model_rate = self.pipeline.manifest.model.sample_rate
+        # The resampler rolls off below half the model's rate; at the model's rate or below there is nothing
+        # above it.
+        band = model_rate / 2 * (0.9 if sample_rate > model_rate else 1.0)
+        with run.clock("mask"):
+            masked = np.zeros_like(mixture)
+            # A constant offset is no sound: it stays in the residual.
+            for channel in sounding:
+                masked[:, channel] = masked_mixture(sound[:, channel], target[:, channel], sample_rate, band)
+
+        work = sum(seconds for stage, seconds in run.clock.seconds.items() if stage != "load")
+        shape = np.shape(audio)
+        return Separation(
+            target=target.reshape(shape),
+            masked=masked.reshape(shape),
+            residual=(mixture - masked).reshape(shape),
+            sample_rate=sample_rate,
+            timings=run.clock.seconds,
+            real_time_factor=work * sample_rate / len(mixture),
+        )
+
+    def _generate(self, mixture: Floats, sample_rate: float, run: _Run) -> Floats:
+        """Mixture [samples, channels] -> generated target, the same shape, rate and level."""
+        model = self.pipeline.manifest.model
+        with run.clock("resample"):
+            length = max(1, round(len(mixture) * model.sample_rate / sample_rate))
+            waveform = resampled(mixture, sample_rate, model.sample_rate, length)
+        query = self._encoded(run)
+        if query.truncated:
+            warnings.warn(
+                f"The query is longer than the {model.text_length} tokens that the model reads and is cut.",
+                FlowSepWarning,
+                stacklevel=3,
+            )
+
+        starts = window_starts(length, model.clip_samples, int(model.clip_samples * OVERLAP))
+        channels = mixture.shape[1]
+        groups = [slice(first, first + LARGEST_BATCH) for first in range(0, channels, LARGEST_BATCH)]
+        run.steps_in_all = len(starts) * len(groups) * run.steps
+        generator = np.random.default_rng(run.seed)
+        shape = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
+
+        target = np.zeros_like(waveform)
+        known = 0
+        for start in starts:
+            posterior_noise = generator.standard_normal(shape, np.float32)
+            noise = generator.standard_normal(shape, np.float32)
+            window = waveform[start : start + model.clip_samples]
+            pieces = [self._generate_window(window[:, g], query, posterior_noise, noise, run) for g in groups]
+            known = cross_fade(target, known, np.concatenate(pieces, axis=1), start)
+        with run.clock("resample"):
+            return resampled(target, model.sample_rate, sample_rate, len(mixture))
+
+    def _generate_window(
+        self, window: Floats, query: EncodedQuery, posterior_noise: Floats, noise: Floats, run: _Run
+    ) -> Floats:
+        """One clip or less [samples, channels] at the model's rate -> its target, same shape and level."""
+        model = self.pipeline.manifest.model
+        target = np.zeros_like(window)
+        sound = centred(window)
+        peak = np.abs(sound).max(axis=0)
+        sounding = np.flatnonzero(peak > SILENCE)
+        if not len(sounding):
+            run.advance(run.steps)
+            return target
+        gain = PEAK / (peak[sounding] + np.float32(1e-8))
+        waveform = np.zeros((len(sounding), model.clip_samples), np.float32)
+        waveform[:, : len(window)] = (sound[:, sounding] * gain).T
+
+        pipeline = self.pipeline
+        with self._stage("log_mel", run):
+            log_mel = pipeline.log_mel(waveform)
+        with self._stage("encode_mixture", run):
+            mean, std = pipeline.encode_mixture(log_mel)
+            mixture_latent = mean + std * posterior_noise
+        with self._stage("solve", run):
+            latent = pipeline.solve(
+                np.repeat(noise, len(sounding), axis=0),
+                mixture_latent,
+                query.text,
+                query.mask,
+                run.steps,
+                run.solver,
+                lambda done, steps: run.advance(1),
+            )
+        with self._stage("decode_latent", run):
+            log_mel = pipeline.decode_latent(latent)
+        with self._stage("vocode", run):
+            generated = pipeline.vocode(log_mel)
+        if not np.isfinite(generated).all():
+            raise BackendError(
+                f"The {pipeline.backend.name} backend gave numbers that are not finite: try another backend."
+            )
+        target[:, sounding] = generated[:, : len(window)].T / gain
+        return target
+
+    def _encoded(self, run: _Run) -> EncodedQuery:
+        if self._encode_query is None:
+            with run.clock("load"):
+                tokenizer = Tokenizer(self.pipeline.folder, self.pipeline.manifest)
+                self._encode_query = remembering_encoder(tokenizer, self.pipeline.encode_text)
+        with self._stage("encode_text", run):
+            return self._encode_query(run.query)
+
+    @contextmanager
+    def _stage(self, stage: str, run: _Run) -> Iterator[None]:
+        with run.clock("load"):
+            self.pipeline.load_stage(stage)
+        with run.clock(stage):
+            yield

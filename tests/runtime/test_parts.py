@@ -1,0 +1,180 @@
+"""Windows, mask, tokenizer, output names and solver, each for itself."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowsep_runtime import BundleError, Manifest, OptionError
+from flowsep_runtime.masking import masked_mixture
+from flowsep_runtime.outputs import check_outputs, default_output, replacing, slug
+from flowsep_runtime.solvers import SOLVERS
+from flowsep_runtime.text import Tokenizer
+from flowsep_runtime.windows import cross_fade, window_starts
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5000), st.integers(8, 600), st.data())
+def test_windows_cover_everything_and_agreeing_windows_leave_no_seam(
+    samples: int, window: int, data: st.DataObject
+) -> None:
+    overlap = data.draw(st.integers(1, window // 2))
+    starts = window_starts(samples, window, overlap)
+    assert starts[0] == 0
+    if samples <= window:
+        assert starts == [0]
+    else:
+        assert starts[-1] == samples - window
+        assert all(a < b <= a + window - overlap for a, b in pairwise(starts))
+    sound = np.random.default_rng(samples).standard_normal((samples, 2)).astype(np.float32)
+    track = np.zeros_like(sound)
+    known = 0
+    for start in starts:
+        known = cross_fade(track, known, sound[start : start + window], start)
+    assert known == samples
+    assert np.allclose(track, sound, atol=1e-6)
+
+
+def test_a_cross_fade_moves_smoothly_from_one_to_the_other() -> None:
+    track = np.ones((150, 1), np.float32)
+    cross_fade(track, 100, np.zeros((100, 1), np.float32), 50)
+    assert np.all(np.diff(track[:, 0]) <= 0)
+    assert np.abs(np.diff(track[:, 0])).max() < 0.04
+    assert (track[:50] == 1).all() and (track[100:] == 0).all()
+
+
+def tone(frequency: float, rate: int, seconds: float = 1.0) -> Any:
+    return np.sin(2 * np.pi * frequency * np.arange(int(rate * seconds)) / rate).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 192000])
+def test_a_mask_keeps_the_targets_tone_with_the_mixtures_phase(rate: int) -> None:
+    wanted, other = tone(500, rate), tone(2100, rate)
+    generated = -wanted  # as loud, and of the opposite phase
+    masked = masked_mixture(wanted + other, generated, rate, rate / 2)
+    inner = slice(rate // 10, -rate // 10)
+    assert np.abs(masked - wanted)[inner].max() < 0.02
+
+
+def test_a_target_as_loud_as_the_mixture_keeps_it_whole_and_a_silent_one_nothing() -> None:
+    mixture = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    assert np.allclose(masked_mixture(mixture, mixture, 16000, 8000), mixture, atol=1e-5)
+    assert not masked_mixture(mixture, np.zeros_like(mixture), 16000, 8000).any()
+    assert not masked_mixture(np.zeros_like(mixture), np.zeros_like(mixture), 16000, 8000).any()
+
+
+def test_above_the_targets_band_the_mask_goes_on() -> None:
+    mixture = np.random.default_rng(0).standard_normal(96000).astype(np.float32)
+    spectrum = np.fft.rfft(mixture)
+    spectrum[np.fft.rfftfreq(96000, 1 / 48000) > 7500] = 0
+    target: Any = np.fft.irfft(spectrum).astype(np.float32) / 2
+    masked = masked_mixture(mixture, target, 48000, 7200)
+    power = np.abs(np.fft.rfft(masked)) ** 2 / np.maximum(np.abs(np.fft.rfft(mixture)) ** 2, 1e-9)
+    assert np.median(power[np.fft.rfftfreq(96000, 1 / 48000) > 10000]) == pytest.approx(0.25, rel=0.1)
+
+
+def test_long_signals_are_masked_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, target = np.random.default_rng(0).standard_normal((2, 30000)).astype(np.float32)
+    whole = masked_mixture(mixture, target, 16000, 8000)
+    monkeypatch.setattr("flowsep_runtime.masking.BLOCK_FRAMES", 7)
+    assert np.allclose(masked_mixture(mixture, target, 16000, 8000), whole, atol=1e-6)
+
+
+def test_tokens_are_padded_and_cut_with_the_end_kept(toy_bundle: Path) -> None:
+    tokenizer = Tokenizer(toy_bundle, Manifest.read(toy_bundle))
+    short = tokenizer("dog barking")
+    assert short.input_ids.tolist() == [[3, 4, 1, *[0] * 47]]
+    assert short.attention_mask.tolist() == [[1, 1, 1, *[0] * 47]]
+    assert not short.truncated
+    long = tokenizer("dog " * 60)
+    assert long.input_ids.tolist() == [[*[3] * 49, 1]]
+    assert long.attention_mask.all() and long.truncated
+
+
+def test_the_empty_query_has_a_mask_of_ones(toy_bundle: Path) -> None:
+    tokens = Tokenizer(toy_bundle, Manifest.read(toy_bundle))("")
+    assert tokens.input_ids.tolist() == [[1, *[0] * 49]]
+    assert tokens.attention_mask.tolist() == [[1] * 50]
+
+
+def test_a_file_that_is_no_tokenizer_is_named(own_bundle: Path) -> None:
+    manifest = Manifest.read(own_bundle)
+    (own_bundle / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json is no tokenizer"):
+        Tokenizer(own_bundle, manifest)
+
+
+def test_euler_follows_a_straight_line_exactly_and_a_curve_with_order_one() -> None:
+    solver = SOLVERS["euler"]
+    assert solver.times(4).tolist() == [0, 0.25, 0.5, 0.75]
+    start = np.zeros(3, np.float32)
+    *_, straight = solver.integrate(lambda x, k: np.full_like(x, 2), start, 7)
+    assert np.allclose(straight, 2)
+    errors = [abs([*solver.integrate(lambda x, k: x, start + 1, n)][-1][0] - np.e) for n in (50, 100)]
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("dog barking", "dog-barking"),
+        ("  A dog, barking!  ", "a-dog-barking"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("снег и дождь", "снег-и-дождь"),
+        ("🐶🔊", "target"),
+        ("snake_case__x", "snake-case--x"),
+        ("\x00\n\t", "target"),
+        ("word " * 100, "-".join(["word"] * 12)),
+        ("x" * 500, "x" * 60),
+    ],
+)
+def test_a_query_becomes_a_part_of_a_file_name(query: str, name: str) -> None:
+    assert slug(query) == name
+
+
+@given(
+    st.text(max_size=300),
+    st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=80),
+)
+def test_a_default_output_is_a_plain_name_that_fits(query: str, stem: str) -> None:
+    path = default_output(Path("/music") / f"{stem}.wav", query, ".wav")
+    assert path.parent == Path("/music")
+    assert path.name.endswith(".wav")
+    assert len(os.fsencode(path.name)) <= 255
+
+
+def test_outputs_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing([first, second]) as files:
+        for file in files:
+            file.write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+    assert first.read_text() == "old"
+    with replacing([first, second]) as files:
+        for file in files:
+            file.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    assert first.read_text() == second.read_text() == "new"
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("old")
+    link.symlink_to(real)
+    with replacing([link]) as (file,):
+        file.write_text("new")
+    assert link.is_symlink() and real.read_text() == "new"
+
+
+def test_a_device_is_never_replaced(mixture: Path) -> None:
+    with pytest.raises(OptionError, match="no regular file"):
+        check_outputs([Path("/dev/null")], mixture, force=True)

@@ -1,0 +1,220 @@
+"""The seven stages on an engine, against the same arithmetic in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowsep_runtime import BackendError, OptionError, Pipeline
+from flowsep_runtime.backends import BACKENDS, Schedule, open_backend
+from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
+
+from .toy_bundle import Reference
+
+random = np.random.default_rng(3)
+
+
+def normal(*shape: int) -> Any:
+    return random.standard_normal(shape).astype(np.float32)
+
+
+def tokens(batch: int = 1) -> tuple[Any, Any]:
+    ids = np.zeros((batch, 50), np.int64)
+    ids[:, :4] = random.integers(2, 9, (batch, 4))
+    mask = np.zeros((batch, 50), np.int64)
+    mask[:, :5] = 1
+    return ids, mask
+
+
+def close(found: Any, expected: Any) -> bool:
+    assert found.dtype == np.float32
+    assert found.shape == expected.shape
+    return bool(np.linalg.norm(found - expected) <= 5e-6 * np.linalg.norm(expected))
+
+
+def test_log_mel_takes_whole_multiples_of_frames(pipeline: Pipeline, reference: Reference) -> None:
+    waveform = normal(2, 3 * 32 * 160)
+    assert close(pipeline.log_mel(waveform), reference.log_mel(waveform))
+    with pytest.raises(ValueError, match="multiple of 5120"):
+        pipeline.log_mel(normal(1, 5121))
+
+
+def test_encode_text(pipeline: Pipeline, reference: Reference) -> None:
+    ids, mask = tokens(2)
+    assert close(pipeline.encode_text(ids, mask), reference.encode_text(ids, mask))
+    with pytest.raises(ValueError, match=r"\[batch, 50\]"):
+        pipeline.encode_text(ids[:, :49], mask[:, :49])
+
+
+def test_encode_mixture_gives_mean_then_std(pipeline: Pipeline, reference: Reference) -> None:
+    log_mel = normal(2, 64, 64)
+    for found, expected in zip(
+        pipeline.encode_mixture(log_mel), reference.encode_mixture(log_mel), strict=True
+    ):
+        assert close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.bool_, np.float64])
+def test_velocity_takes_any_mask_type_and_a_mixture_of_batch_one(
+    pipeline: Pipeline, reference: Reference, dtype: type
+) -> None:
+    x, mixture, text = normal(3, 8, 16, 16), normal(1, 8, 16, 16), normal(3, 50, 6)
+    mask = tokens(3)[1]
+    expected = reference.velocity(x, 0.35, mixture, text, mask)
+    assert close(pipeline.velocity(x, 0.35, mixture, text, mask.astype(dtype)), expected)
+
+
+def test_velocity_takes_one_time_for_each_row(pipeline: Pipeline, reference: Reference) -> None:
+    x, mixture, text, mask = normal(2, 8, 8, 16), normal(2, 8, 8, 16), normal(1, 50, 6), tokens()[1]
+    t = np.array([0.1, 0.9], np.float32)
+    assert close(pipeline.velocity(x, t, mixture, text, mask), reference.velocity(x, t, mixture, text, mask))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_solve_is_euler_from_zero_to_one(pipeline: Pipeline, reference: Reference, steps: int) -> None:
+    noise, mixture, text, mask = normal(2, 8, 8, 16), normal(1, 8, 8, 16), normal(1, 50, 6), tokens()[1]
+    seen: list[tuple[int, int]] = []
+    found = pipeline.solve(noise, mixture, text, mask, steps, progress=lambda *done: seen.append(done))
+    assert close(found, reference.euler(noise, mixture, text, mask, steps))
+    assert seen == [(step, steps) for step in range(1, steps + 1)]
+
+
+def test_decode_latent_and_vocode(pipeline: Pipeline, reference: Reference) -> None:
+    latent = normal(2, 8, 16, 16)
+    log_mel = pipeline.decode_latent(latent)
+    assert close(log_mel, reference.decode_latent(latent))
+    waveform = pipeline.vocode(log_mel)
+    assert waveform.shape == (2, 160 * 64 + 32)
+    assert close(waveform, reference.vocode(log_mel))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.decode_latent(normal(1, 8, 9, 16)), "multiple of 8"),
+        (lambda p: p.decode_latent(normal(1, 7, 8, 16)), r"\[batch, 8, t, 16\]"),
+        (lambda p: p.vocode(normal(1, 33, 64)), "multiple of 32"),
+        (lambda p: p.vocode(normal(1, 0, 64)), r"\[batch, frames, 64\]"),
+        (
+            lambda p: p.velocity(
+                normal(3, 8, 8, 16), 0.5, normal(2, 8, 8, 16), normal(1, 50, 6), np.ones((1, 50))
+            ),
+            "mixture_latent has batch 2",
+        ),
+        (
+            lambda p: p.velocity(
+                normal(1, 8, 8, 16), 0.5, normal(1, 8, 16, 16), normal(1, 50, 6), np.ones((1, 50))
+            ),
+            "16 frames and x 8",
+        ),
+        (
+            lambda p: p.velocity(
+                normal(1, 8, 8, 16), 0.5, normal(1, 8, 8, 16), normal(1, 50, 7), np.ones((1, 50))
+            ),
+            r"\[batch, 50, 6\]",
+        ),
+        (
+            lambda p: p.velocity(
+                normal(3, 8, 8, 16), [0.1, 0.2], normal(1, 8, 8, 16), normal(1, 50, 6), np.ones((1, 50))
+            ),
+            "t must be",
+        ),
+    ],
+)
+def test_wrong_shapes_are_refused(pipeline: Pipeline, call: Callable[[Pipeline], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(pipeline)
+
+
+@pytest.mark.parametrize(("steps", "solver"), [(0, "euler"), (-1, "euler"), (4, "guess")])
+def test_steps_and_solver_are_checked(pipeline: Pipeline, steps: int, solver: str) -> None:
+    latent = normal(1, 8, 8, 16)
+    with pytest.raises(OptionError):
+        pipeline.solve(latent, latent, normal(1, 50, 6), np.ones((1, 50)), steps, solver)
+
+
+class Recorder:
+    """Another backend: counts the graphs that it hands on."""
+
+    name = "recorder"
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.runs: list[str] = []
+
+    def load(self, graph: str) -> None:
+        self.backend.load(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        self.runs.append(graph)
+        assert tuple(inputs) == GRAPHS[graph][0]
+        assert all(array.flags.c_contiguous for array in inputs.values())
+        outputs: dict[str, Any] = self.backend.run(graph, inputs)
+        return outputs
+
+
+class LoopRecorder(Recorder):
+    """A backend that runs the whole solver loop, or declines."""
+
+    schedule: Schedule | None = None
+    answer: Any = None
+
+    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Any:
+        self.schedule = schedule
+        return self.answer
+
+
+def test_invariants_are_computed_once_outside_the_loop(pipeline: Pipeline) -> None:
+    backend = Recorder(pipeline.backend)
+    latent = normal(1, 8, 8, 16)
+    Pipeline(pipeline.folder, pipeline.manifest, backend).solve(
+        latent, latent, normal(1, 50, 6), np.ones((1, 50)), 5
+    )
+    assert sorted(backend.runs[:3]) == ["velocity_mixture", "velocity_text", "velocity_time"]
+    assert backend.runs[3:] == ["velocity"] * 5
+
+
+def test_a_backend_may_take_over_the_loop_or_decline(pipeline: Pipeline) -> None:
+    backend = LoopRecorder(pipeline.backend)
+    other = Pipeline(pipeline.folder, pipeline.manifest, backend)
+    noise, mixture, text, mask = normal(2, 8, 8, 16), normal(1, 8, 8, 16), normal(1, 50, 6), np.ones((1, 50))
+    declined = other.solve(noise, mixture, text, mask, 4)
+    assert np.array_equal(declined, pipeline.solve(noise, mixture, text, mask, 4))
+    assert backend.schedule is not None
+    assert (backend.schedule.solver, backend.schedule.steps) == ("euler", 4)
+    assert len(backend.schedule.time_features) == 4
+    assert len(backend.schedule.mixture_features) == len(backend.schedule.keys_values) == 2
+    backend.answer = noise
+    assert other.solve(noise, mixture, text, mask, 4) is noise
+
+
+def test_graphs_are_loaded_when_first_wanted(own_bundle: Path) -> None:
+    pipeline = Pipeline.load(own_bundle)
+    for graph in GRAPHS:
+        (own_bundle / f"{graph}.onnx").write_bytes(b"no onnx")
+    for stage in STAGES:
+        with pytest.raises(BackendError, match="cannot load"):
+            pipeline.load_stage(stage)
+
+
+def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> None:
+    manifest = Manifest.read(toy_bundle)
+    with pytest.raises(OptionError, match="no backend 'abacus'"):
+        open_backend("abacus", toy_bundle, manifest)
+    with pytest.raises(OptionError, match="no precision"):
+        open_backend("cpu", toy_bundle, manifest, precision="rough")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="threads"):
+        open_backend("cpu", toy_bundle, manifest, threads=0)
+
+
+def test_auto_says_what_is_missing_when_no_engine_can_run(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowsep_runtime.backends.onnxruntime_cpu.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r"pip install 'flowsep-engine\[cpu\]'"):
+        Pipeline.load(toy_bundle)
+    assert list(BACKENDS) == ["cpu"]
