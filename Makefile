@@ -11,7 +11,7 @@ DEMO_READY := $(DEMO)/.installed
 DEV_READY := $(DEV)/.installed
 
 PACKAGES := flowsep_ref export runtime
-CHECKED := $(PACKAGES) tests recipes
+CHECKED := $(PACKAGES) benchmarks recipes tests
 SPEC := setup.cfg pyproject.toml constraints.txt
 # The demo installs the packages as a user does, so it installs again when any file of theirs changes.
 SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
