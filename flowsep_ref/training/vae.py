@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning
 import torch
 from torch import Tensor
@@ -47,14 +49,19 @@ class VAETraining(lightning.LightningModule):
 def scheduled(
     optimizer: torch.optim.Optimizer, steps: int
 ) -> lightning.pytorch.utilities.types.OptimizerLRSchedulerConfig:
-    """A short linear warm-up, then a cosine to a twentieth of the rate, over `steps` in all."""
+    """A short linear warm-up, then a cosine to a twentieth of the rate, over `steps` in all.
+
+    A function of the step alone, so that a training resumed with other `steps` follows the new curve.
+    """
     warm_up = min(200, steps // 10 + 1)
-    lowest = optimizer.param_groups[0]["lr"] / 20
-    parts: list[torch.optim.lr_scheduler.LRScheduler] = [
-        torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=warm_up),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - warm_up, 1), lowest),
-    ]
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [warm_up])
+
+    def factor(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        progress = min(1.0, (step - warm_up) / max(steps - warm_up, 1))
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
