@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from pathlib import Path
 
 import click
 
+PROGRAM = "flowsep-train"
 FILE = click.Path(path_type=Path)
 
 
-@click.group()
-def main() -> None:
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
     """Train the parts of FlowSep: vae, vocoder, then flow; then collect them into one model."""
 
 
-@main.command()
+@command.command()
 @click.argument("part", type=click.Choice(["vae", "vocoder", "flow"]))
 @click.option(
     "--sounds", type=FILE, required=True, help="Sound cache: a folder with audio.npy and index.json."
@@ -44,14 +48,11 @@ def fit(
     from flowsep_ref.config import FlowSepConfig
     from flowsep_ref.training.loop import train
 
-    try:
-        sizes = FlowSepConfig.from_yaml(config)
-        train(part, sounds, captions, sizes, work, tokenizer, steps, batch, threads, seed)
-    except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from error
+    sizes = FlowSepConfig.from_yaml(config)
+    train(part, sounds, captions, sizes, work, tokenizer, steps, batch, threads, seed)
 
 
-@main.command()
+@command.command()
 @click.option("--work", type=FILE, required=True, help="Folder of the trainings.")
 @click.option("--config", type=FILE, required=True, help="Sizes of the model (YAML).")
 @click.option("--tokenizer", type=FILE, required=True, help="tokenizer.json of the flow's training.")
@@ -62,11 +63,30 @@ def collect(work: Path, config: Path, tokenizer: Path, output: Path, float32: bo
     from flowsep_ref.config import FlowSepConfig
     from flowsep_ref.training.collect import collect as put_together
 
-    try:
-        put_together(work, FlowSepConfig.from_yaml(config), tokenizer, output, half=not float32)
-    except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from error
+    put_together(work, FlowSepConfig.from_yaml(config), tokenizer, output, half=not float32)
     click.echo(f"{output}: model.safetensors, config.yaml, tokenizer.json", err=True)
+
+
+def main() -> None:
+    """Entry point of the console script; ends with 0, 1 (failure), 2 (misuse) or 130 (interrupted)."""
+    try:
+        code = command.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; the same command goes on from the last checkpoint.", 130)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see {PROGRAM} --help)", error.exit_code)
+    except (ValueError, OSError) as error:  # what the parts raise for missing or wrong files
+        _fail(f"{error}.", 2)
+
+
+def _fail(sentence: str, code: int) -> None:
+    if os.environ.get("FLOWSEP_DEBUG") == "1":
+        traceback.print_exc()
+    click.echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

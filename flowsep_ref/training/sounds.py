@@ -89,7 +89,7 @@ class SoundBank:
 
 
 class Equaliser:
-    """A random smooth gain over frequency, for a third of the tracks a low-pass too.
+    """A random smooth gain over frequency, for a quarter of the tracks a low-pass too.
 
     Many recordings of some classes are narrow-band; without the low-pass their bandwidth would give
     the class away.

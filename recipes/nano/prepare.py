@@ -1,6 +1,6 @@
 """Make the sound cache that the nano model is trained on: `python -m recipes.nano.prepare --work DIR`.
 
-Needs Debian 12 with `apt-get` and `dpkg`, some 6 GB of disk, and for the synthesised part
+Needs Debian 12 with `apt-get` and `dpkg`, some 8 GB of disk, and for the synthesised part
 `apt-get install fluidsynth fluid-soundfont-gm timgm6mb-soundfont espeak-ng flite`.
 """
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from . import __version__
-from .errors import AudioError, FlowSepError, FlowSepWarning, QueryError, shown
+from .console import run
+from .errors import AudioError, FlowSepWarning, QueryError, shown
 
 if TYPE_CHECKING:
     from .audio import Encoding, Recording
@@ -123,36 +121,8 @@ def command(
 
 
 def main() -> None:
-    """Entry point of the console script; ends the process with 0, 1 (failure), 2 (misuse) or 130
-    (interrupted)."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # so that temporary files are removed
-    try:
-        code = command.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted.", 130)
-    except click.ClickException as error:
-        _fail(f"{error.format_message()} (see {PROGRAM} --help)", error.exit_code)
-    except FlowSepError as error:
-        _fail(str(error), error.exit_code)
-    except MemoryError:
-        _fail("There is not enough memory for this recording: give a shorter one.", 1)
-    except Exception as error:
-        _fail(
-            f"Unexpected {type(error).__name__} ({error}): set FLOWSEP_DEBUG=1 to see where, and report it.",
-            1,
-        )
-
-
-def _fail(sentence: str, code: int) -> None:
-    if os.environ.get("FLOWSEP_DEBUG") == "1":
-        traceback.print_exc()
-    click.echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
-    sys.exit(code)
+    """Entry point of the console script."""
+    run(command, PROGRAM, "There is not enough memory for this recording: give a shorter one.")
 
 
 @contextmanager

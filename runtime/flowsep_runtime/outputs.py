@@ -48,6 +48,8 @@ def check_outputs(outputs: Sequence[Path], mixture: Path, force: bool) -> None:
     for path in outputs:
         try:
             _check_output(path, mixture, force)
+        except OptionError:  # a ValueError too
+            raise
         except OSError as error:
             raise OptionError(f"{shown(path)} cannot be written: {error.strerror}.") from None
         except ValueError as error:  # a NUL in the name

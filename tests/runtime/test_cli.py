@@ -150,6 +150,7 @@ def refused(answer: tuple[int, str, str], *words: object, code: int = 2) -> None
     assert out == ""
     assert err.startswith("flowsep-run: ") and err.count("\n") == 1
     assert "Traceback" not in err
+    assert not err.rstrip().endswith(".."), f"one sentence inside another: {err}"
     for word in words:
         assert str(word) in err, err
 

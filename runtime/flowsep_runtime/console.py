@@ -1,0 +1,52 @@
+"""What this project's console scripts have in common: exit codes, and errors of one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from .errors import FlowSepError
+
+
+def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
+    """Runs a command and ends the process with 0, 1 (failure), 2 (misuse), 130 (interrupted) or 143
+    (terminated).
+
+    Args:
+        command: What to run, on the process's arguments.
+        program: The console script's name, for messages.
+        without_memory: The sentence for a machine with too little memory.
+    """
+    # As an exception, so that temporary files are removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: _fail(program, "terminated.", 128 + signal.SIGTERM))
+    try:
+        code = command.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail(program, "interrupted.", 130)
+    except click.ClickException as error:
+        _fail(program, f"{error.format_message()} (see {program} --help)", error.exit_code)
+    except FlowSepError as error:
+        _fail(program, str(error), error.exit_code)
+    except MemoryError:
+        _fail(program, without_memory, 1)
+    except Exception as error:
+        _fail(
+            program,
+            f"Unexpected {type(error).__name__} ({error}): set FLOWSEP_DEBUG=1 to see where, and report it.",
+            1,
+        )
+
+
+def _fail(program: str, sentence: str, code: int) -> NoReturn:
+    if os.environ.get("FLOWSEP_DEBUG") == "1":
+        traceback.print_exc()
+    click.echo(f"{program}: {' '.join(sentence.split())}", err=True)
+    sys.exit(code)
