@@ -1,0 +1,144 @@
+"""The pages say what is so: links resolve, options exist, quoted errors are the code's own sentences."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "recipes").rglob("*.md"),
+        ROOT / "examples" / "README.md",
+        ROOT / "tests" / "data" / "example" / "README.md",
+    ]
+)
+SOURCES = (ROOT / "flowsep_ref", ROOT / "export", ROOT / "runtime", ROOT / "recipes")
+
+#: How a page calls a program, and what prints its help.
+PROGRAMS = {
+    "flowsep-run": ("flowsep_runtime.cli", []),
+    "flowsep-export": ("flowsep_export.cli", []),
+    "flowsep-train fit": ("flowsep_ref.training.cli", ["fit"]),
+    "flowsep-train collect": ("flowsep_ref.training.cli", ["collect"]),
+    "python -m recipes.nano.prepare": ("recipes.nano.prepare", []),
+    "python -m recipes.nano.example": ("recipes.nano.example", []),
+    "python -m recipes.nano.picture": ("recipes.nano.picture", []),
+    "python -m benchmarks.latency": ("benchmarks.latency", []),
+}
+#: The page that has to have every option of a program.
+REFERENCE = {
+    "flowsep-run": "running.md",
+    "flowsep-export": "exporting.md",
+    "flowsep-train fit": "training.md",
+    "flowsep-train collect": "training.md",
+}
+OTHER_PROGRAMS = {
+    "--constraint",
+    "--editable",
+    "--extra-index-url",
+    "--upgrade",
+    "--strict",
+}  # pip's, mypy's
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+CODE = re.compile(r"^```.*?^```|`[^`\n]+(?:\n[^`\n]+)?`", re.MULTILINE | re.DOTALL)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@cache
+def options(program: str) -> frozenset[str]:
+    module, arguments = PROGRAMS[program]
+    code = f"import sys\nfrom {module} import main\nsys.argv = {['program', *arguments, '--help']!r}\nmain()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return frozenset(OPTION.findall(result.stdout))
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_relative_link_resolves(page: Path) -> None:
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_option_exists(page: Path) -> None:
+    known = OTHER_PROGRAMS.union(*(options(program) for program in PROGRAMS))
+    used = {
+        option for code in CODE.findall(page.read_text(encoding="utf-8")) for option in OPTION.findall(code)
+    }
+    assert used - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_line_takes_its_options(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for program in PROGRAMS:
+        pattern = r"\s+".join(re.escape(word) for word in program.split())
+        for line in re.findall(rf"{pattern}(?!\S)([^`\n#|]*)", text):
+            assert set(OPTION.findall(line)) <= options(program), f"{program}{line}"
+
+
+@pytest.mark.parametrize(("program", "page"), REFERENCE.items())
+def test_every_option_is_documented(program: str, page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert options(program) - set(OPTION.findall(text)) - {"--help"} == set()
+
+
+@cache
+def literals() -> str:
+    """Every text in the code, the pieces of an f-string between its values apart from each other."""
+    return "\0".join(
+        node.value
+        for folder in SOURCES
+        for source in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def test_the_quoted_errors_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sentences = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    assert len(sentences) > 50
+    # what click says by itself
+    sentences.remove("Missing argument 'QUERY'.")
+    unknown = [
+        sentence
+        for sentence in sentences
+        for piece in sentence.split("…")
+        if len(piece.strip(" .()")) > 3 and piece.strip() not in literals()
+    ]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_number_is_still_to_be_measured(page: Path) -> None:
+    assert "<!-- measured" not in page.read_text(encoding="utf-8")
