@@ -31,6 +31,13 @@ def command() -> None:
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Clips a step.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--emphasise",
+    type=(str, click.FloatRange(min=0, min_open=True)),
+    multiple=True,
+    metavar="LABEL WEIGHT",
+    help="Draw a class WEIGHT times as often as the others; may be given several times.",
+)
 def fit(
     part: str,
     sounds: Path,
@@ -42,6 +49,7 @@ def fit(
     batch: int,
     threads: int | None,
     seed: int,
+    emphasise: tuple[tuple[str, float], ...],
 ) -> None:
     """Train one PART: vae, vocoder, or flow (after vae, in the same --work)."""
     # imported here: torch takes seconds, --help should not
@@ -49,7 +57,7 @@ def fit(
     from flowsep_ref.training.loop import train
 
     sizes = FlowSepConfig.from_yaml(config)
-    train(part, sounds, captions, sizes, work, tokenizer, steps, batch, threads, seed)
+    train(part, sounds, captions, sizes, work, tokenizer, steps, batch, threads, seed, dict(emphasise))
 
 
 @command.command()

@@ -70,7 +70,8 @@ class FlowTraining(lightning.LightningModule):
         self.register_buffer("scale_factor", torch.zeros(()))
         self.buffer: list[tuple[Tensor, Tensor, Tensor, str]] = []
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
+        # not in on_fit_start: a resumed training has not learnt its step there yet
         if self.global_step == 0:
             learn_phrasings(self.text_encoder, self.captions.trained, self.tokens)
             self.ema["text_encoder"].load_state_dict(self.text_encoder.state_dict())

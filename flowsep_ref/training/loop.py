@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning
@@ -29,6 +30,7 @@ def train(
     batch: int = 4,
     threads: int | None = None,
     seed: int = 0,
+    emphasis: Mapping[str, float] | None = None,
 ) -> None:
     """Run one training to its end, from `work/<part>/last.ckpt` if that is there.
 
@@ -43,6 +45,7 @@ def train(
         batch: clips a step.
         threads: CPU threads; default PyTorch's own.
         seed: of weights and mixtures.
+        emphasis: how much more often than the others some classes are drawn.
 
     Raises:
         ValueError: something that the part needs is not there.
@@ -68,7 +71,7 @@ def train(
         module = FlowTraining(config, phrasings, tokenizer, steps, work, batch)
     # the flow sees whole clips (it cuts their latents into pieces); the others need short ones
     samples = config.clip_samples if part == "flow" else config.clip_samples // 4
-    data = MixtureDataset(SoundBank(sounds, "train"), phrasings, samples, seed + drawn)
+    data = MixtureDataset(SoundBank(sounds, "train"), phrasings, samples, seed + drawn, emphasis)
     trainer = lightning.Trainer(
         max_steps=steps,
         precision="32-true" if part == "vocoder" else "bf16-mixed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +52,26 @@ class MixtureDataset(IterableDataset[tuple[Tensor, Tensor, str]]):
 
     Two classes at −15…15 dB; with small probabilities one class alone, and a query for a class
     that is not there, whose target is silence.
+
+    Args:
+        bank: the recordings.
+        captions: their phrasings.
+        samples: length of a mixture.
+        seed: of everything.
+        emphasis: how much more often than the others some classes are drawn.
     """
 
-    def __init__(self, bank: SoundBank, captions: Captions, samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        bank: SoundBank,
+        captions: Captions,
+        samples: int,
+        seed: int,
+        emphasis: Mapping[str, float] | None = None,
+    ) -> None:
         self.bank = bank
+        weights = np.array([(emphasis or {}).get(label, 1.0) for label in bank.labels])
+        self.shares = weights / weights.sum()
         self.captions = captions
         self.samples = samples
         self.seed = seed
@@ -69,7 +85,7 @@ class MixtureDataset(IterableDataset[tuple[Tensor, Tensor, str]]):
 
     def draw(self, rng: np.random.Generator) -> Mixture:
         """One random mixture."""
-        labels = [str(label) for label in rng.choice(self.bank.labels, size=3, replace=False)]
+        labels = [str(label) for label in rng.choice(self.bank.labels, 3, replace=False, p=self.shares)]
         chance = rng.random()
         first = self.bank.track(labels[0], self.samples, rng)
         second = self.bank.track(labels[1], self.samples, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,26 @@ def test_training_goes_on_where_it_stopped(
     after = torch.load(tmp_path / "vae" / "last.ckpt", weights_only=False)
     assert (before["global_step"], after["global_step"]) == (2, 4)
     assert after["optimizer_states"][0]["state"][0]["step"] == 4
+
+
+def test_a_resumed_flow_keeps_its_text_encoder(
+    work: Path, sounds: Path, captions: Path, config: FlowSepConfig, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(work, tmp_path / "work")
+    last = tmp_path / "work" / "flow" / "last.ckpt"
+    key = "text_encoder.shared.weight"
+    before = torch.load(last, weights_only=False)["state_dict"][key]
+    train("flow", sounds, captions, config, tmp_path / "work", data / "tokenizer.json", steps=4, batch=2)
+    after = torch.load(last, weights_only=False)
+    assert after["global_step"] == 4
+    # one step of the optimiser, not the four hundred of the head start
+    assert (after["state_dict"][key] - before).abs().max() < 5e-3
+
+
+def test_emphasis_draws_a_class_more_often(sounds: Path, captions: Path) -> None:
+    bank, phrasings = SoundBank(sounds, "train"), Captions.read(captions)
+    shares = MixtureDataset(bank, phrasings, 20480, seed=0, emphasis={"tone": 8.0}).shares
+    assert dict(zip(bank.labels, shares, strict=True)) == {"clicks": 0.1, "noise": 0.1, "tone": 0.8}
 
 
 def test_the_flow_learns_a_fixed_batch(work: Path, captions: Path, config: FlowSepConfig, data: Path) -> None:
