@@ -1,0 +1,178 @@
+"""`flowsep-export`: from a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flowsep_runtime import __version__
+from flowsep_runtime.console import run
+from flowsep_runtime.errors import OptionError, shown
+
+if TYPE_CHECKING:
+    from flowsep_export.export import Source
+    from flowsep_ref import FlowSep
+
+PROGRAM = "flowsep-export"
+PUBLISHED = "published"
+PUBLISHED_PLACE = Path("model_logs/pretrained/v2_100k.ckpt")
+EXAMPLE = Path("examples/mix.wav")
+
+
+@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--checkpoint",
+    metavar="PATH|published",
+    help=f"A .ckpt file, a folder with model.safetensors, or 'published': download it.  "
+    f"[default: {PUBLISHED_PLACE} if it is there, else the model that ships with the package]",
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="YAML of the model's sizes.  [default: the checkpoint's own, or the published sizes]",
+)
+@click.option(
+    "--tokenizer",
+    metavar="FILE|FOLDER|NAME",
+    help="tokenizer.json, a folder with one, or a name on the Hugging Face hub.  "
+    "[default: the checkpoint's own, or google/flan-t5-large]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The bundle.  [default: bundles/NAME or bundles/NAME-fp16]",
+)
+@click.option(
+    "--fp16", is_flag=True, help="Half precision, with float32 where half overflows or loses accuracy."
+)
+@click.option(
+    "--recording",
+    type=click.Path(path_type=Path),
+    help=f"A mixture to calibrate and verify on.  [default: {EXAMPLE} if it is there, else a synthetic one]",
+)
+@click.option(
+    "--no-verify", is_flag=True, help="Write the bundle without measuring it against the reference."
+)
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.version_option(__version__, prog_name=PROGRAM)
+def command(
+    checkpoint: str | None,
+    config: Path | None,
+    tokenizer: str | None,
+    output: Path | None,
+    fp16: bool,
+    recording: Path | None,
+    no_verify: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Export a FlowSep model, stage by stage, to a bundle of ONNX graphs that flowsep-run runs.
+
+    Every stage is verified against PyTorch; beyond tolerance nothing is written.
+    """
+    from flowsep_export.bundle import check_destination
+    from flowsep_export.export import export_bundle
+    from flowsep_export.report import export_progress, print_report
+
+    started = time.monotonic()
+    path = _checkpoint_path(checkpoint)
+    name = path.stem
+    if output is None:
+        output = Path("bundles") / (f"{name}-fp16" if fp16 else name)
+    check_destination(output, force)
+    source = _source(path, name, config, tokenizer, recording)
+    with export_progress() as progress:
+        manifest = export_bundle(
+            source, output, half=fp16, verified=not no_verify, force=force, progress=progress
+        )
+    seconds = time.monotonic() - started
+    if as_json:
+        content = asdict(manifest)
+        kept = {key: content[key] for key in ("name", "precision", "stages", "ranges", "provenance")}
+        click.echo(json.dumps({"bundle": str(output), "seconds": round(seconds, 1)} | kept))
+        return
+    if no_verify:
+        click.echo("not verified: the bundle was not measured against the reference")
+    else:
+        print_report(manifest)
+    size = sum(file.bytes for file in manifest.files()) / 1e6
+    click.echo(f"{shown(output)}: {manifest.precision}, {size:.0f} MB, {seconds:.0f} s")
+
+
+def _checkpoint_path(checkpoint: str | None) -> Path:
+    from flowsep_export.download import CHECKPOINT, published_checkpoint
+    from flowsep_export.report import download_progress
+
+    if checkpoint == PUBLISHED:
+        with download_progress(CHECKPOINT) as progress:
+            return published_checkpoint(progress)
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        if not path.exists():
+            raise OptionError(
+                f"There is no checkpoint {shown(path)}: give a .ckpt file, a folder, or 'published'."
+            )
+        return path
+    from flowsep_ref import FlowSep
+
+    default = PUBLISHED_PLACE if PUBLISHED_PLACE.is_file() else FlowSep.bundled_path()
+    kind = (
+        "the published checkpoint" if default == PUBLISHED_PLACE else "the model that ships with the package"
+    )
+    click.echo(f"{PROGRAM}: exporting {kind}, {shown(default)}", err=True)
+    return default
+
+
+def _source(
+    path: Path, name: str, config: Path | None, tokenizer: str | None, recording: Path | None
+) -> Source:
+    from flowsep_export.export import Source
+    from flowsep_export.stage_inputs import read_recording, synthetic_mixture
+    from flowsep_export.tokenizer import FILE, PUBLISHED, load_tokenizer
+    from flowsep_ref.checkpoint import WEIGHTS
+    from flowsep_runtime.checksums import remembered_sha256
+
+    model = _model(path, config)
+    own = path / FILE
+    text = load_tokenizer(tokenizer or (own if own.is_file() else PUBLISHED), model.config.text)
+    if recording is None and EXAMPLE.is_file():
+        recording = EXAMPLE
+    if recording is None:
+        click.echo(f"{PROGRAM}: no --recording given: calibrating on a synthetic mixture", err=True)
+    samples = (
+        synthetic_mixture(model.config) if recording is None else read_recording(recording, model.config)
+    )
+    return Source(
+        model=model,
+        name=name,
+        checkpoint=path,
+        sha256=remembered_sha256(path / WEIGHTS if path.is_dir() else path),
+        tokenizer=text,
+        recording=samples,
+        is_real=recording is not None,
+    )
+
+
+def _model(path: Path, config: Path | None) -> FlowSep:
+    from flowsep_ref import CheckpointError, ConfigError, FlowSep
+
+    try:
+        return FlowSep.from_checkpoint(path, config)
+    except (CheckpointError, ConfigError) as error:
+        raise OptionError(str(error)) from error
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(command, PROGRAM, "There is not enough memory to export this model.")
+
+
+if __name__ == "__main__":
+    main()

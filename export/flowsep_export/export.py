@@ -1,0 +1,221 @@
+"""The whole export: trace, convert, verify, write."""
+
+from __future__ import annotations
+
+import gc
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from flowsep_export import onnx_export, verify
+from flowsep_export.bundle import new_bundle
+from flowsep_export.errors import ExportError
+from flowsep_export.graphs import Graph, TensorSpec, graphs, vocoder_tail
+from flowsep_export.precision import halve, mixed_nodes
+from flowsep_export.ranges import LIMIT, graph_inputs, largest_activation
+from flowsep_export.stage_inputs import (
+    LONG_FRAMES,
+    QUERY,
+    SHORT_FRAMES,
+    random_inputs,
+    recorded_inputs,
+)
+from flowsep_export.tokenizer import FILE, pad_id
+from flowsep_ref import FlowSep
+from flowsep_runtime import __version__
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.checksums import sha256_of
+from flowsep_runtime.manifest import (
+    FileEntry,
+    GraphEntry,
+    Manifest,
+    ModelEntry,
+    Provenance,
+    RangeEntry,
+    TensorEntry,
+    TokenizerEntry,
+)
+
+#: Called with what is being done and the share of the whole that is done, in [0, 1].
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and everything else that its bundle needs.
+
+    `recording [S]` (mono, at the model's rate) is what calibration and verification run on besides
+    random numbers; `is_real` says whether it is one, or a synthetic stand-in.
+    """
+
+    model: FlowSep
+    name: str
+    checkpoint: Path
+    sha256: str
+    tokenizer: Tokenizer
+    recording: Floats
+    is_real: bool
+
+
+def export_bundle(
+    source: Source,
+    destination: Path,
+    *,
+    half: bool = False,
+    verified: bool = True,
+    force: bool = False,
+    range_limit: float = LIMIT,
+    progress: Progress = lambda doing, done: None,
+) -> Manifest:
+    """Write a bundle.
+
+    Args:
+        source: what to export.
+        destination: the folder to make.
+        half: half precision, with float32 islands (see `precision`).
+        verified: measure every stage against the reference, and write nothing beyond tolerance.
+        force: replace a bundle that is there.
+        range_limit: the largest half-precision activation allowed on calibration input.
+        progress: called before each piece of work.
+
+    Raises:
+        OptionError: the destination is taken or cannot be written.
+        ExportError: beyond tolerance or range.
+    """
+    precision: verify.Precision = "float16" if half else "float32"
+    with new_bundle(destination, force) as folder:
+        cases = _cases(source) if half or verified else []
+        exported, ranges = _write_graphs(source, folder, half, range_limit, cases, progress)
+        source.tokenizer.save(str(folder / FILE))
+        manifest = Manifest(
+            name=source.name,
+            precision=precision,
+            model=_model_entry(source.model),
+            tokenizer=TokenizerEntry(FILE, sha256_of(folder / FILE), pad_id(source.tokenizer)),
+            graphs=exported,
+            stages=verify.unverified(precision),
+            provenance=Provenance(
+                checkpoint=source.checkpoint.name,
+                sha256=source.sha256,
+                versions=_versions(),
+                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            ),
+            ranges=ranges,
+        )
+        if verified:
+            names = list(verify.checks())
+
+            def verifying(stage: str) -> None:
+                progress(f"verifying {stage}", 0.6 + 0.4 * names.index(stage) / len(names))
+
+            stages = verify.verify(source.model, folder, manifest, cases, verifying)
+            verify.require_tolerance(stages)
+            manifest = replace(manifest, stages=stages)
+        manifest.write(folder)
+    progress("done", 1.0)
+    return manifest
+
+
+def _write_graphs(
+    source: Source,
+    folder: Path,
+    half: bool,
+    range_limit: float,
+    cases: Sequence[verify.Case],
+    progress: Progress,
+) -> tuple[dict[str, GraphEntry], dict[str, RangeEntry]]:
+    exact = graphs(source.model)
+    table = graphs(halve(source.model)) if half else exact
+    entries, ranges = {}, {}
+    for index, graph in enumerate(table.values()):
+        progress(f"tracing {graph.name}", 0.6 * index / len(table))
+        program = onnx_export.trace(graph)
+        if half:
+            inputs = list(graph_inputs(graph.name, exact, source.model, [case.inputs for case in cases]))
+            largest = largest_activation(graph.name, program, inputs, range_limit)
+            if largest is not None:
+                ranges[graph.name] = largest
+        progress(f"converting {graph.name}", 0.6 * (index + 0.4) / len(table))
+        entries[graph.name] = _write_graph(graph, program, folder)
+        # the largest graph's weights are 1.8 GB: do not wait for the collector
+        del program
+        gc.collect()
+    return entries, ranges
+
+
+def _write_graph(graph: Graph, program: torch.export.ExportedProgram, folder: Path) -> GraphEntry:
+    files = onnx_export.save(onnx_export.to_onnx(graph, program), folder / f"{graph.name}.onnx")
+    mixed = mixed_nodes(files[0])
+    if mixed:
+        raise ExportError(
+            f"Graph {graph.name} is not strongly typed ({mixed[0]}): this is a fault of flowsep-export."
+        )
+    return GraphEntry(
+        files=tuple(FileEntry.of(path) for path in files),
+        inputs=tuple(_tensor_entry(spec) for spec in graph.inputs),
+        outputs=tuple(_tensor_entry(spec) for spec in graph.outputs),
+    )
+
+
+def _tensor_entry(spec: TensorSpec) -> TensorEntry:
+    return TensorEntry(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
+
+
+def _model_entry(model: FlowSep) -> ModelEntry:
+    config = model.config
+    return ModelEntry(
+        text_width=config.text.d_model,
+        sample_rate=config.audio.sampling_rate,
+        hop_length=config.audio.hop_length,
+        clip_samples=config.clip_samples,
+        mel_bins=config.audio.n_mel_channels,
+        latent_channels=config.latent_channels,
+        latent_frequencies=config.latent_frequencies,
+        latent_stride=config.latent_stride,
+        frame_multiple=config.frame_multiple,
+        text_length=config.text.max_length,
+        vocoder_tail=vocoder_tail(config),
+    )
+
+
+def _cases(source: Source) -> list[verify.Case]:
+    config = source.model.config
+    multiple = config.frame_multiple
+    short, long = (
+        min(frames, config.clip_frames) // multiple * multiple for frames in (SHORT_FRAMES, LONG_FRAMES)
+    )
+    ids, mask = _tokens(source.tokenizer, config.text.max_length)
+    cases = [
+        verify.Case("random", random_inputs(config, short, batch=2, seed=1)),
+        verify.Case("random", random_inputs(config, long, batch=1, seed=2)),
+    ]
+    for seed, frames in ((3, short), (4, long)):
+        inputs = recorded_inputs(source.model, source.recording, ids, mask, frames, seed)
+        cases.append(verify.Case("recording" if source.is_real else "random", inputs))
+    return cases
+
+
+def _tokens(tokenizer: Tokenizer, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    encoded = tokenizer.encode(QUERY).ids[:length]
+    ids = np.full((1, length), pad_id(tokenizer), np.int64)
+    ids[0, : len(encoded)] = encoded
+    mask = np.zeros((1, length), np.int64)
+    mask[0, : len(encoded)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"flowsep": __version__, "python": platform.python_version()}
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,254 @@
+"""The nine graphs of a bundle: what each computes, on what, under which names.
+
+A graph is a row of the table that `graphs` returns.  Which graphs stand behind which stage, and the
+names of their inputs and outputs, are the runtime's contract (`flowsep_runtime.manifest`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from flowsep_ref import FlowSep, FlowSepConfig
+from flowsep_ref.layers import mask_bias
+
+EXAMPLE_BATCH = 2
+EXAMPLE_GROUPS = 3  # of `frame_multiple` mel frames; not 1, which torch.export would take for a constant
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output; a text in `shape` names a dynamic axis, or says how long it is."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file: a module and the tensors it takes and gives."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: Mapping[str, object] = field(repr=False)  # what torch.export wants to know of each dynamic axis
+    sizes: Mapping[str, int] = field(repr=False)  # of the example
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs to trace the graph with."""
+        return tuple(
+            torch.zeros([self.sizes[d] if isinstance(d, str) else d for d in spec.shape], dtype=spec.dtype)
+            for spec in self.inputs
+        )
+
+    def dynamic_shapes(self) -> tuple[dict[int, object], ...]:
+        """The dynamic axes of each input, as `torch.export.export` takes them."""
+        return tuple(
+            {i: self.axes[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} for spec in self.inputs
+        )
+
+
+class EncodeMixture(nn.Module):
+    """Log-mel to the scaled posterior's mean and standard deviation."""
+
+    def __init__(self, model: FlowSep) -> None:
+        super().__init__()
+        self.vae = model.vae
+        self.scale_factor = model.scale_factor
+
+    def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.vae.encode(log_mel.to(self.vae.encoder.conv_in.weight.dtype))
+        return self.scale_factor * mean.float(), self.scale_factor * torch.exp(0.5 * logvar.float())
+
+
+class VelocityText(nn.Module):
+    """What the velocity network makes of a query: keys and values of its text attentions, the mask's bias."""
+
+    def __init__(self, model: FlowSep) -> None:
+        super().__init__()
+        self.unet = model.unet
+
+    def forward(self, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        features = [tensor for pair in self.unet.text_features(text) for tensor in pair]
+        return torch.cat(features, dim=-1).float(), mask_bias(mask)
+
+
+class VelocityMixture(nn.Module):
+    """What the velocity network makes of the mixture: its share of the first convolution."""
+
+    def __init__(self, model: FlowSep) -> None:
+        super().__init__()
+        self.unet = model.unet
+
+    def forward(self, mixture_latent: Tensor) -> Tensor:
+        return self.unet.mixture_features(mixture_latent).float()
+
+
+class VelocityTime(nn.Module):
+    """What the velocity network makes of times: every residual block's shift, side by side."""
+
+    def __init__(self, model: FlowSep) -> None:
+        super().__init__()
+        self.unet = model.unet
+
+    def forward(self, t: Tensor) -> Tensor:
+        return torch.cat(self.unet.time_features(t), dim=-1)
+
+
+class Velocity(nn.Module):
+    """The part of the velocity network that a solver repeats."""
+
+    def __init__(self, model: FlowSep) -> None:
+        super().__init__()
+        self.unet = model.unet
+
+    @cached_property
+    def time_widths(self) -> list[int]:
+        """Channels of every residual block's shift."""
+        return [block.out_layers[-1].out_channels for block in self.unet.residual_blocks()]  # type: ignore[misc]
+
+    @cached_property
+    def text_widths(self) -> list[int]:
+        """Channels of the keys (and again of the values) of every text attention."""
+        return [site.block.attn2.to_k.out_features for site in self.unet.text_attentions()]
+
+    def forward(
+        self,
+        x: Tensor,
+        mixture_features: Tensor,
+        time_features: Tensor,
+        keys_values: Tensor,
+        mask_bias: Tensor,
+    ) -> Tensor:
+        dtype = self.unet.conv_in.weight.dtype
+        widths = [width for width in self.text_widths for _ in ("keys", "values")]
+        context = keys_values.to(dtype).split(widths, dim=-1)
+        velocity = self.unet.step(
+            x,
+            mixture_features.to(dtype),
+            list(time_features.split(self.time_widths, dim=-1)),
+            list(zip(context[::2], context[1::2], strict=True)),
+            mask_bias,
+        )
+        return velocity.float()
+
+
+class DecodeLatent(nn.Module):
+    """Scaled latent to log-mel."""
+
+    def __init__(self, model: FlowSep) -> None:
+        super().__init__()
+        self.vae = model.vae
+        self.scale_factor = model.scale_factor
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.vae.decode((latent / self.scale_factor).to(self.vae.post_quant_conv.weight.dtype)).float()
+
+
+class Vocode(nn.Module):
+    """Log-mel to waveform."""
+
+    def __init__(self, model: FlowSep) -> None:
+        super().__init__()
+        self.vocoder = model.vocoder
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        return self.vocoder(log_mel.to(self.vocoder.conv_pre.weight.dtype)).float()
+
+
+def vocoder_tail(config: FlowSepConfig) -> int:
+    """Samples that the vocoder gives beyond `hop_length` a frame (32 as published, SPEC §6)."""
+    length = frames = 64
+    for stride, kernel in zip(
+        config.vocoder.upsample_rates, config.vocoder.upsample_kernel_sizes, strict=True
+    ):
+        length = (length - 1) * stride + kernel - 2 * ((kernel - stride) // 2)
+    return length - frames * config.audio.hop_length
+
+
+def graphs(model: FlowSep) -> dict[str, Graph]:
+    """The table, for one model's sizes and weights; the weights are shared, not copied."""
+    config = model.config
+    tokens, mels, channels = config.text.max_length, config.audio.n_mel_channels, config.latent_channels
+    tail = vocoder_tail(config)
+    velocity = Velocity(model)
+
+    batch, steps, groups = Dim("batch"), Dim("steps"), Dim("groups")
+    latent_multiple = config.frame_multiple // config.latent_stride
+    clip_multiple = config.frame_multiple * config.audio.hop_length
+    axes: dict[str, object] = {
+        "batch": batch,
+        "steps": steps,
+        "t": latent_multiple * groups,
+        "frames": config.frame_multiple * groups,
+        "samples": clip_multiple * groups,
+    }
+    sizes = {
+        "batch": EXAMPLE_BATCH,
+        "steps": 3,
+        "t": latent_multiple * EXAMPLE_GROUPS,
+        "frames": config.frame_multiple * EXAMPLE_GROUPS,
+        "samples": clip_multiple * EXAMPLE_GROUPS,
+    }
+
+    def latent(name: str, width: int = channels) -> TensorSpec:
+        return TensorSpec(name, ("batch", width, "t", config.latent_frequencies))
+
+    log_mel = TensorSpec("log_mel", ("batch", "frames", mels))
+    text = TensorSpec("text", ("batch", tokens, config.text.d_model))
+    keys_values = TensorSpec("keys_values", ("batch", tokens, 2 * sum(velocity.text_widths)))
+    bias = TensorSpec("mask_bias", ("batch", 1, 1, tokens))
+    mixture_features = latent("mixture_features", config.unet.model_channels)
+    shifts = sum(velocity.time_widths)
+
+    def graph(
+        name: str, module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> Graph:
+        return Graph(name, module.eval(), inputs, outputs, axes, sizes)
+
+    ids = tuple(TensorSpec(name, ("batch", tokens), torch.int64) for name in ("input_ids", "attention_mask"))
+    table = [
+        graph("log_mel", model.front_end, (TensorSpec("waveform", ("batch", "samples")),), (log_mel,)),
+        graph("encode_text", model.text_encoder, ids, (text,)),
+        graph("encode_mixture", EncodeMixture(model), (log_mel,), (latent("mean"), latent("std"))),
+        graph(
+            "velocity_text",
+            VelocityText(model),
+            (text, TensorSpec("mask", ("batch", tokens))),
+            (keys_values, bias),
+        ),
+        graph("velocity_mixture", VelocityMixture(model), (latent("mixture_latent"),), (mixture_features,)),
+        graph(
+            "velocity_time",
+            VelocityTime(model),
+            (TensorSpec("t", ("steps",)),),
+            (TensorSpec("time_features", ("steps", shifts)),),
+        ),
+        graph(
+            "velocity",
+            velocity,
+            (
+                latent("x"),
+                mixture_features,
+                TensorSpec("time_features", ("batch", shifts)),
+                keys_values,
+                bias,
+            ),
+            (latent("velocity"),),
+        ),
+        graph("decode_latent", DecodeLatent(model), (latent("latent"),), (log_mel,)),
+        graph(
+            "vocode",
+            Vocode(model),
+            (log_mel,),
+            (TensorSpec("waveform", ("batch", f"{config.audio.hop_length}*frames + {tail}")),),
+        ),
+    ]
+    return {entry.name: entry for entry in table}

@@ -1,0 +1,118 @@
+"""Is every exported stage, and all of them in a row, what the reference computes?
+
+The stages run through `flowsep_runtime.Pipeline`, as they will in use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from flowsep_export.errors import VerificationError
+from flowsep_export.stage_inputs import CHAIN, STAGES, StageInputs, chain
+from flowsep_ref import FlowSep
+from flowsep_runtime.backends import open_backend
+from flowsep_runtime.manifest import GRAPHS, Manifest, StageEntry, StageError
+from flowsep_runtime.manifest import STAGES as GRAPHS_OF
+from flowsep_runtime.pipeline import Pipeline
+
+Precision = Literal["float32", "float16"]
+
+TOLERANCE: Mapping[Precision, float] = {"float32": 5e-5, "float16": 2e-2}
+"""Relative error allowed to a stage."""
+
+CHAIN_TOLERANCE: Mapping[Precision, float] = {"float32": 2.5e-4, "float16": 1e-1}
+"""Relative error allowed to the whole chain, in which the errors of five stages add up."""
+
+Check = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs, and where they come from."""
+
+    kind: Literal["random", "recording"]
+    inputs: StageInputs
+
+
+def relative_error(output: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
+    """L2 norm of the difference over the reference's; infinite for another shape or non-finite numbers."""
+    if output.shape != reference.shape or not np.isfinite(output).all():
+        return math.inf
+    wanted = reference.astype(np.float64)
+    norm = float(np.linalg.norm(wanted))
+    difference = float(np.linalg.norm(output - wanted))
+    return difference / norm if norm else (0.0 if difference == 0 else math.inf)
+
+
+def snr_db(relative: float) -> float:
+    """The signal-to-noise ratio of a relative error in dB, at most 200."""
+    return min(200.0, -20 * math.log10(relative)) if relative > 0 else 200.0
+
+
+def checks() -> dict[str, Check]:
+    """Everything that is verified: the seven stages and the chain."""
+    return {**STAGES, CHAIN: chain}
+
+
+def verify(
+    model: FlowSep,
+    folder: Path,
+    manifest: Manifest,
+    cases: Sequence[Case],
+    progress: Callable[[str], None] = lambda stage: None,
+) -> dict[str, StageEntry]:
+    """Measure every stage of a bundle (its manifest need not be written yet) against the reference.
+
+    One stage's graphs are in memory at a time, but for the chain's.
+
+    Returns:
+        The manifest's entry of every stage, and of the chain.
+    """
+    entries = {}
+    for name, check in checks().items():
+        progress(name)
+        pipeline = Pipeline(folder, manifest, open_backend("cpu", folder, manifest))
+        worst: dict[str, float] = {}
+        for case in cases:
+            with torch.inference_mode():
+                reference = check(model, case.inputs.tensors())
+            output = check(pipeline, case.inputs.arrays())
+            errors = [relative_error(o, r.numpy()) for o, r in zip(output, reference, strict=True)]
+            worst[case.kind] = max(worst.get(case.kind, 0.0), *errors)
+        entries[name] = _entry(name, manifest.precision, worst)
+    return entries
+
+
+def unverified(precision: Precision) -> dict[str, StageEntry]:
+    """The entries of a bundle whose stages were not measured."""
+    return {name: _entry(name, precision, {}) for name in checks()}
+
+
+def _entry(name: str, precision: Precision, worst: Mapping[str, float]) -> StageEntry:
+    random, real = worst.get("random"), worst.get("recording")
+    error = StageError(
+        tolerance=(CHAIN_TOLERANCE if name == CHAIN else TOLERANCE)[precision],
+        relative=random,
+        snr_db=None if random is None else snr_db(random),
+        real_relative=real,
+        real_snr_db=None if real is None else snr_db(real),
+    )
+    return StageEntry(tuple(GRAPHS) if name == CHAIN else GRAPHS_OF[name], error)
+
+
+def require_tolerance(entries: Mapping[str, StageEntry]) -> None:
+    """Raise VerificationError if a measured error is beyond its tolerance."""
+    for name, entry in entries.items():
+        error = max(entry.error.relative or 0.0, entry.error.real_relative or 0.0)
+        if not error <= entry.error.tolerance:
+            raise VerificationError(
+                f"The exported {name} differs from the reference by {error:.2e} (relative error), beyond the "
+                f"tolerance of {entry.error.tolerance:.0e}: nothing was written."
+            )

@@ -1,0 +1,154 @@
+"""The published checkpoint comes from Zenodo: here a server on loopback that answers like it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from flowsep_export.download import CHECKPOINT, RECORD, published_checkpoint
+from flowsep_export.errors import DownloadError
+
+CONTENT = bytes(range(256)) * 20_000  # more than one block
+
+
+@dataclass
+class Zenodo:
+    """What the server gives, and the Range headers it was asked for."""
+
+    url: str = ""
+    content: bytes = CONTENT
+    md5: str = hashlib.md5(CONTENT).hexdigest()
+    listed: str = CHECKPOINT
+    record_status: int = 200
+    knows_ranges: bool = True
+    breaks_off_after: int | None = None
+    ranges: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def zenodo() -> Iterator[Zenodo]:
+    state = Zenodo()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == f"/api/records/{RECORD}":
+                self.answer(state.record_status, record())
+            elif self.path == f"/api/records/{RECORD}/files/{CHECKPOINT}/content":
+                asked = self.headers.get("Range")
+                state.ranges.append(asked)
+                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.knows_ranges else 0
+                self.answer(206 if start else 200, state.content[start:], state.breaks_off_after)
+            else:
+                self.answer(404, b"")
+
+        def answer(self, status: int, body: bytes, most: int | None = None) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:most])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    def record() -> bytes:
+        link = f"{state.url}/records/{RECORD}/files/{CHECKPOINT}/content"
+        entry = {
+            "key": state.listed,
+            "size": len(state.content),
+            "checksum": f"md5:{state.md5}",
+            "links": {"self": link},
+        }
+        return json.dumps({"files": [{"key": "vae.ckpt"}, entry]}).encode()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/api"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetch(zenodo: Zenodo, folder: Path) -> Path:
+    return published_checkpoint(base_url=zenodo.url, folder=folder)
+
+
+def test_the_file_arrives_whole_and_is_not_fetched_twice(zenodo: Zenodo, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    path = published_checkpoint(lambda done, size: seen.append((done, size)), zenodo.url, tmp_path / "cache")
+    assert path.read_bytes() == CONTENT
+    assert [entry.name for entry in path.parent.iterdir()] == [CHECKPOINT]
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    zenodo.record_status = 500
+    assert fetch(zenodo, tmp_path / "cache") == path
+    assert zenodo.ranges == [None]
+
+
+def test_a_broken_download_goes_on_where_it_stopped(zenodo: Zenodo, tmp_path: Path) -> None:
+    zenodo.breaks_off_after = 3_000_000
+    with pytest.raises(DownloadError, match=r"3000000 of 5120000 bytes.*try again"):
+        fetch(zenodo, tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [CHECKPOINT + ".part"]
+    zenodo.breaks_off_after = None
+    assert fetch(zenodo, tmp_path).read_bytes() == CONTENT
+    assert zenodo.ranges == [None, "bytes=3000000-"]
+
+
+def test_a_server_without_ranges_sends_the_whole_again(zenodo: Zenodo, tmp_path: Path) -> None:
+    (tmp_path / (CHECKPOINT + ".part")).write_bytes(CONTENT[:1000])
+    zenodo.knows_ranges = False
+    assert fetch(zenodo, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_part_that_is_already_whole_is_not_fetched(zenodo: Zenodo, tmp_path: Path) -> None:
+    (tmp_path / (CHECKPOINT + ".part")).write_bytes(CONTENT)
+    assert fetch(zenodo, tmp_path).read_bytes() == CONTENT
+    assert zenodo.ranges == []
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(zenodo: Zenodo, tmp_path: Path) -> None:
+    (tmp_path / (CHECKPOINT + ".part")).write_bytes(CONTENT + b"more")
+    assert fetch(zenodo, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_keeps_nothing(zenodo: Zenodo, tmp_path: Path) -> None:
+    zenodo.md5 = "0" * 32
+    with pytest.raises(DownloadError, match="checksum differs"):
+        fetch(zenodo, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_refusal_says_where_to_put_the_file_by_hand(zenodo: Zenodo, tmp_path: Path, status: int) -> None:
+    zenodo.record_status = status
+    with pytest.raises(DownloadError) as caught:
+        fetch(zenodo, tmp_path)
+    assert str(status) in str(caught.value)
+    assert str(tmp_path / CHECKPOINT) in str(caught.value)
+
+
+def test_a_record_of_other_files_is_told(zenodo: Zenodo, tmp_path: Path) -> None:
+    zenodo.listed = "v3.ckpt"
+    with pytest.raises(DownloadError, match=f"does not list {CHECKPOINT}"):
+        fetch(zenodo, tmp_path)
+
+
+def test_without_a_network_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with pytest.raises(DownloadError) as caught:
+            published_checkpoint(base_url=f"http://127.0.0.1:{port}/api", folder=tmp_path)
+    said = str(caught.value)
+    assert "refused" in said
+    assert f"https://zenodo.org/records/{RECORD}" in said and str(tmp_path / CHECKPOINT) in said
+    assert "\n" not in said and caught.value.exit_code == 1
