@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import soundfile
+from matplotlib.figure import Figure
 
 from flowsep_runtime import FlowSepError, Separator
 from flowsep_runtime.arrays import Floats
@@ -33,23 +32,13 @@ def spectrogram(samples: Floats, sample_rate: int) -> Floats:
 
 
 def draw(tracks: dict[str, Floats], sample_rate: int, title: str, output: Path) -> None:
-    """Write a picture of tracks `[S]`, "mixture" among them: a panel each, one time axis, one scale of dB.
-
-    Raises:
-        click.ClickException: matplotlib is not installed.
-    """
-    try:
-        # not an import statement: matplotlib is in no extra, and type checking must not need it
-        matplotlib: Any = import_module("matplotlib")
-        matplotlib.use("agg")
-        plt: Any = import_module("matplotlib.pyplot")
-    except ModuleNotFoundError as error:
-        raise click.ClickException("the picture needs matplotlib: run `pip install matplotlib`.") from error
+    """Write a picture of tracks `[S]`, "mixture" among them: a panel each, one time axis, one scale of dB."""
     panels = {name: spectrogram(samples, sample_rate) for name, samples in tracks.items()}
     loudest = float(panels["mixture"].max())
     seconds = len(next(iter(tracks.values()))) / sample_rate
 
-    figure, axes = plt.subplots(len(panels), 1, figsize=(9, 7), sharex=True, layout="constrained")
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True)
     figure.suptitle(title, fontsize=16)
     for axis, (name, panel) in zip(axes, panels.items(), strict=True):
         image = axis.imshow(
@@ -70,7 +59,6 @@ def draw(tracks: dict[str, Floats], sample_rate: int, title: str, output: Path) 
     bar.set_label("dB below the mixture's loudest point", fontsize=12)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
-    plt.close(figure)
 
 
 @click.command()
