@@ -112,6 +112,8 @@ def save(model: FlowSep, folder: str | Path, dtype: torch.dtype = torch.float32)
         save_file(state, Path(scratch) / WEIGHTS)
         model.config.save(Path(scratch) / CONFIG)
         for name in (WEIGHTS, CONFIG):
+            # safetensors makes its files for the owner alone
+            (Path(scratch) / name).chmod(0o644)
             os.replace(Path(scratch) / name, folder / name)
 
 
@@ -179,7 +181,7 @@ def _check(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path
         )
 
 
-def _some(keys: list[str], most: int = 8) -> str:
+def _some(keys: list[str], most: int = 4) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
