@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,9 @@ def tiny_checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.ckpt"
     torch.save(checkpoint(read_layout(data / "layouts" / "tiny.json"), seed=0), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Path:
+    """The folder of this environment's console scripts, which need not be on the PATH."""
+    return Path(sysconfig.get_path("scripts"))

@@ -44,7 +44,7 @@ def targets(pipeline: Pipeline, data: Path) -> dict[str, Floats]:
 
 
 @pytest.fixture(scope="session")
-def outputs(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Floats]:
+def outputs(pipeline: Pipeline, scripts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Floats]:
     """The log-mel spectrogram of what `flowsep-run` makes of the mixture for each query."""
     folder = tmp_path_factory.mktemp("example")
     mixture = folder / "mix.wav"
@@ -53,7 +53,7 @@ def outputs(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dic
     spectrograms = {}
     for query in SOUNDS:
         run = subprocess.run(
-            ["flowsep-run", mixture, query, "--json"], capture_output=True, text=True, check=True
+            [scripts / "flowsep-run", mixture, query, "--json"], capture_output=True, text=True, check=True
         )
         output = Path(json.loads(run.stdout)["output"])
         assert output == folder / f"mix.{query.replace(' ', '-')}.wav"
