@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sysconfig
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 
 # A test that reaches for a model hub must fail here as it does on a machine without a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A run in the background is started with SIGINT ignored, and so would be the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 
