@@ -68,6 +68,14 @@ def outputs(pipeline: Pipeline, scripts: Path, tmp_path_factory: pytest.TempPath
 def test_the_query_steers_what_comes_out(
     query: str, outputs: dict[str, Floats], targets: dict[str, Floats]
 ) -> None:
-    distances = {asked: float(np.abs(output - targets[query]).mean()) for asked, output in outputs.items()}
-    # asking for a sound brings the output nearer to it than asking for the other sound does
-    assert min(distances, key=lambda asked: distances[asked]) == query, distances
+    distances = {name: float(np.abs(outputs[query] - wanted).mean()) for name, wanted in targets.items()}
+    # nearer to the sound that was asked for than to the other one
+    assert min(distances, key=lambda name: distances[name]) == query, distances
+
+
+def test_asking_for_a_sound_brings_the_output_nearer_to_it(
+    outputs: dict[str, Floats], targets: dict[str, Floats]
+) -> None:
+    for query, wanted in targets.items():
+        distances = {asked: float(np.abs(output - wanted).mean()) for asked, output in outputs.items()}
+        assert min(distances, key=lambda asked: distances[asked]) == query, distances
