@@ -54,9 +54,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
-def nearest_x2(x: Tensor) -> Tensor:
-    """Nearest-neighbour up-sampling of the last two axes by two."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+class Upsample(nn.Module):
+    """Nearest ×2 on both axes of `[B, C, t, f]`, then conv 3×3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def mask_bias(mask: Tensor) -> Tensor:

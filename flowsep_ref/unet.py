@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowsep_ref.config import UNetConfig
-from flowsep_ref.layers import GroupNorm, mask_bias, nearest_x2
+from flowsep_ref.layers import GroupNorm, Upsample, mask_bias
 from flowsep_ref.transformer import KeysValues, SpatialTransformer
 
 EPS = 1e-5
@@ -50,17 +50,6 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
-
-
-class Upsample(nn.Module):
-    """Nearest ×2, then conv 3×3."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(nearest_x2(x))
 
 
 class UNet(nn.Module):

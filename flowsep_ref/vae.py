@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowsep_ref.config import VAEConfig
-from flowsep_ref.layers import GroupNorm, attend, nearest_x2
+from flowsep_ref.layers import GroupNorm, Upsample, attend
 
 EPS = 1e-6
 
@@ -69,17 +69,6 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Nearest ×2 on both axes, then conv 3×3."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(nearest_x2(x))
 
 
 class Level(nn.Module):
