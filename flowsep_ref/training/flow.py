@@ -1,172 +1,225 @@
-"""Training of the velocity network and the text encoder on cached latents (SPEC §5)."""
+"""Training of the velocity network on cached latents (SPEC §5)."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import lightning
+import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from flowsep_ref.config import FlowSepConfig
-from flowsep_ref.mel import FrontEnd
-from flowsep_ref.text import TextEncoder
-from flowsep_ref.training.collect import below, part
-from flowsep_ref.training.mixtures import Captions
-from flowsep_ref.training.text import learn_phrasings
-from flowsep_ref.training.vae import scheduled
+from flowsep_ref.training.latents import LatentCache, Piece
+from flowsep_ref.training.schedule import cosine
+from flowsep_ref.training.text import QueryEncoder
 from flowsep_ref.unet import UNet
 from flowsep_ref.vae import VAE
 
 SIGMA_MIN = 1e-4
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
+ABSENT = 0.1
+"""Share of queries for what is not in the mixture; their target is silence."""
+SHARES = (8, 4, 2, 1)
+"""Pieces are an eighth of a clip, a quarter, half of one, or whole."""
+AUDIBLE = 0.3
+"""A sound is in a piece if its latent lies so far from silence, in the mean over its numbers."""
+
+
+class FlowBatch(NamedTuple):
+    """One step's examples: unscaled latents and noise `[B, 8, n, 16]`, times `[B]`, queries."""
+
+    mixture: Tensor
+    target: Tensor
+    noise: Tensor
+    t: Tensor
+    captions: list[str]
+    present: Tensor
+    """Which classes the mixture has, `[B, labels]`, 0/1."""
+
+
+class FlowBatches:
+    """Draws the batches; each piece of a mixture comes with a query for every sound in it.
+
+    The two queries of one mixture differ in the text alone, so that their gradients teach the
+    network to listen to it.
+
+    Args:
+        cache: mixtures.
+        phrasings: captions of all classes, by label.
+        clips: whole clips' worth of pieces a batch.
+        multiple: pieces start and end at multiples of so many latent frames.
+        steps: of the training: short pieces first, whole clips towards the end.
+        skew: times are `u ** skew` of uniform `u`; 1 as published. More puts more of the steps near
+            the noise, where it is decided which sound comes out.
+    """
+
+    REFRESH = 50
+
+    def __init__(
+        self,
+        cache: LatentCache,
+        phrasings: Mapping[str, Sequence[str]],
+        clips: int,
+        multiple: int,
+        steps: int,
+        skew: float = 1.0,
+    ) -> None:
+        self.cache = cache
+        self.phrasings = phrasings
+        self.labels = sorted(phrasings)
+        self.clips = clips
+        self.multiple = multiple
+        self.steps = steps
+        self.skew = skew
+        self.drawn = 0
+
+    def share(self, progress: float, rng: np.random.Generator) -> int:
+        """Length of the batch's pieces, as a share of the clip."""
+        late = max(0.0, progress - 0.5)
+        weights = np.array([1.5 * (1 - progress), 1.0, 0.1 + late, 0.05 + 1.5 * late])
+        return int(rng.choice(SHARES, p=weights / weights.sum()))
+
+    def __call__(self, rng: np.random.Generator, number: int) -> FlowBatch:
+        """Batch `number`, of the generator that belongs to it."""
+        self.drawn += 1
+        if self.drawn % self.REFRESH == 0:
+            self.cache.refresh()
+        share = self.share(min(1.0, number / self.steps), rng)
+        mixtures: list[Tensor] = []
+        targets: list[Tensor] = []
+        captions: list[str] = []
+        present: list[Tensor] = []
+        while len(captions) < max(2, self.clips * share):
+            piece = self.cache.piece(share, self.multiple, rng)
+            classes = self.classes(piece)
+            for target, label in zip(piece.targets, piece.labels, strict=True):
+                present.append(classes)
+                if rng.random() < ABSENT:
+                    label = self.absent(piece.labels, rng)
+                    target = self.cache.silence[:, : target.shape[1]]
+                mixtures.append(piece.mixture)
+                targets.append(target)
+                phrasings = self.phrasings[label]
+                caption = phrasings[int(rng.integers(len(phrasings)))]
+                captions.append("" if rng.random() < TEXT_DROPOUT else caption)
+        x_1 = torch.stack(targets)
+        return FlowBatch(
+            mixture=torch.stack(mixtures),
+            target=x_1,
+            noise=torch.from_numpy(rng.standard_normal(x_1.shape, np.float32)),
+            t=torch.from_numpy((rng.random(len(captions)) ** self.skew).astype(np.float32)),
+            captions=captions,
+            present=torch.stack(present),
+        )
+
+    def classes(self, piece: Piece) -> Tensor:
+        """0/1 by label: what can be heard in a piece."""
+        found = torch.zeros(len(self.labels))
+        for target, label in zip(piece.targets, piece.labels, strict=True):
+            silence = self.cache.silence[:, : target.shape[1]]
+            found[self.labels.index(label)] = float((target - silence).abs().mean() > AUDIBLE)
+        return found
+
+    def absent(self, present: list[str], rng: np.random.Generator) -> str:
+        """A class that is not in the mixture."""
+        while True:
+            label = self.labels[int(rng.integers(len(self.labels)))]
+            if label not in present:
+                return label
 
 
 class FlowTraining(lightning.LightningModule):
     """Rectified flow from noise to the target's latent, given the mixture's latent and the query.
 
-    Encoding a clip costs about as much as a training step on it, so every clip's latent is kept in a
-    buffer of `CLIPS` and used several times, each time with another noise, time and piece.
-    """
+    A small network learns slowly from the velocity's error alone what it hears.  With `labels` a
+    linear layer on its middle, thrown away afterwards, has to name the classes in the mixture.
 
-    CLIPS = 512
-    #: shapes of a step's batch, all of the same number of latent frames: (pieces, share of a clip)
-    PIECES = ((8, 4), (4, 2), (2, 1))
+    Args:
+        unet: to be trained.
+        queries: text encoder, frozen.
+        scale_factor: of the autoencoder's latents (SPEC §2).
+        steps: in all.
+        learning_rate: at its highest.
+        vae: the autoencoder, for pictures alone.
+        labels: number of classes to be named; 0 for none, as published.
+        naming: weight of that loss.
+    """
 
     def __init__(
         self,
-        config: FlowSepConfig,
-        captions: Captions,
-        tokenizer: Path,
+        unet: UNet,
+        queries: QueryEncoder,
+        scale_factor: float,
         steps: int,
-        work: Path,
-        clips: int,
         learning_rate: float = 1e-3,
+        vae: VAE | None = None,
+        labels: int = 0,
+        naming: float = 0.1,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.queries = queries
+        # in a list, so that checkpoints do not carry it
+        self.vaes = [vae] if vae is not None else []
         self.steps = steps
-        self.clips = clips
         self.learning_rate = learning_rate
-        self.front_end = FrontEnd(config.audio)
-        self.vae = load_vae(config, work)
-        self.unet = UNet(config.unet, config.latent_channels)
-        self.text_encoder = TextEncoder(config.text)
-        nn.init.normal_(self.text_encoder.shared.weight, std=1.0)
-        # the last convolution starts at zero, as in every diffusion network: the first velocities are small
-        nn.init.zeros_(self.unet.out[-1].weight)  # type: ignore[arg-type]
-        self.ema = nn.ModuleDict(
-            {"unet": copy.deepcopy(self.unet), "text_encoder": copy.deepcopy(self.text_encoder)}
-        )
-        self.ema.requires_grad_(False)
-        self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        self.captions = captions
+        # oneDNN's convolutions want the channels last; so do the GPU's
+        self.unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
+        self.naming = naming
+        self.namer: nn.Linear | None = None
+        self.middle: list[Tensor] = []
+        if labels:
+            last = self.unet.middle_block[-1]
+            self.namer = nn.Linear(last.out_layers[-1].out_channels, labels)
+            last.register_forward_hook(lambda module, given, made: self.middle.append(made))
         self.scale_factor: Tensor
-        self.register_buffer("scale_factor", torch.zeros(()))
-        self.buffer: list[tuple[Tensor, Tensor, Tensor, str]] = []
+        self.register_buffer("scale_factor", torch.tensor(scale_factor))
 
-    def on_train_start(self) -> None:
-        # not in on_fit_start: a resumed training has not learnt its step there yet
-        if self.global_step == 0:
-            learn_phrasings(self.text_encoder, self.captions.trained, self.tokens)
-            self.ema["text_encoder"].load_state_dict(self.text_encoder.state_dict())
+    def training_step(self, batch: FlowBatch, _: int) -> Tensor:
+        x_1, z_mixture = self.scale_factor * batch.target, self.scale_factor * batch.mixture
+        u = batch.t[:, None, None, None]
+        x_t = (1 - (1 - SIGMA_MIN) * u) * batch.noise + u * x_1
+        text, mask = self.queries(batch.captions, self.device)
+        velocity = self.unet(
+            x_t.contiguous(memory_format=torch.channels_last), z_mixture, batch.t, text, mask
+        ).float()
+        loss = (velocity - (x_1 - (1 - SIGMA_MIN) * batch.noise)).square().mean()
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.t))
+        if self.namer is None:
+            return loss
+        # the mean over time says what is there, the highest what was there for a moment
+        features = self.middle.pop().float().flatten(2)
+        self.middle.clear()
+        logits = self.namer(features.mean(2) + features.amax(2))
+        named = nn.functional.binary_cross_entropy_with_logits(logits, batch.present)
+        self.log("naming", named, prog_bar=True, batch_size=len(batch.t))
+        return loss + self.naming * named
 
-    def tokens(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Ids and mask `[B, 50]`; an empty caption gets a mask of all ones (SPEC §3)."""
-        length = self.config.text.max_length
-        ids, mask = torch.zeros(len(captions), length, dtype=torch.long), torch.zeros(len(captions), length)
-        for row, caption in enumerate(captions):
-            found = self.tokenizer.encode(caption).ids
-            found = found[: length - 1] + found[-1:] if len(found) > length else found
-            ids[row, : len(found)] = torch.tensor(found)
-            mask[row, : len(found) if caption else length] = 1
-        return ids.to(self.device), mask.to(self.device)
-
-    @torch.no_grad()
-    def encode(self, mixture: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixture mean and deviation, and a sample of the target, each `[8, t, 16]`, unscaled."""
-        mean, logvar = self.vae.encode(self.front_end(torch.cat([mixture, target])))
-        std = torch.exp(0.5 * logvar.float())
-        mean = mean.float()
-        sample = mean[1] + std[1] * torch.randn_like(std[1])
-        return mean[0].half(), std[0].half(), sample.half()
-
-    def fill(self, batch: tuple[Tensor, Tensor, list[str]]) -> None:
-        """Put a batch of clips into the buffer, in place of random older ones once it is full."""
-        mixture, target, captions = batch
-        for row, caption in enumerate(captions):
-            item = (*self.encode(mixture[row : row + 1], target[row : row + 1]), caption)
-            if len(self.buffer) < self.CLIPS:
-                self.buffer.append(item)
-            else:
-                self.buffer[int(torch.randint(self.CLIPS, ()))] = item
-
-    def start(self, batches: Iterable[tuple[Tensor, Tensor, list[str]]], clips: int = 48) -> None:
-        """Fill the buffer with the first clips, and let their latents set the scale (SPEC §2)."""
-        for batch in batches:
-            self.fill(batch)
-            if len(self.buffer) >= clips:
-                break
-        self.scale_factor.fill_(1.0 / torch.stack([item[2] for item in self.buffer]).float().std())
-
-    def draw(self) -> tuple[Tensor, Tensor, list[str]]:
-        """Pieces of random clips of the buffer: mixture and target latents `[B, 8, n, 16]`, captions."""
-        progress = self.global_step / self.steps
-        weights = torch.tensor([1.0 - progress, 0.5, 0.25 + progress])
-        pieces, share = self.PIECES[int(torch.multinomial(weights, 1))]
-        pieces = max(1, pieces * self.clips // 2)
-        multiple = self.config.frame_multiple // self.config.latent_stride
-        mixtures, targets, captions = [], [], []
-        for _ in range(pieces):
-            mean, std, target, caption = self.buffer[int(torch.randint(len(self.buffer), ()))]
-            length = mean.shape[1] // share
-            start = int(torch.randint((mean.shape[1] - length) // multiple + 1, ())) * multiple
-            window = slice(start, start + length)
-            mixtures.append(
-                mean[:, window].float() + std[:, window].float() * torch.randn_like(std[:, window].float())
-            )
-            targets.append(target[:, window].float())
-            captions.append("" if torch.rand(()) < TEXT_DROPOUT else caption)
-        return self.scale_factor * torch.stack(mixtures), self.scale_factor * torch.stack(targets), captions
-
-    def training_step(self, batch: tuple[Tensor, Tensor, list[str]], index: int) -> Tensor:
-        """One new clip every other step; a loss from two clips' worth of pieces."""
-        if index % 2 == 0:
-            self.fill(batch)
-        z_mixture, x_1, captions = self.draw()
-        ids, mask = self.tokens(captions)
-        noise = torch.randn_like(x_1)
-        t = torch.rand(len(captions), device=self.device)
-        u = t[:, None, None, None]
-        x_t = (1 - (1 - SIGMA_MIN) * u) * noise + u * x_1
-        velocity = self.unet(x_t, z_mixture, t, self.text_encoder(ids, mask), mask).float()
-        loss = (velocity - (x_1 - (1 - SIGMA_MIN) * noise)).square().mean()
-        self.log("loss", loss, prog_bar=True)
-        return loss
-
-    def on_train_batch_end(self, *_: Any) -> None:
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """The step, and the moving average: in one, for checkpoints are written right behind it."""
+        super().optimizer_step(*arguments, **named)
         decay = min(EMA_DECAY, (1 + self.global_step) / (10 + self.global_step))
-        live = [*self.unet.parameters(), *self.text_encoder.parameters()]
-        for average, parameter in zip(self.ema.parameters(), live, strict=True):
+        for average, parameter in zip(self.ema.parameters(), self.unet.parameters(), strict=True):
             average.lerp_(parameter.detach(), 1 - decay)
 
+    def pictures(self, batch: FlowBatch) -> dict[str, Tensor]:
+        """Two examples: mixture, target, and what ten Euler steps make of it."""
+        text, mask = self.queries(batch.captions[:2], self.device)
+        mixture, x = self.scale_factor * batch.mixture[:2], batch.noise[:2]
+        for step in range(10):
+            t = torch.full((len(x),), step / 10, device=x.device)
+            x = x + self.ema(x, mixture, t, text, mask) / 10
+        latents = torch.stack([batch.mixture[:2], batch.target[:2], x / self.scale_factor], dim=1)
+        decoded = [vae.to(x.device).decode(latents.flatten(0, 1)) for vae in self.vaes]
+        return {"mixture, target, output": decoded[0]} if decoded else {}
+
     def configure_optimizers(self) -> lightning.pytorch.utilities.types.OptimizerLRSchedulerConfig:
-        parameters = [*self.unet.parameters(), *self.text_encoder.parameters()]
+        parameters = [*self.unet.parameters(), *(self.namer.parameters() if self.namer is not None else ())]
         optimizer = torch.optim.AdamW(parameters, self.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-        return scheduled(optimizer, self.steps)
-
-
-def load_vae(config: FlowSepConfig, work: Path) -> VAE:
-    """The trained autoencoder in a folder of trainings, frozen.
-
-    Raises:
-        ValueError: there is none.
-    """
-    vae = VAE(config.vae)
-    vae.load_state_dict(below(part(work, "vae"), "vae."))
-    return vae.requires_grad_(False).eval()
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": cosine(optimizer, self.steps), "interval": "step"},
+        }

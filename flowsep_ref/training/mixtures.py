@@ -1,11 +1,13 @@
-"""Endless mixtures of two sounds, with a query for one of them (SPEC §5)."""
+"""Mixtures of two sounds, with queries for each of them (SPEC §5)."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from flowsep_ref.training.sounds import Audio, SoundBank
 
 SAMPLE_RATE = 16000
+ALONE = 0.06
+"""Share of clips with one sound only."""
+LOUDNESS_RANGE = 15.0
+"""The second sound lies at up to so many dB below or above the first."""
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -38,73 +46,35 @@ class Captions:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture at the published normalisation, the queried sound at its level in it, and the query."""
+    """A mixture at the published normalisation and its sounds at their level in it, all `[S]`."""
 
     mixture: Audio
-    target: Audio
-    other: Audio
-    label: str
-    caption: str
+    sources: tuple[Audio, ...]
+    labels: tuple[str, ...]
 
 
-class MixtureDataset(IterableDataset[tuple[Tensor, Tensor, str]]):
-    """Yields `(mixture [S], target [S], caption)` without end.
-
-    Two classes at −15…15 dB; with small probabilities one class alone, and a query for a class
-    that is not there, whose target is silence.
-
-    Args:
-        bank: the recordings.
-        captions: their phrasings.
-        samples: length of a mixture.
-        seed: of everything.
-        emphasis: how much more often than the others some classes are drawn.
-    """
-
-    def __init__(
-        self,
-        bank: SoundBank,
-        captions: Captions,
-        samples: int,
-        seed: int,
-        emphasis: Mapping[str, float] | None = None,
-    ) -> None:
-        self.bank = bank
-        weights = np.array([(emphasis or {}).get(label, 1.0) for label in bank.labels])
-        self.shares = weights / weights.sum()
-        self.captions = captions
-        self.samples = samples
-        self.seed = seed
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, str]]:
-        worker = get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
-        while True:
-            item = self.draw(rng)
-            yield torch.from_numpy(item.mixture), torch.from_numpy(item.target), item.caption
-
-    def draw(self, rng: np.random.Generator) -> Mixture:
-        """One random mixture."""
-        labels = [str(label) for label in rng.choice(self.bank.labels, 3, replace=False, p=self.shares)]
-        chance = rng.random()
-        first = self.bank.track(labels[0], self.samples, rng)
-        second = self.bank.track(labels[1], self.samples, rng)
-        if chance < 0.06:
-            second = np.zeros_like(second)
-        gain = 10 ** (rng.uniform(-15, 15) / 20)
-        second = second * (gain * level(first) / max(level(second), 1e-6))
-        target, label = (np.zeros_like(first), labels[2]) if chance > 0.92 else (first, labels[0])
-        caption = str(rng.choice(self.captions.trained[label]))
-        return mix(target, first + second, label, caption)
+def draw_mixture(
+    bank: SoundBank,
+    samples: int,
+    rng: np.random.Generator,
+    loudness_range: float = LOUDNESS_RANGE,
+    alone: float = ALONE,
+) -> Mixture:
+    """Two classes at up to `loudness_range` dB from each other or, with a chance of `alone`, only one."""
+    labels = tuple(bank.labels[int(i)] for i in rng.choice(len(bank.labels), 2, replace=False))
+    if rng.random() < alone:
+        return mix([bank.track(labels[0], samples, rng)], labels[:1])
+    first, second = (bank.track(label, samples, rng) for label in labels)
+    gain = 10 ** (rng.uniform(-loudness_range, loudness_range) / 20)
+    return mix([first, second * np.float32(gain * level(first) / max(level(second), 1e-6))], labels)
 
 
-def mix(target: Audio, mixture: Audio, label: str, caption: str) -> Mixture:
-    """Bring a mixture to the published normalisation, and its target by the same gain."""
-    mean = mixture.mean()
-    gain = 0.5 / (np.abs(mixture - mean).max() + 1e-8)
-    scaled = target * np.float32(gain)
-    whole = ((mixture - mean) * gain).astype(np.float32)
-    return Mixture(whole, scaled, whole - scaled, label, caption)
+def mix(sources: list[Audio], labels: tuple[str, ...]) -> Mixture:
+    """Add sounds up, bring the mixture to the published normalisation, and them by the same gain."""
+    whole = np.sum(sources, axis=0)
+    mean = whole.mean()
+    gain = np.float32(0.5 / (np.abs(whole - mean).max() + 1e-8))
+    return Mixture((whole - mean) * gain, tuple(source * gain for source in sources), labels)
 
 
 def level(x: Audio) -> float:
@@ -113,3 +83,50 @@ def level(x: Audio) -> float:
     power = np.mean(pieces**2, axis=1) if len(pieces) else np.mean(x**2, keepdims=True)
     loud = power[power >= power.max() * 1e-3]
     return float(np.sqrt(loud.mean()))
+
+
+class Stream(IterableDataset[Batch], Generic[Batch]):
+    """Batches without end, of which number `n` is a function of the seed and `n` alone.
+
+    So a training that is resumed at batch `n` sees what it would have seen, with any number of
+    workers; use it with `DataLoader(batch_size=None)`, which takes the workers in turn.
+
+    Args:
+        draw: makes one batch, of the generator that belongs to it and its number.
+        seed: one or more numbers (for several processes: the process's rank is one of them).
+        start: number of the first batch.
+    """
+
+    def __init__(
+        self, draw: Callable[[np.random.Generator, int], Batch], seed: list[int], start: int = 0
+    ) -> None:
+        self.draw = draw
+        self.seed = seed
+        self.start = start
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in count(self.start + first, step):
+            yield self.draw(np.random.default_rng([*self.seed, number]), number)
+
+
+@dataclass(frozen=True)
+class Waveforms:
+    """Draws batches `[batch, samples]` for autoencoder and vocoder: mixtures, and sounds alone.
+
+    Pieces of longer clips: a piece that began where its sound begins would always begin with a start.
+    """
+
+    bank: SoundBank
+    batch: int
+    samples: int
+    clip: int
+
+    def __call__(self, rng: np.random.Generator, _: int) -> Tensor:
+        rows: list[Audio] = []
+        while len(rows) < self.batch:
+            item = draw_mixture(self.bank, self.clip, rng)
+            start = int(rng.integers(self.clip - self.samples + 1))
+            rows += [x[start : start + self.samples] for x in (item.mixture, item.sources[0])]
+        return torch.from_numpy(np.stack(rows[: self.batch]).astype(np.float32))

@@ -1,48 +1,118 @@
-"""A head start for a text encoder that is trained from nothing.
+"""Training of a small text encoder, and the hidden states of every phrasing.
 
 The published encoder, FLAN-T5, has read the web; a small one starts without knowing that "a dog
 barks" and "barking dog" are one thing.  Telling the classes of the trained phrasings apart for a few
-hundred steps takes seconds and teaches it that, before the flow has to.
+hundred steps takes seconds and teaches it that.  Either is frozen while the flow is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from flowsep_ref.text import TextEncoder
 
-Tokens = Callable[[list[str]], tuple[Tensor, Tensor]]
-DROPPED = 0.1  # share of tokens hidden, so that no single word carries a class
+REPLACED = 0.15
+"""Share of tokens replaced by random ones, so that unknown words around the known do no harm."""
+SPECIAL = 2
+"""Ids up to this one are padding, end and unknown."""
+BATCH = 64
+
+
+def tokens(tokenizer: Tokenizer, captions: Sequence[str], length: int = 50) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, length]`; an empty caption gets a mask of all ones (SPEC §3)."""
+    ids, mask = torch.zeros(len(captions), length, dtype=torch.long), torch.zeros(len(captions), length)
+    for row, caption in enumerate(captions):
+        found = tokenizer.encode(caption).ids
+        found = found[: length - 1] + found[-1:] if len(found) > length else found
+        ids[row, : len(found)] = torch.tensor(found)
+        mask[row, : len(found) if caption else length] = 1
+    return ids, mask
 
 
 def learn_phrasings(
-    encoder: TextEncoder, phrasings: dict[str, list[str]], tokens: Tokens, steps: int = 400
+    encoder: TextEncoder,
+    tokenizer: Tokenizer,
+    captions: Mapping[str, Sequence[str]],
+    sentences: Mapping[str, Sequence[str]] | None = None,
+    steps: int = 600,
+    seed: int = 0,
 ) -> float:
-    """Train an encoder to tell the labels of their phrasings; gives the last loss.
+    """Train an encoder from nothing to tell the labels of their phrasings; gives the last loss.
 
     Args:
         encoder: trained in place.
-        phrasings: label to captions.
-        tokens: captions to ids and mask, `[B, 50]` each.
+        tokenizer: of its vocabulary.
+        captions: label to captions.
+        sentences: label to many more, made of templates; half of the examples are of them.
         steps: optimiser steps.
+        seed: of what is drawn; the weights are the caller's.
     """
-    pairs = [(text, row) for row, label in enumerate(sorted(phrasings)) for text in phrasings[label]]
-    ids, mask = tokens([text for text, _ in pairs])
-    wanted = torch.tensor([row for _, row in pairs], device=ids.device)
-    head = nn.Linear(encoder.shared.embedding_dim, len(phrasings), device=ids.device)
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], 2e-3)
+    rng = np.random.default_rng(seed)
+    labels = sorted(captions)
+    nn.init.normal_(encoder.shared.weight, std=1.0)
+    head = nn.Linear(encoder.shared.embedding_dim, len(labels))
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], 1e-3, weight_decay=0.05)
+    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1, pct_start=0.05)
     loss = torch.zeros(())
     for _ in range(steps):
-        rows = torch.randint(len(pairs), (min(64, len(pairs)),), device=ids.device)
-        kept = mask[rows] * (torch.rand(mask[rows].shape, device=ids.device) > DROPPED)
-        kept[:, 0] = mask[rows, 0]
-        hidden = encoder(ids[rows], kept)
-        pooled = (hidden * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
-        loss = nn.functional.cross_entropy(head(pooled), wanted[rows])
+        wanted = rng.integers(len(labels), size=BATCH)
+        pools = [(captions if rng.random() < 0.5 else sentences or captions)[labels[row]] for row in wanted]
+        drawn = [pool[int(rng.integers(len(pool)))] for pool in pools]
+        ids, mask = tokens(tokenizer, drawn)
+        noisy = torch.from_numpy(rng.random(ids.shape) < REPLACED) & (mask > 0) & (ids > SPECIAL)
+        other = torch.from_numpy(rng.integers(SPECIAL + 1, tokenizer.get_vocab_size(), ids.shape))
+        logits = head(pooled(encoder(torch.where(noisy, other, ids), mask), mask))
+        loss = nn.functional.cross_entropy(logits, torch.from_numpy(wanted), label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        decay.step()
     return float(loss.detach())
+
+
+def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the hidden states `[B, 50, D]` of real tokens: `[B, D]`."""
+    return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+class QueryEncoder:
+    """Captions to hidden states, with a memory: the encoder is frozen and captions come again.
+
+    No module of its own, so that a flow's checkpoints do not carry the text encoder.
+
+    Args:
+        encoder: trained.
+        tokenizer: of its vocabulary.
+        remembered: captions kept, each `[50, D]` in half precision.
+    """
+
+    def __init__(self, encoder: TextEncoder, tokenizer: Tokenizer, remembered: int = 4096) -> None:
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.remembered = remembered
+        self.memory: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, captions: Sequence[str], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Hidden states `[B, 50, D]` and mask `[B, 50]`, float32; "" is the unconditional input."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self.memory]
+        # one by one on a CPU: there, a caption's rounding then does not depend on its neighbours, so that
+        # a resumed training, whose memory is empty, repeats the killed one
+        groups = [new] if new and torch.device(device).type != "cpu" else [[caption] for caption in new]
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for group in groups:
+            ids, mask = (rows.to(device) for rows in tokens(self.tokenizer, group))
+            # outside of autocast: what is remembered is used a thousand times
+            with torch.autocast(ids.device.type, enabled=False):
+                hidden = self.encoder.to(device)(ids, mask).half()
+            found.update(zip(group, zip(hidden, mask, strict=True), strict=True))
+        rows = [self.memory.get(caption) or found[caption] for caption in captions]
+        for caption, row in found.items():
+            if len(self.memory) < self.remembered:
+                self.memory[caption] = row
+        return torch.stack([row[0].float() for row in rows]), torch.stack([row[1] for row in rows])

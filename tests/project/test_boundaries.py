@@ -1,4 +1,4 @@
-"""The three packages depend on each other in one direction, and the command line starts light.
+"""The packages depend on each other in one direction, and the command line starts light.
 
 Each package is imported, module by module, in a fresh interpreter that refuses the forbidden names;
 and its source is read, because an import inside a function only fails on the day that it runs.
@@ -17,15 +17,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = {
     "flowsep_ref": ROOT / "flowsep_ref",
+    "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
 }
 FORBIDDEN = {
-    "flowsep_ref": {"flowsep_runtime", "flowsep_export", "recipes", "tests"},
-    "flowsep_export": {"recipes", "tests"},
+    "flowsep_ref": {"flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
+    "flowsep_eval": {"flowsep_export", "librosa", "onnx", "recipes", "tests"},
+    "flowsep_export": {"flowsep_eval", "recipes", "tests"},
     "flowsep_runtime": {
         "flowsep_ref",
         "flowsep_export",
+        "flowsep_eval",
         "torch",
         "transformers",
         "librosa",
@@ -106,6 +109,12 @@ def test_no_line_imports_a_forbidden_package(package: str) -> None:
     assert crossings == []
 
 
+def test_scoring_needs_neither_pytorch_nor_the_reference() -> None:
+    imports = "import flowsep_eval.evaluation, flowsep_eval.writing"
+    result = run(refusing({"torch", "transformers", "flowsep_ref"}) + imports)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("name", ["torch", "flowsep_ref"])
 def test_the_blocker_blocks(name: str) -> None:
     """Without this, a broken blocker would let every test above pass."""
@@ -116,7 +125,11 @@ def test_the_blocker_blocks(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("command", "module"),
-    [("flowsep-run", "flowsep_runtime.cli"), ("flowsep-export", "flowsep_export.cli")],
+    [
+        ("flowsep-run", "flowsep_runtime.cli"),
+        ("flowsep-export", "flowsep_export.cli"),
+        ("flowsep-eval", "flowsep_eval.cli"),
+    ],
 )
 def test_a_command_line_prints_its_help_without_an_engine_or_an_audio_library(
     command: str, module: str

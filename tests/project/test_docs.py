@@ -21,14 +21,19 @@ PAGES = sorted(
         ROOT / "tests" / "data" / "example" / "README.md",
     ]
 )
-SOURCES = (ROOT / "flowsep_ref", ROOT / "export", ROOT / "runtime", ROOT / "recipes")
+SOURCES = tuple(ROOT / name for name in ("flowsep_ref", "evaluation", "export", "runtime", "recipes"))
 
 #: How a page calls a program, and what prints its help.
 PROGRAMS = {
     "flowsep-run": ("flowsep_runtime.cli", []),
     "flowsep-export": ("flowsep_export.cli", []),
     "flowsep-train fit": ("flowsep_ref.training.cli", ["fit"]),
+    "flowsep-train latents": ("flowsep_ref.training.cli", ["latents"]),
     "flowsep-train collect": ("flowsep_ref.training.cli", ["collect"]),
+    "flowsep-eval build": ("flowsep_eval.cli", ["build"]),
+    "flowsep-eval run": ("flowsep_eval.cli", ["run"]),
+    "python -m recipes.nano.build": ("recipes.nano.build", []),
+    "python -m recipes.nano.phrasings": ("recipes.nano.phrasings", []),
     "python -m recipes.nano.prepare": ("recipes.nano.prepare", []),
     "python -m recipes.nano.example": ("recipes.nano.example", []),
     "python -m recipes.nano.picture": ("recipes.nano.picture", []),
@@ -39,7 +44,10 @@ REFERENCE = {
     "flowsep-run": "running.md",
     "flowsep-export": "exporting.md",
     "flowsep-train fit": "training.md",
+    "flowsep-train latents": "training.md",
     "flowsep-train collect": "training.md",
+    "flowsep-eval build": "evaluation.md",
+    "flowsep-eval run": "evaluation.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",
@@ -47,7 +55,8 @@ OTHER_PROGRAMS = {
     "--extra-index-url",
     "--upgrade",
     "--strict",
-}  # pip's, mypy's
+    "--logdir",
+}  # pip's, mypy's, tensorboard's
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+(?:\n[^`\n]+)?`", re.MULTILINE | re.DOTALL)

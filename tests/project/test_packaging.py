@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE_FOLDERS = {
     "flowsep_ref": ROOT / "flowsep_ref",
+    "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
 }
@@ -23,6 +24,7 @@ COMMANDS = {
     "flowsep-run": "flowsep_runtime.cli:main",
     "flowsep-export": "flowsep_export.cli:main",
     "flowsep-train": "flowsep_ref.training.cli:main",
+    "flowsep-eval": "flowsep_eval.cli:main",
 }
 
 
@@ -108,7 +110,7 @@ def test_the_wheel_holds_every_file_of_a_package(package: str, wheel: set[str]) 
     assert expected - wheel == set(), "add the subpackage or the package data to setup.cfg"
 
 
-def test_the_wheel_holds_nothing_but_the_three_packages(wheel: set[str]) -> None:
+def test_the_wheel_holds_nothing_but_the_packages(wheel: set[str]) -> None:
     folders = {name.partition("/")[0] for name in wheel}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == set(PACKAGE_FOLDERS)
 

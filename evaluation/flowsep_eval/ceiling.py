@@ -1,0 +1,40 @@
+"""What no flow can beat: a target through the autoencoder and the vocoder alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flowsep_eval.mel import Floats
+from flowsep_runtime import Pipeline
+from flowsep_runtime.audio import SILENCE, centred
+from flowsep_runtime.separator import OVERLAP, PEAK
+from flowsep_runtime.windows import cross_fade, window_starts
+
+
+def through_autoencoder_and_vocoder(pipeline: Pipeline, target: Floats, mixture: Floats) -> Floats:
+    """A target as the model would render it if the flow gave its very latent (the posterior's mean).
+
+    Args:
+        pipeline: The model.
+        target, mixture: `[S]` at the model's rate, of one level.
+
+    Returns:
+        `[S]`, at that level. As in `Separator`, every window is brought to the level that the model knows by
+        its mixture's peak: a quiet target goes through as quiet as it is in the mixture.
+    """
+    model = pipeline.manifest.model
+    rendered = np.zeros((len(target), 1), np.float32)
+    known = 0
+    for start in window_starts(len(target), model.clip_samples, int(model.clip_samples * OVERLAP)):
+        window = slice(start, start + model.clip_samples)
+        peak = np.abs(centred(mixture[window, None])).max()
+        sound = centred(target[window, None])[:, 0]
+        piece = np.zeros((len(sound), 1), np.float32)
+        if peak > SILENCE:
+            gain = PEAK / (peak + np.float32(1e-8))
+            waveform = np.zeros((1, model.clip_samples), np.float32)
+            waveform[0, : len(sound)] = sound * gain
+            mean, _ = pipeline.encode_mixture(pipeline.log_mel(waveform))
+            piece[:, 0] = pipeline.vocode(pipeline.decode_latent(mean))[0, : len(sound)] / gain
+        known = cross_fade(rendered, known, piece, start)
+    return rendered[:, 0]

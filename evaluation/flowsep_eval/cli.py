@@ -1,0 +1,210 @@
+"""`flowsep-eval`: test sets, and how well a model does on them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from flowsep_runtime import __version__
+from flowsep_runtime.console import run
+from flowsep_runtime.errors import FlowSepWarning, shown
+
+if TYPE_CHECKING:
+    from flowsep_eval.builder import Phrasings
+
+PROGRAM = "flowsep-eval"
+FILE = click.Path(path_type=Path)
+
+
+@click.group(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
+def command() -> None:
+    """Make test sets of recordings, and measure on them how well a model separates."""
+
+
+@command.command()
+@click.option("--sounds", type=FILE, required=True, help="Recordings, as flowsep-train takes them.")
+@click.option("--captions", type=FILE, required=True, help="Table of label, caption, use (tab-separated).")
+@click.option("-o", "--output", type=FILE, required=True, help="Folder of the test set.")
+@click.option(
+    "--split", type=click.Choice(["train", "test"]), default="train", show_default=True, help="Recordings."
+)
+@click.option("--count", type=click.IntRange(1), default=300, show_default=True, help="Queries.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 600),
+    default=10.24,
+    show_default=True,
+    help="Length of a mixture.",
+)
+@click.option(
+    "--loudness",
+    type=click.FloatRange(-60, 60),
+    default=0.0,
+    show_default=True,
+    help="Of the target against the other sound, in dB.",
+)
+@click.option(
+    "--phrasings",
+    type=click.Choice(["trained", "held-out"]),
+    default="trained",
+    show_default=True,
+    help="Captions to ask by.",
+)
+@click.option("--absent", is_flag=True, help="Ask for sounds that are not in the mixture.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything.")
+@click.option("--force", is_flag=True, help="Replace a test set that is there.")
+def build(
+    sounds: Path,
+    captions: Path,
+    output: Path,
+    split: str,
+    count: int,
+    seconds: float,
+    loudness: float,
+    phrasings: Phrasings,
+    absent: bool,
+    seed: int,
+    force: bool,
+) -> None:
+    """Make a test set: mixtures of two classes, every class queried equally often."""
+    from flowsep_eval.builder import MANIFEST, Recipe, build_test_set
+
+    recipe = Recipe(count, seconds, loudness, absent, seed)
+    with _progress_bar("mixing", count) as progress:
+        left_out = build_test_set(sounds, captions, output, split, phrasings, recipe, force, progress)
+    if left_out:
+        _warn(f"{shown(captions)} has no {phrasings} caption for {', '.join(left_out)}: left out.")
+    click.echo(f"{shown(output / MANIFEST)}: {count} mixtures of {seconds:g} s")
+
+
+@command.command(name="run")
+@click.argument("manifests", metavar="MANIFEST...", type=FILE, nargs=-1, required=True)
+@click.option("-o", "--output", type=FILE, required=True, help="Folder of the report.")
+@click.option(
+    "--bundle",
+    type=FILE,
+    help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
+)
+@click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
+@click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
+@click.option("--backend", default="auto", show_default=True, help="Engine: auto or cpu.")
+@click.option(
+    "--precision",
+    type=click.Choice(["exact", "fast"]),
+    default="exact",
+    show_default=True,
+    help="float32 arithmetic, or the quickest that keeps the bundle's tolerances.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads of the engine.  [default: the engine's choice]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
+@click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
+@click.option(
+    "--clap", type=FILE, help="Folder of a CLAP checkpoint (transformers): CLAPScore and FAD as well."
+)
+@click.option("--no-ceiling", is_flag=True, help="Leave out the targets through VAE and vocoder: quicker.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("--force", is_flag=True, help="Replace a report that is there.")
+def run_command(
+    manifests: tuple[Path, ...],
+    output: Path,
+    bundle: Path | None,
+    steps: int | None,
+    solver: str,
+    backend: str,
+    precision: Literal["exact", "fast"],
+    threads: int | None,
+    seed: int,
+    limit: int | None,
+    clap: Path | None,
+    no_ceiling: bool,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Separate every mixture of the test sets and report how well it went."""
+    from flowsep_eval.clap import Clap
+    from flowsep_eval.evaluation import check_audio, evaluate
+    from flowsep_eval.manifest import read_manifest
+    from flowsep_eval.report import closing_line, report
+    from flowsep_eval.writing import about, check_folder, check_pictures, set_names, write_report
+    from flowsep_runtime import Separator
+    from flowsep_runtime.solvers import solver_named
+
+    solver_named(solver)
+    check_pictures()
+    sets = dict(zip(set_names(manifests), (read_manifest(path, limit) for path in manifests), strict=True))
+    check_folder(output, force)
+    embedder = None if clap is None else Clap(clap)
+    separator = Separator.load(bundle, backend, precision, threads)
+    settings = {
+        "steps": steps or separator.pipeline.manifest.model.default_steps,
+        "solver": solver,
+        "precision": precision,
+        "threads": threads,
+        "seed": seed,
+        "limit": limit,
+        "clap": None if clap is None else str(clap),
+        "ceiling": not no_ceiling,
+    }
+    total = sum(len(items) for items in sets.values())
+    with _remarks():
+        with _progress_bar("reading", total) as progress:
+            for items in sets.values():
+                check_audio(items, progress)
+        with _progress_bar("evaluating", total) as progress:
+            scores = {
+                name: evaluate(separator, items, steps, solver, seed, not no_ceiling, embedder, progress)
+                for name, items in sets.items()
+            }
+        facts = about(separator, settings, dict(zip(sets, manifests, strict=True)))
+        write_report(output, scores, facts, separator)
+    if as_json:
+        content = report(scores, facts)
+        for found in content["sets"].values():
+            del found["items"], found["queries"]
+        click.echo(json.dumps({"report": str(output)} | content))
+    else:
+        click.echo(closing_line(scores))
+        click.echo(f"{shown(output)}: report.md, report.json, classes.png, examples.png")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run(command, PROGRAM, "There is not enough memory for these mixtures: give shorter ones.")
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"{PROGRAM}: warning: {sentence}", err=True)
+
+
+@contextmanager
+def _remarks() -> Iterator[None]:
+    """Says every warning once, at the end, where no progress bar is in the way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", FlowSepWarning)
+        yield
+    for sentence in dict.fromkeys(str(warning.message) for warning in caught):
+        _warn(sentence)
+
+
+@contextmanager
+def _progress_bar(label: str, length: int) -> Iterator[Callable[[], None] | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True, show_eta=True) as bar:
+        yield lambda: bar.update(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Make the bundled model from nothing: `python -m recipes.nano.build --work DIR`.
+
+Recordings, phrasings, the four trainings, the model, its bundle and its scores.  Each stage is a
+command that anybody could type (`--dry-run` prints them), and each goes on where it was stopped, so
+that the whole can be run again after an interruption.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from recipes.nano.phrasings import CAPTIONS
+
+HERE = Path(__file__).parent
+CONFIG = HERE / "model.yaml"
+
+SHARDS = 80
+TEST_SETS = {
+    "trained recordings": ["--split", "train", "--phrasings", "trained"],
+    "held-out recordings": ["--split", "test", "--phrasings", "trained"],
+    "held-out phrasings": ["--split", "train", "--phrasings", "held-out"],
+    "absent sounds": ["--split", "train", "--phrasings", "trained", "--absent"],
+}
+"""The sets of the model card. The first and the third have the same mixtures."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the recipe."""
+
+    name: str
+    module: str
+    arguments: list[str]
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", self.module, *self.arguments]
+
+
+def stages(work: Path, threads: int) -> list[Stage]:
+    """All commands, in order.
+
+    Args:
+        work: folder for everything that is made.
+        threads: CPU threads of the trainings and the evaluation.
+    """
+    sounds, latents, texts = (str(work / name) for name in ("sounds", "latents", "texts"))
+    model, bundle = str(work / "model"), str(work / "bundle")
+    captions, tokenizer = str(CAPTIONS), f"{texts}/tokenizer.json"
+    common = ["--work", str(work), "--config", str(CONFIG)]
+    audio = [*common, "--sounds", sounds, "--threads", str(threads)]
+    text = [
+        *common,
+        "--captions",
+        captions,
+        "--sentences",
+        f"{texts}/sentences.tsv",
+        "--tokenizer",
+        tokenizer,
+    ]
+
+    def fit(part: str, *arguments: str) -> Stage:
+        return Stage(part, "flowsep_ref.training.cli", ["fit", part, *arguments])
+
+    recipe = [
+        Stage("sounds", "recipes.nano.prepare", ["--work", str(work)]),
+        Stage("phrasings", "recipes.nano.phrasings", ["--output", texts]),
+        fit("text", *text, "--steps", "600"),
+        fit("vocoder", *audio, *VOCODER),
+        fit("vae", *audio, *VAE),
+        Stage(
+            "latents",
+            "flowsep_ref.training.cli",
+            ["latents", *audio, "--output", latents, "--shards", str(SHARDS)],
+        ),
+        fit("flow", *text, "--latents", latents, "--threads", str(threads), *FLOW),
+        Stage(
+            "model",
+            "flowsep_ref.training.cli",
+            ["collect", *common, "--tokenizer", tokenizer, "--output", model],
+        ),
+        Stage(
+            "bundle",
+            "flowsep_export.cli",
+            ["--checkpoint", model, "--tokenizer", tokenizer, "--output", bundle, "--force"],
+        ),
+    ]
+    manifests = []
+    for name, arguments in TEST_SETS.items():
+        folder = work / "sets" / name.replace(" ", "-")
+        manifests.append(str(folder / "manifest.jsonl"))
+        options = [
+            "--sounds",
+            sounds,
+            "--captions",
+            captions,
+            "--output",
+            str(folder),
+            "--seed",
+            "1",
+            "--force",
+        ]
+        recipe.append(Stage(f"set of {name}", "flowsep_eval.cli", ["build", *options, *arguments]))
+    scoring = [
+        *manifests,
+        "--bundle",
+        bundle,
+        "--output",
+        str(work / "report"),
+        "--threads",
+        str(threads),
+        "--force",
+    ]
+    recipe.append(Stage("scores", "flowsep_eval.cli", ["run", *scoring]))
+    return recipe
+
+
+VOCODER = [
+    "--steps",
+    "6000",
+    "--batch",
+    "8",
+    "--learning-rate",
+    "1e-3",
+    "--adversarial-from",
+    "5000",
+    "--width",
+    "16",
+]
+VAE = ["--steps", "2200", "--batch", "8"]
+FLOW = ["--steps", "7400", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "2", "--naming", "0.2"]
+
+
+@click.command()
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="CPU threads.")
+@click.option("--only", multiple=True, metavar="STAGE", help="Run these stages alone; may be repeated.")
+@click.option("--dry-run", is_flag=True, help="Print the commands.")
+def main(work: Path, threads: int, only: tuple[str, ...], dry_run: bool) -> None:
+    """Make the bundled model from nothing."""
+    recipe = stages(work, threads)
+    unknown = set(only) - {stage.name for stage in recipe}
+    if unknown:
+        raise click.UsageError(
+            f"no stage {', '.join(sorted(unknown))}; there are: {', '.join(s.name for s in recipe)}."
+        )
+    for number, stage in enumerate(recipe, 1):
+        if only and stage.name not in only:
+            continue
+        click.echo(f"[{number}/{len(recipe)}] {stage.name}: {shlex.join(stage.command)}", err=True)
+        if dry_run:
+            continue
+        started = time.monotonic()
+        code = subprocess.run(stage.command, check=False).returncode
+        if code:
+            click.echo(f"{stage.name} ended with {code}; the same command goes on from here.", err=True)
+            sys.exit(1)
+        click.echo(f"{stage.name}: {(time.monotonic() - started) / 60:.1f} min", err=True)
+
+
+if __name__ == "__main__":
+    main()
