@@ -59,6 +59,13 @@ EXAMPLE = Path("examples/mix.wav")
 @click.option(
     "--no-verify", is_flag=True, help="Write the bundle without measuring it against the reference."
 )
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Solver steps that flowsep-run takes with this bundle by default.",
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.version_option(__version__, prog_name=PROGRAM)
@@ -70,6 +77,7 @@ def command(
     fp16: bool,
     recording: Path | None,
     no_verify: bool,
+    steps: int,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -90,7 +98,13 @@ def command(
     source = _source(path, name, config, tokenizer, recording)
     with export_progress() as progress:
         manifest = export_bundle(
-            source, output, half=fp16, verified=not no_verify, force=force, progress=progress
+            source,
+            output,
+            half=fp16,
+            verified=not no_verify,
+            force=force,
+            default_steps=steps,
+            progress=progress,
         )
     seconds = time.monotonic() - started
     if as_json:

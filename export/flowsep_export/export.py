@@ -47,6 +47,10 @@ from flowsep_runtime.manifest import (
 Progress = Callable[[str, float], None]
 
 
+DEFAULT_STEPS = 20
+"""As the published command line."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A model and everything else that its bundle needs.
@@ -72,6 +76,7 @@ def export_bundle(
     verified: bool = True,
     force: bool = False,
     range_limit: float = LIMIT,
+    default_steps: int = DEFAULT_STEPS,
     progress: Progress = lambda doing, done: None,
 ) -> Manifest:
     """Write a bundle.
@@ -83,6 +88,7 @@ def export_bundle(
         verified: measure every stage against the reference, and write nothing beyond tolerance.
         force: replace a bundle that is there.
         range_limit: the largest half-precision activation allowed on calibration input.
+        default_steps: solver steps that the runtime takes where it is told no others.
         progress: called before each piece of work.
 
     Raises:
@@ -97,7 +103,7 @@ def export_bundle(
         manifest = Manifest(
             name=source.name,
             precision=precision,
-            model=_model_entry(source.model),
+            model=_model_entry(source.model, default_steps),
             tokenizer=TokenizerEntry(FILE, sha256_of(folder / FILE), pad_id(source.tokenizer)),
             graphs=exported,
             stages=verify.unverified(precision),
@@ -168,7 +174,7 @@ def _tensor_entry(spec: TensorSpec) -> TensorEntry:
     return TensorEntry(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
 
 
-def _model_entry(model: FlowSep) -> ModelEntry:
+def _model_entry(model: FlowSep, default_steps: int) -> ModelEntry:
     config = model.config
     return ModelEntry(
         text_width=config.text.d_model,
@@ -182,6 +188,7 @@ def _model_entry(model: FlowSep) -> ModelEntry:
         frame_multiple=config.frame_multiple,
         text_length=config.text.max_length,
         vocoder_tail=vocoder_tail(config),
+        default_steps=default_steps,
     )
 
 

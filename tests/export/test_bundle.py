@@ -137,5 +137,8 @@ def test_an_error_is_infinite_where_numbers_are_not_finite_or_shapes_differ() ->
     assert relative_error(np.array([1, np.nan, 1], np.float32), one) == np.inf
     assert relative_error(np.ones(1, np.float32), one) == np.inf
     assert relative_error(one, 0 * one) == np.inf
+    # what is quieter than the threshold is held against it
+    assert relative_error(1.01 * 1e-4 * one, 1e-4 * one, quietest=1e-2) == pytest.approx(1e-4)
+    assert relative_error(1.01 * one, one, quietest=1e-2) == pytest.approx(0.01)
     assert snr_db(1e-3) == pytest.approx(60)
     assert snr_db(0) == 200

@@ -65,8 +65,11 @@ def test_a_table_of_errors_is_printed(
 def test_without_verification_no_error_is_claimed(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, _ = run(capsys, monkeypatch, *options, "--no-verify", f"--output={tmp_path / 'bundle'}")
+    code, out, _ = run(
+        capsys, monkeypatch, *options, "--no-verify", "--steps=7", f"--output={tmp_path / 'bundle'}"
+    )
     assert code == 0 and "not verified" in out
+    assert Manifest.read(tmp_path / "bundle").model.default_steps == 7
     errors = [entry.error for entry in Manifest.read(tmp_path / "bundle").stages.values()]
     assert {error.relative for error in errors} == {error.real_relative for error in errors} == {None}
 
