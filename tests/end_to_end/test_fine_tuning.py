@@ -20,7 +20,7 @@ def test_a_tuned_checkpoint_exports_and_runs(
     captions = tmp_path / "captions.tsv"
     captions.write_text(CAPTIONS)
     model, bundle, latents, mixture = (tmp_path / name for name in ("model", "bundle", "latents", "mix.wav"))
-    tokenizer = ["--tokenizer", data / "tokenizer.json"]
+    tokenizer: list[str | Path] = ["--tokenizer", data / "tokenizer.json"]
     common = [
         "--work",
         tmp_path / "work",
@@ -30,7 +30,7 @@ def test_a_tuned_checkpoint_exports_and_runs(
         data / "configs" / "tiny.yaml",
     ]
     soundfile.write(mixture, np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
-    flow = [*common, "--captions", captions, "--latents", latents, *tokenizer]
+    flow: list[str | Path] = [*common, "--captions", captions, "--latents", latents, *tokenizer]
     commands: list[list[str | Path]] = [
         ["flowsep-train", "latents", *common, "--sounds", sounds, "--output", latents, "--shards", "1"],
         ["flowsep-train", "fit", "flow", *flow, "--steps", "2", "--batch", "1", "--workers", "0"],
