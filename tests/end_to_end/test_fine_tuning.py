@@ -21,7 +21,7 @@ def test_a_tuned_checkpoint_exports_and_runs(
     captions.write_text(CAPTIONS)
     model, bundle, latents, mixture = (tmp_path / name for name in ("model", "bundle", "latents", "mix.wav"))
     tokenizer: list[str | Path] = ["--tokenizer", data / "tokenizer.json"]
-    common = [
+    common: list[str | Path] = [
         "--work",
         tmp_path / "work",
         "--from",
