@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.console import run
+from flowsep_runtime.console import engine_options, run
 from flowsep_runtime.errors import FlowSepWarning, shown
 
 if TYPE_CHECKING:
@@ -95,17 +95,7 @@ def build(
 )
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
-@click.option("--backend", default="auto", show_default=True, help="Engine: auto or cpu.")
-@click.option(
-    "--precision",
-    type=click.Choice(["exact", "fast"]),
-    default="exact",
-    show_default=True,
-    help="float32 arithmetic, or the quickest that keeps the bundle's tolerances.",
-)
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads of the engine.  [default: the engine's choice]"
-)
+@engine_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
 @click.option(

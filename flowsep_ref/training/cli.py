@@ -232,9 +232,9 @@ def bank_of(
     part: str, sounds: Path | None, root: Path | None, skip_missing: bool, option: str = "--sounds"
 ) -> SoundBank:
     """The recordings to train on."""
-    from flowsep_ref.training.sounds import open_bank
+    from flowsep_ref.training.sounds import SoundBank
 
-    return open_bank(needed(part, option, sounds), root=root, skip_missing=skip_missing)
+    return SoundBank(needed(part, option, sounds), root=root, skip_missing=skip_missing)
 
 
 def needed(part: str, option: str, value: Path | None) -> Path:

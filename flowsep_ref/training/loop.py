@@ -36,7 +36,7 @@ FRAMES = {"vae": 128, "vocoder": 32}
 """Mel frames of the pieces that these two learn on: 1.28 s and 0.32 s."""
 DEFAULT_PRECISION = {"vae": "bf16-mixed", "vocoder": "32-true", "flow": "bf16-mixed"}
 LEARNING_RATE = {"vae": 1e-3, "vocoder": 5e-4, "flow": 1e-3}
-SILENT_LATENTS_BIAS = -7.0
+TYPICAL_LOG_MEL = -7.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def train_vae(parts: Parts, bank: SoundBank, run: Run) -> None:
     vae = parts.untrained("vae")
     if parts.base is None:
         # spectrograms of silence and sound lie around -7: starting there saves the first epochs
-        nn.init.constant_(vae.decoder.conv_out.bias, SILENT_LATENTS_BIAS)
+        nn.init.constant_(vae.decoder.conv_out.bias, TYPICAL_LOG_MEL)
     module = VAETraining(parts.config, vae, run.steps, rate("vae", run))
     fit("vae", module, waveforms(parts, bank, "vae", run), parts.work, run)
 
@@ -185,7 +185,9 @@ def waveforms(parts: Parts, bank: SoundBank, part: str, run: Run) -> Waveforms:
     """The batches of one of the two parts that learn on waveforms."""
     config = parts.config
     samples = min(FRAMES[part] * config.audio.hop_length, config.clip_samples)
-    return Waveforms(bank, run.batch, samples, min(4 * FRAMES["vae"] * 160, config.clip_samples))
+    return Waveforms(
+        bank, run.batch, samples, min(4 * FRAMES["vae"] * config.audio.hop_length, config.clip_samples)
+    )
 
 
 class Repeatable(Callback):

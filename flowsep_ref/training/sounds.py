@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flowsep_ref.training.augment import SAMPLE_RATE, Audio, Augmentation, Effects
 from flowsep_ref.training.metadata import Recording, list_sounds
 
-__all__ = ["Audio", "Augmentation", "Recording", "SoundBank", "fade", "open_bank"]
+__all__ = ["Audio", "Augmentation", "Recording", "SoundBank", "fade"]
 
 WHOLE_SECONDS = 30
 """Files up to this long are decoded whole and kept for a while, longer ones piece by piece."""
@@ -26,9 +26,20 @@ TRIES = 4
 
 
 class SoundBank:
-    """Recordings of one split, by class; `open_bank` tells what the arguments are.
+    """Recordings of one split, by class, of any of the forms in `flowsep_ref.training.metadata`.
 
     It holds paths only: each process that reads opens files for itself.
+
+    Args:
+        path: a sound cache, a metadata file or a folder of labelled recordings.
+        split: `train` or `test`, or another that the metadata names.
+        captions: phrasings by label, in place of those found with the recordings.
+        root: what a metadata file's relative paths start from; by default it is found from the first one.
+        skip_missing: leave out rows of a metadata file whose recording is not there.
+        augmentation: of tracks; by default `Augmentation()`.
+
+    Raises:
+        ValueError: in one sentence what is wrong with the sounds, or that the split has none.
 
     Attributes:
         labels: all classes, sorted.
@@ -116,30 +127,6 @@ class SoundBank:
             if rng.random() < 0.15:
                 break
         return out
-
-
-def open_bank(
-    path: str | Path,
-    split: str = "train",
-    captions: Mapping[str, Sequence[str]] | None = None,
-    root: str | Path | None = None,
-    skip_missing: bool = False,
-    augmentation: Augmentation | None = None,
-) -> SoundBank:
-    """Open training sound of any of the forms in `flowsep_ref.training.metadata`.
-
-    Args:
-        path: a sound cache, a metadata file or a folder of labelled recordings.
-        split: `train` or `test`, or another that the metadata names.
-        captions: phrasings by label, in place of those found with the recordings.
-        root: what a metadata file's relative paths start from; by default it is found from the first one.
-        skip_missing: leave out rows of a metadata file whose recording is not there.
-        augmentation: of tracks; by default `Augmentation()`.
-
-    Raises:
-        ValueError: in one sentence what is wrong with the sounds, or that the split has none.
-    """
-    return SoundBank(path, split, captions, root, skip_missing, augmentation)
 
 
 @lru_cache(maxsize=4)

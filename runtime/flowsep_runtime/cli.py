@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from . import __version__
-from .console import run
+from .console import engine_options, run
 from .errors import AudioError, FlowSepWarning, QueryError, shown
 
 if TYPE_CHECKING:
@@ -42,17 +42,7 @@ PROGRAM = "flowsep-run"
     type=click.Path(path_type=Path),
     help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
 )
-@click.option("--backend", default="auto", show_default=True, help="Engine: auto or cpu.")
-@click.option(
-    "--precision",
-    type=click.Choice(["exact", "fast"]),
-    default="exact",
-    show_default=True,
-    help="float32 arithmetic, or the quickest that keeps the bundle's tolerances.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads of the engine.  [default: the engine's choice]"
-)
+@engine_options
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write what is left of the mixture.")
 @click.option(
     "--save-mixture", type=click.Path(path_type=Path), help="Also write the mixture, as it was read."

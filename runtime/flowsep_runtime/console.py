@@ -6,11 +6,35 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import click
 
 from .errors import FlowSepError
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def engine_options(command: Function) -> Function:
+    """The options that say where a model runs and how: backend, precision, threads."""
+    for option in (
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help="Threads of the engine.  [default: the engine's choice]",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["exact", "fast"]),
+            default="exact",
+            show_default=True,
+            help="float32 arithmetic, or the quickest that keeps the bundle's tolerances.",
+        ),
+        click.option("--backend", default="auto", show_default=True, help="Engine: auto or cpu."),
+    ):
+        command = option(command)
+    return command
 
 
 def run(command: click.Command, program: str, without_memory: str) -> NoReturn:

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from flowsep_ref.training.augment import Augmentation
-from flowsep_ref.training.sounds import Audio, SoundBank, open_bank
+from flowsep_ref.training.sounds import Audio, SoundBank
 
 SAMPLES = 20480
 
@@ -60,17 +60,17 @@ def cache(tmp_path: Path) -> Path:
 
 
 def test_a_cache_opens(cache: Path) -> None:
-    bank = open_bank(cache)
+    bank = SoundBank(cache)
     assert bank.labels == ["hum", "tone"]
     assert bank.captions == {"hum": ["hum"], "tone": ["tone"]}
-    assert open_bank(cache, "test").labels == SoundBank(cache, "test").labels == ["tone"]
+    assert SoundBank(cache, "test").labels == ["tone"]
     x = bank.read(bank.by_label["tone"][0], 5000, rng())
     assert x.shape == (5000,) and x.dtype == np.float32 and np.abs(x).max() == pytest.approx(1)
     assert len(bank.read(bank.by_label["tone"][0], 9000, rng())) == 8000
 
 
 def test_captions_that_are_given_take_the_place_of_those_found(cache: Path) -> None:
-    bank = open_bank(cache, captions={"tone": ["a tone", "one note"], "rain": ["it rains"]})
+    bank = SoundBank(cache, captions={"tone": ["a tone", "one note"], "rain": ["it rains"]})
     assert bank.captions == {"hum": ["hum"], "tone": ["a tone", "one note"]}
 
 
@@ -83,7 +83,7 @@ def test_audiocaps_in_the_published_layout_opens(tmp_path: Path) -> None:
         for i in range(5)
         for name in names
     ]
-    bank = open_bank(lines(tmp_path / "metadata-master" / "processed" / "audiocaps_train.json", *rows))
+    bank = SoundBank(lines(tmp_path / "metadata-master" / "processed" / "audiocaps_train.json", *rows))
     # recordings with the same AudioSet tags are not of one description
     assert bank.labels == names
     assert bank.captions == {name: [f"caption {i} of {name}" for i in range(5)] for name in names}
@@ -103,12 +103,12 @@ def test_metadata_opens_as_a_document_and_by_line(tmp_path: Path, form: str) -> 
     path = tmp_path / "metadata.json"
     if form == "one line":
         path.write_text(json.dumps(rows[0]))
-        assert open_bank(path).captions == {"dog": ["a dog barks"]}
+        assert SoundBank(path).captions == {"dog": ["a dog barks"]}
         return
     lines(path, *rows) if form == "lines" else path.write_text(
         json.dumps({"data": rows} if form == "data" else rows, indent=2)
     )
-    bank = open_bank(path)
+    bank = SoundBank(path)
     assert bank.captions == {"dog": ["a dog barks", "barking"], "rain": ["rain"]}
     assert [recording.path.name for recording in bank.by_label["dog"]] == ["a.wav", "b.wav"]
     assert bank.alone == set()
@@ -123,20 +123,20 @@ def test_metadata_has_splits_and_a_root(tmp_path: Path) -> None:
         {"wav": "b.wav", "caption": "two", "split": "test"},
     )
     with pytest.raises(ValueError, match="missing"):
-        open_bank(path)
-    assert open_bank(path, root=tmp_path / "elsewhere").labels == ["a.wav"]
-    assert open_bank(path, "test", root=tmp_path / "elsewhere").labels == ["b.wav"]
+        SoundBank(path)
+    assert SoundBank(path, root=tmp_path / "elsewhere").labels == ["a.wav"]
+    assert SoundBank(path, "test", root=tmp_path / "elsewhere").labels == ["b.wav"]
     with pytest.raises(ValueError, match="no recording of the split val"):
-        open_bank(path, "val", root=tmp_path / "elsewhere")
+        SoundBank(path, "val", root=tmp_path / "elsewhere")
 
 
 def test_missing_recordings_may_be_skipped(tmp_path: Path) -> None:
     sound(tmp_path / "wavs" / "here.wav")
     rows = [{"wav": f"wavs/{name}.wav", "caption": name} for name in ("gone", "here", "lost")]
     path = lines(tmp_path / "metadata" / "rows.jsonl", *rows)
-    assert open_bank(path, skip_missing=True).labels == ["wavs/here.wav"]
+    assert SoundBank(path, skip_missing=True).labels == ["wavs/here.wav"]
     with pytest.raises(ValueError, match="names no recording that is there"):
-        open_bank(lines(tmp_path / "none.jsonl", rows[0]), skip_missing=True)
+        SoundBank(lines(tmp_path / "none.jsonl", rows[0]), skip_missing=True)
 
 
 def test_a_recording_of_its_own_is_a_scene_not_a_string(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_recording_of_its_own_is_a_scene_not_a_string(tmp_path: Path) -> None:
     sound(tmp_path / "half.wav", seconds=0.64)
     sound(tmp_path / "short.wav", seconds=0.1)
     rows = [{"wav": f"{name}.wav", "caption": name} for name in ("long", "half", "short")]
-    bank = open_bank(lines(tmp_path / "rows.jsonl", *rows), augmentation=Augmentation.none())
+    bank = SoundBank(lines(tmp_path / "rows.jsonl", *rows), augmentation=Augmentation.none())
     starts = set()
     for seed in range(10):
         assert np.count_nonzero(bank.track("long.wav", SAMPLES, rng(seed))) > 0.95 * SAMPLES
@@ -161,7 +161,7 @@ def test_a_folder_of_labelled_recordings_opens(tmp_path: Path) -> None:
         sound(tmp_path / name)
     (tmp_path / "dog_barking" / "notes.txt").write_text("")
     (tmp_path / "empty").mkdir()
-    bank = open_bank(tmp_path)
+    bank = SoundBank(tmp_path)
     assert bank.labels == ["dog barking", "rain"]
     assert bank.captions == {"dog barking": ["dog barking"], "rain": ["rain"]}
     assert {recording.path.name for recording in bank.by_label["dog barking"]} == {"one.wav", "two.FLAC"}
@@ -178,13 +178,13 @@ def test_a_folder_holds_out_by_name_and_leaves_every_class_something_to_train_on
     sound(tmp_path / "cat" / held_out[0], seconds=0.01)
 
     def paths(split: str) -> list[str]:
-        bank = open_bank(tmp_path, split)
+        bank = SoundBank(tmp_path, split)
         return [recording.path.name for recording in bank.by_label["dog"]]
 
     assert sorted(paths("test")) == sorted(held_out)
     assert sorted(paths("train") + paths("test")) == sorted(names)
-    assert open_bank(tmp_path).labels == ["cat", "dog"]
-    assert open_bank(tmp_path, "test").labels == ["dog"]
+    assert SoundBank(tmp_path).labels == ["cat", "dog"]
+    assert SoundBank(tmp_path, "test").labels == ["dog"]
     # what others come or go changes nothing for those that stay
     before = paths("test")
     sound(tmp_path / "dog" / "another.wav")
@@ -194,7 +194,7 @@ def test_a_folder_holds_out_by_name_and_leaves_every_class_something_to_train_on
 @pytest.mark.parametrize("seconds", [0.5, 40.0])
 def test_any_rate_and_channels_become_16_khz_mono(tmp_path: Path, seconds: float) -> None:
     sound(tmp_path / "tone" / "a.wav", seconds, rate=44100, channels=2)
-    bank = open_bank(tmp_path)
+    bank = SoundBank(tmp_path)
     x = bank.read(bank.by_label["tone"][0], 6000, rng())
     assert x.shape == (6000,) and x.dtype == np.float32
     assert np.abs(x).max() == pytest.approx(1)
@@ -206,7 +206,7 @@ def test_a_long_file_is_read_from_anywhere_in_it(tmp_path: Path) -> None:
     ramp = np.linspace(0, 1, 40 * 16000, dtype=np.float32)
     (tmp_path / "ramp").mkdir()
     soundfile.write(tmp_path / "ramp" / "a.wav", ramp, 16000, subtype="FLOAT")
-    bank = open_bank(tmp_path)
+    bank = SoundBank(tmp_path)
     pieces = [bank.read(bank.by_label["ramp"][0], 16000, rng(seed)) for seed in range(20)]
     # at peak 1 the first sample tells how far into the ramp a piece begins
     assert min(piece[0] for piece in pieces) < 0.9 < 0.96 < max(piece[0] for piece in pieces)
@@ -216,21 +216,21 @@ def test_silence_in_a_recording_is_seldom_what_is_read(tmp_path: Path) -> None:
     half = np.concatenate([np.zeros(32000), np.ones(32000)])
     (tmp_path / "late").mkdir()
     soundfile.write(tmp_path / "late" / "a.wav", half, 16000)
-    bank = open_bank(tmp_path)
+    bank = SoundBank(tmp_path)
     heard = [bank.read(bank.by_label["late"][0], 1600, rng(seed)).any() for seed in range(60)]
     assert sum(heard) > 50
 
 
 def test_reading_does_not_change_what_the_next_reader_gets(tmp_path: Path) -> None:
     sound(tmp_path / "tone" / "a.wav")
-    bank = open_bank(tmp_path)
+    bank = SoundBank(tmp_path)
     first = bank.read(bank.by_label["tone"][0], 9999, rng())
     first[:] = 0
     assert bank.read(bank.by_label["tone"][0], 9999, rng()).any()
 
 
 def test_a_track_is_a_function_of_its_seed(cache: Path) -> None:
-    bank = open_bank(cache)
+    bank = SoundBank(cache)
     tracks = [bank.track("tone", SAMPLES, rng(seed)) for seed in range(30)]
     assert len({track.tobytes() for track in tracks}) == 30
     for seed, track in enumerate(tracks):
@@ -241,19 +241,19 @@ def test_a_track_is_a_function_of_its_seed(cache: Path) -> None:
 
 def test_a_track_of_short_sounds_is_never_silent(tmp_path: Path) -> None:
     sound(tmp_path / "click" / "a.wav", seconds=0.02)
-    bank = open_bank(tmp_path)
+    bank = SoundBank(tmp_path)
     assert all(bank.track("click", SAMPLES, rng(seed)).any() for seed in range(200))
 
 
 def test_a_silent_recording_gives_a_silent_track(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     soundfile.write(tmp_path / "nothing" / "a.wav", np.zeros(8000), 16000)
-    track = open_bank(tmp_path).track("nothing", SAMPLES, rng())
+    track = SoundBank(tmp_path).track("nothing", SAMPLES, rng())
     assert track.shape == (SAMPLES,) and not track.any()
 
 
 def test_a_bank_travels_to_a_worker_process(cache: Path) -> None:
-    bank = open_bank(cache)
+    bank = SoundBank(cache)
     expected = bank.track("tone", SAMPLES, rng())
     sent = pickle.dumps(bank)
     # paths, not audio
@@ -292,34 +292,34 @@ def test_faults_in_metadata_are_named(tmp_path: Path, text: str, message: str) -
     path = tmp_path / "metadata.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
-        open_bank(path)
+        SoundBank(path)
     assert "\n" not in str(caught.value)
 
 
 def test_metadata_that_is_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tone.wav is no metadata: it is not a text file"):
-        open_bank(sound(tmp_path / "tone.wav"))
+        SoundBank(sound(tmp_path / "tone.wav"))
 
 
 def test_faults_in_folders_are_named(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ValueError, match="nowhere does not exist"):
-        open_bank(tmp_path / "nowhere")
+        SoundBank(tmp_path / "nowhere")
     (tmp_path / "empty" / "dog").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"empty is no sound cache .* and has no recordings in sub-folders"):
-        open_bank(tmp_path / "empty")
+        SoundBank(tmp_path / "empty")
     with pytest.raises(ValueError, match="cache has no recording of the split other"):
-        open_bank(cache, "other")
+        SoundBank(cache, "other")
     (cache / "audio.npy").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"audio.npy is no array of samples"):
-        open_bank(cache).track("tone", SAMPLES, rng())
+        SoundBank(cache).track("tone", SAMPLES, rng())
     (cache / "audio.npy").unlink()
     with pytest.raises(ValueError, match=r"cache is no sound cache: it has index.json but no audio.npy"):
-        open_bank(cache)
+        SoundBank(cache)
     (cache / "audio.npy").touch()
     for index in ("{", "[5]", '[{"label": "tone"}]'):
         (cache / "index.json").write_text(index)
         with pytest.raises(ValueError, match=r"index.json is no index of a sound cache"):
-            open_bank(cache)
+            SoundBank(cache)
 
 
 def test_faults_in_audio_are_named(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_faults_in_audio_are_named(tmp_path: Path) -> None:
     (tmp_path / "cat" / "text.wav").write_text("this is no sound")
     (tmp_path / "cow").mkdir()
     soundfile.write(tmp_path / "cow" / "nan.wav", np.full(100, np.nan), 16000, subtype="FLOAT")
-    bank = open_bank(tmp_path)
+    bank = SoundBank(tmp_path)
     for label, message in (
         ("dog", "none.wav has no samples"),
         ("cat", "text.wav cannot be read as audio"),
