@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,22 @@ from torch import Tensor, nn
 
 from flowsep_ref.config import FlowSepConfig
 from flowsep_ref.model import FlowSep
+from flowsep_ref.text import TextEncoder
+from flowsep_ref.unet import UNet
+from flowsep_ref.vae import VAE
+from flowsep_ref.vocoder import Vocoder
 
 State = dict[str, Tensor]
 PARTS = ("text", "vae", "vocoder", "flow")
 MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet"}
 """What each part is called in the model."""
+NEW: dict[str, Callable[[FlowSepConfig], nn.Module]] = {
+    "text": lambda config: TextEncoder(config.text),
+    "vae": lambda config: VAE(config.vae),
+    "vocoder": lambda config: Vocoder(config.vocoder),
+    "flow": lambda config: UNet(config.unet, config.latent_channels),
+}
+"""Each part alone: the whole published model has 676 million weights to draw."""
 PREFIXES = {"text": "text_encoder.", "vae": "vae.", "vocoder": "vocoder.", "flow": "ema."}
 """Where each part's weights lie in the checkpoint of its training: of the flow, the moving average."""
 
@@ -51,8 +63,11 @@ class Parts:
 
     def untrained(self, name: str) -> Any:
         """A part as its training starts: of the base model, or with random weights."""
-        model = FlowSep(self.config) if self.base is None else self.base
-        module: nn.Module = getattr(model, MODULES[name])
+        module: nn.Module
+        if self.base is not None:
+            module = getattr(self.base, MODULES[name])
+        else:
+            module = NEW[name](self.config)
         return module.requires_grad_(True).train()
 
     def checkpoint(self, name: str) -> State | None:
