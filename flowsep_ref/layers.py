@@ -33,6 +33,10 @@ class LayerNorm(nn.LayerNorm):
         ).to(input.dtype)
 
 
+LONG = 2**22
+"""Scores of one head, from which on attention takes PyTorch's fused kernel: the VAE's over a whole clip."""
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:
     """softmax(q·scale · kᵀ + bias) · v, with the softmax in float32.
 
@@ -46,6 +50,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
     Returns:
         `[B, H, N, D]`, of v's type.
     """
+    if not torch.compiler.is_exporting() and bias is None and q.shape[-2] * k.shape[-2] > LONG:
+        # the fused kernel never holds the N × M scores; for shorter ones it is no faster
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if scale != 1.0:
         q = q * scale
     scores = (q @ k.transpose(-1, -2)).float()

@@ -26,7 +26,7 @@ import dataclasses
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -183,7 +183,14 @@ class Manifest:
     stages: dict[str, StageEntry]
     provenance: Provenance
     ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
+    variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
+    """Engine -> graph -> the spelling of it that this engine runs fastest; equal to the graph of that name in
+    exact arithmetic."""
     format: int = FORMAT
+
+    def graph(self, name: str, engine: str) -> GraphEntry:
+        """The entry of a graph for an engine: its variant, or the one for all."""
+        return self.variants.get(engine, {}).get(name) or self.graphs[name]
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Manifest:
@@ -239,8 +246,8 @@ class Manifest:
         return path
 
     def files(self) -> list[FileEntry]:
-        """Every file of every graph, each once."""
-        return list({file.name: file for graph in self.graphs.values() for file in graph.files}.values())
+        """Every file of every graph and variant, each once."""
+        return list({file.name: file for _, graph in self._entries() for file in graph.files}.values())
 
     def check(self) -> None:
         """Holds the manifest against the contract, without looking at the disk.
@@ -257,10 +264,13 @@ class Manifest:
             raise RecordError("model.clip_samples must be a multiple of hop_length x frame_multiple")
         if model.frame_multiple % model.latent_stride:
             raise RecordError("model.frame_multiple must be a multiple of latent_stride")
-        for name, (inputs, outputs) in GRAPHS.items():
-            graph = self.graphs.get(name)
-            if graph is None:
-                raise RecordError(f"graph {name} is missing")
+        missing = [name for name in GRAPHS if name not in self.graphs]
+        if missing:
+            raise RecordError(f"graph {missing[0]} is missing")
+        for name, graph in self._entries():
+            if name not in GRAPHS:
+                continue
+            inputs, outputs = GRAPHS[name]
             if not graph.files:
                 raise RecordError(f"graph {name} has no file")
             for kind, tensors, wanted in (
@@ -279,6 +289,11 @@ class Manifest:
         for name in [self.tokenizer.file, *(file.name for file in self.files())]:
             if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
                 raise RecordError(f"{name!r} is not a plain file name")
+
+    def _entries(self) -> Iterator[tuple[str, GraphEntry]]:
+        """Every graph and every variant, with the graph's name."""
+        for graphs in (self.graphs, *self.variants.values()):
+            yield from graphs.items()
 
     def _check_files(self, folder: Path) -> None:
         expected = [(file.name, file.bytes, file.sha256) for file in self.files()]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flowsep_runtime import BundleError, Manifest, checksums
-from flowsep_runtime.manifest import FORMAT, MANIFEST_NAME, RangeEntry, StageEntry, StageError
+from flowsep_runtime.manifest import FORMAT, MANIFEST_NAME, FileEntry, RangeEntry, StageEntry, StageError
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -187,3 +187,28 @@ def test_a_manifest_that_breaks_the_contract_is_not_written(own_bundle: Path) ->
     graphs = {name: graph for name, graph in manifest.graphs.items() if name != "vocode"}
     with pytest.raises(ValueError, match="graph vocode is missing"):
         dataclasses.replace(manifest, graphs=graphs).write(own_bundle)
+
+
+def test_an_engine_gets_its_own_spelling_of_a_graph_and_the_common_one_of_all_others(
+    own_bundle: Path,
+) -> None:
+    manifest = Manifest.read(own_bundle)
+    own = own_bundle / "vocode.other.onnx"
+    own.write_bytes((own_bundle / "vocode.onnx").read_bytes())
+    entry = dataclasses.replace(manifest.graphs["vocode"], files=(FileEntry.of(own),))
+    dataclasses.replace(manifest, variants={"other": {"vocode": entry}}).write(own_bundle)
+
+    manifest = Manifest.read(own_bundle)
+    assert manifest.graph("vocode", "other") == entry
+    assert manifest.graph("vocode", "cpu") == manifest.graphs["vocode"]
+    assert manifest.graph("log_mel", "other") == manifest.graphs["log_mel"]
+
+    own.write_bytes(b"no graph")
+    assert "vocode.other.onnx was changed" in refusal(own_bundle)
+
+
+def test_a_variant_has_the_inputs_of_its_graph(own_bundle: Path) -> None:
+    manifest = Manifest.read(own_bundle)
+    variants = {"other": {"vocode": manifest.graphs["log_mel"]}}
+    with pytest.raises(ValueError, match="graph vocode has the inputs"):
+        dataclasses.replace(manifest, variants=variants).write(own_bundle)

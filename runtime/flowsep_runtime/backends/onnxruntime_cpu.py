@@ -59,7 +59,7 @@ class OnnxRuntimeCpu:
         with self._lock:
             if graph not in self._sessions:
                 self._sessions[graph] = self._open_session(
-                    self._folder / self._manifest.graphs[graph].files[0].name
+                    self._folder / self._manifest.graph(graph, self.name).files[0].name
                 )
             return self._sessions[graph]
 
