@@ -35,6 +35,7 @@ from .trials import Shapes, clip_shapes, close_enough, finite, sample_inputs
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest
+    from openvino.frontend import FrontEnd
 
 SHAPES_KEPT = 2  # of a graph: the last two lengths that it was given
 COMPILED_GRAPHS, COMPILED_BYTES = 64, 4 << 30  # in the cache folder
@@ -91,6 +92,13 @@ def _core() -> Core:
     return openvino.Core()
 
 
+@cache
+def _front_end() -> FrontEnd:
+    from openvino.frontend import FrontEndManager
+
+    return FrontEndManager().load_by_framework("onnx")
+
+
 def _capabilities() -> list[str]:
     return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
@@ -98,8 +106,9 @@ def _capabilities() -> list[str]:
 class _Model:
     """A compiled graph and the requests that are not in use; each call has one to itself."""
 
-    def __init__(self, compiled: CompiledModel, setting: Setting, outputs: list[str]) -> None:
+    def __init__(self, graph: str, compiled: CompiledModel, setting: Setting, outputs: list[str]) -> None:
         self.setting = setting
+        self._graph = graph
         self._compiled = compiled
         self._outputs = outputs
         self._idle: list[InferRequest] = []
@@ -109,8 +118,11 @@ class _Model:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        results = request.infer(dict(row), share_inputs=True)
-        outputs = {name: results[self._compiled.output(name)] for name in self._outputs}
+        try:
+            results = request.infer(dict(row), share_inputs=True)
+            outputs = {name: results[self._compiled.output(name)] for name in self._outputs}
+        except Exception as error:  # OpenVINO's exceptions share no base class
+            raise BackendError(f"OpenVINO failed in graph {self._graph}: {_last_line(error)}") from error
         self._idle.append(request)
         return outputs
 
@@ -151,13 +163,9 @@ class OpenVino:
         shapes = {name: (1, *array.shape[1:]) for name, array in inputs.items()}
         batch = len(next(iter(inputs.values())))
         model = self._model(graph, shapes)
-        try:
-            rows = [
-                model.run({name: array[row : row + 1] for name, array in inputs.items()})
-                for row in range(batch)
-            ]
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed in graph {graph}: {_last_line(error)}") from error
+        rows = [
+            model.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(batch)
+        ]
         if batch == 1:
             return rows[0]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -230,7 +238,7 @@ class OpenVino:
                 model = self._compiled(graph, shapes, setting)
                 if close_enough(graph, reference, model.run(inputs)):
                     return model
-            except (BackendError, RuntimeError):  # refusing is one way of not being right
+            except BackendError:  # refusing is one way of not being right
                 continue
         return None
 
@@ -242,19 +250,20 @@ class OpenVino:
             properties["INFERENCE_NUM_THREADS"] = self._threads
         folder = self._cache_folder(graph, shapes, setting)
         try:
-            model = _core().read_model(str(path))
+            # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
+            model = _front_end().convert(_front_end().load(str(path)))
             model.reshape({name: list(shape) for name, shape in shapes.items()})
             try:
                 options = properties if folder is None else properties | {"CACHE_DIR": str(folder)}
                 compiled = _core().compile_model(model, "CPU", options)
-            except RuntimeError:
+            except Exception:
                 if folder is None:
                     raise
                 # Perhaps it is only the cache that failed: a full disk, say.
                 compiled = _core().compile_model(model, "CPU", properties)
-        except RuntimeError as error:
+        except Exception as error:
             raise BackendError(f"OpenVINO cannot load {shown(path)}: {_last_line(error)}") from error
-        return _Model(compiled, setting, [output.name for output in entry.outputs])
+        return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: Setting) -> Path | None:
         """The folder of one compiled graph, made and tidied up around; None where nothing can be kept."""
