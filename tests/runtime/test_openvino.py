@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from flowsep_runtime.backends.trials import clip_shapes, sample_inputs, snr_db
 from flowsep_runtime.manifest import GRAPHS, FileEntry
 from flowsep_runtime.separator import BUNDLED
 
-from .toy_bundle import Builder, write_toy_bundle
+from .toy_bundle import Builder, weights, write_toy_bundle
 
 pytest.importorskip("openvino")
 
@@ -167,6 +168,31 @@ def undefined(b: Builder) -> None:
     padded = b.node("Pad", [flat, b.constant("tail", np.array([0, 0, 0, 32]))], "padded")
     bounded = b.node("Tanh", [padded], "bounded")
     b.node("Log", [b.node("Sub", [bounded, b.constant("two", np.float32(2))], "negative")], "waveform")
+
+
+def rounded(stored_as_half: bool) -> Callable[[Builder], None]:
+    """`decode_latent` with weights that half precision holds, stored in it or in float32."""
+
+    def nodes(b: Builder) -> None:
+        last = b.node("Transpose", ["latent"], "last", perm=[0, 2, 1, 3])
+        half = weights()["to_mel"].astype(np.float16)
+        if stored_as_half:
+            weight = b.node("Cast", [b.constant("half", half)], "to_mel", to=onnx.TensorProto.FLOAT)
+        else:
+            weight = b.constant("to_mel", half.astype(np.float32))
+        quads = b.node("MatMul", [b.reshape(last, (0, 0, 128), "flat"), weight], "quads")
+        b.reshape(quads, (0, -1, 64), "log_mel")
+
+    return nodes
+
+
+def test_weights_that_are_stored_in_half_precision_give_the_same_bits(tmp_path: Path) -> None:
+    latent = np.random.default_rng(0).standard_normal((1, 8, 16, 16)).astype(np.float32)
+    bundles = [
+        write_toy_bundle(tmp_path / str(half), {"decode_latent": rounded(half)}) for half in (True, False)
+    ]
+    found, expected = (Pipeline.load(bundle, "openvino").decode_latent(latent) for bundle in bundles)
+    assert np.array_equal(found, expected)
 
 
 @needs_bf16
