@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from numpy.typing import ArrayLike
 from .arrays import Floats
 from .audio import SILENCE, centred, checked_samples, resampled
 from .backends import Precision
+from .embeddings import Embeddings
 from .errors import BackendError, BundleError, FlowSepWarning, OptionError, QueryError, shown
 from .masking import masked_mixture
 from .pipeline import Pipeline
 from .solvers import solver_named
-from .text import EncodedQuery, Tokenizer, remembering_encoder
+from .text import EncodedQuery, Tokenizer
 from .windows import cross_fade, window_starts
 
 BUNDLED = Path(__file__).parent / "assets" / "nano"
@@ -79,11 +81,18 @@ class _Run:
 
 
 class Separator:
-    """A model that is ready to separate. One object may serve several threads."""
+    """A model that is ready to separate. One object may serve several threads; with low memory, one at a
+    time."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, cache: bool = True) -> None:
         self.pipeline = pipeline
-        self._encode_query: Callable[[str], EncodedQuery] | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._embeddings = Embeddings(
+            pipeline.manifest, pipeline.backend.name, pipeline.precision, on_disk=cache
+        )
+        self._queries_encoded = 0
+        # Threads in different stages would keep taking the graphs from each other.
+        self._turn = threading.Lock() if pipeline.low_memory else nullcontext()
 
     @classmethod
     def load(
@@ -92,14 +101,20 @@ class Separator:
         backend: str = "auto",
         precision: Precision = "exact",
         threads: int | None = None,
+        low_memory: bool = False,
+        cache: bool = True,
     ) -> Separator:
         """Opens a bundle; graphs are loaded when they are first used.
 
         Args:
             bundle: A folder that flowsep-export wrote; None is the small model that ships with the package.
             backend: "auto" or a name of `backends.BACKENDS`.
-            precision: "exact" (float32 arithmetic) or "fast".
+            precision: "exact" (float32 arithmetic), "fast" (the engine's quickest whose error is known to be
+                small) or "auto" ("fast" where this machine has such an arithmetic).
             threads: Threads of an engine on the CPU; None leaves it to the engine.
+            low_memory: Keep the graphs of one stage at a time and load them again for the next window.
+            cache: Whether encoded queries, compiled graphs and the results of checks may be kept in the
+                user's cache folder.
 
         Raises:
             BundleError: If it is no bundle or was changed.
@@ -111,7 +126,7 @@ class Separator:
                     f"This installation carries no model ({shown(BUNDLED)} is missing): give a bundle folder."
                 )
             bundle = BUNDLED
-        return cls(Pipeline.load(bundle, backend, precision, threads))
+        return cls(Pipeline.load(bundle, backend, precision, threads, low_memory, cache), cache)
 
     def separate(
         self,
@@ -170,7 +185,12 @@ class Separator:
         sound = centred(mixture)
         sounding = np.flatnonzero(np.abs(sound).max(axis=0) > SILENCE)
         if len(sounding):
-            target[:, sounding] = self._generate(mixture[:, sounding], sample_rate, run)
+            with self._turn:
+                try:
+                    target[:, sounding] = self._generate(mixture[:, sounding], sample_rate, run)
+                finally:
+                    if self.pipeline.low_memory:
+                        self.pipeline.free()
         else:
             warnings.warn("The audio is silent: so is the result.", FlowSepWarning, stacklevel=2)
 
@@ -271,12 +291,21 @@ class Separator:
         return target
 
     def _encoded(self, run: _Run) -> EncodedQuery:
-        if self._encode_query is None:
+        if self._tokenizer is None:
             with run.clock("load"):
-                tokenizer = Tokenizer(self.pipeline.folder, self.pipeline.manifest)
-                self._encode_query = remembering_encoder(tokenizer, self.pipeline.encode_text)
-        with self._stage("encode_text", run):
-            return self._encode_query(run.query)
+                self._tokenizer = Tokenizer(self.pipeline.folder, self.pipeline.manifest)
+        with run.clock("encode_text"):
+            tokens = self._tokenizer(run.query)
+            text = self._embeddings.recall(tokens)
+        if text is None:
+            with self._stage("encode_text", run):
+                encoded = self.pipeline.encode_text(tokens.input_ids, tokens.attention_mask)
+                text = self._embeddings.keep(tokens, encoded)
+            # The largest graph, and most runs have one query; who has a second will have a third.
+            self._queries_encoded += 1
+            if self._queries_encoded == 1:
+                self.pipeline.free_stage("encode_text")
+        return EncodedQuery(text, tokens.attention_mask, tokens.truncated)
 
     @contextmanager
     def _stage(self, stage: str, run: _Run) -> Iterator[None]:

@@ -1,13 +1,15 @@
 """Engines that run the graphs of a bundle.
 
-A backend is one small object that runs a graph by its name; a new one is a module with `why_not` and `open`,
-and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend may take over the whole
-solver loop (one CUDA graph, say) by being a `SolverLoop` as well.
+A backend is one small object that runs a graph by its name; a new one is a module with `why_not`,
+`arithmetic` and `open`, and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend
+may take over the whole solver loop (one CUDA graph, say) by being a `SolverLoop` as well.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +19,12 @@ from ..arrays import Array, Floats
 from ..errors import OptionError
 from ..manifest import Manifest
 
-#: "exact": float32 arithmetic. "fast": the quickest arithmetic of this machine that keeps the manifest's
-#: tolerances.
-Precision: TypeAlias = Literal["exact", "fast"]
+#: "exact": float32 arithmetic. "fast": the quickest arithmetic of the engine on this machine whose error is
+#: known to be small; float32 where it has no quicker one.
+Arithmetic: TypeAlias = Literal["exact", "fast"]
+
+#: What a caller may ask for: "auto" is "fast" where that is another arithmetic than "exact".
+Precision: TypeAlias = Literal["exact", "fast", "auto"]
 
 
 class Backend(Protocol):
@@ -28,6 +33,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """The name it has in `BACKENDS`."""
+
+    @property
+    def description(self) -> str:
+        """Engine, arithmetic and threads, in words: "openvino, bf16, 2 threads"."""
 
     def load(self, graph: str) -> None:
         """Makes a graph ready to run; a graph that is ready already costs nothing.
@@ -45,6 +54,9 @@ class Backend(Protocol):
         Raises:
             BackendError: If the engine fails.
         """
+
+    def free(self, graph: str) -> None:
+        """Gives back the memory of a graph, loaded or not; it is loaded again when it is next wanted."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +86,41 @@ class SolverLoop(Protocol):
 class _Module(Protocol):
     def why_not(self) -> str | None: ...
 
+    def arithmetic(self, precision: Arithmetic) -> str: ...
+
     def open(
-        self, folder: Path, manifest: Manifest, precision: Precision, threads: int | None
+        self, folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
     ) -> Backend: ...
 
 
 #: Name -> module, in the order in which "auto" tries them.
-BACKENDS: Mapping[str, str] = {"cpu": "onnxruntime_cpu"}
+BACKENDS: Mapping[str, str] = {"openvino": "openvino", "cpu": "onnxruntime_cpu"}
+
+_ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "fast")
+
+
+@dataclass(frozen=True)
+class BackendReport:
+    """What a backend can do on this machine: `why_not` is None if it can run, and then `precisions` says
+    which arithmetic "exact" and "fast" are."""
+
+    name: str
+    why_not: str | None
+    precisions: Mapping[Arithmetic, str]
+
+
+def report(name: str) -> BackendReport:
+    """What the backend of that name can do here.
+
+    Raises:
+        OptionError: If there is no such backend.
+    """
+    module = _module(name)
+    reason = module.why_not()
+    known: dict[Arithmetic, str] = {}
+    if reason is None:
+        known = {precision: module.arithmetic(precision) for precision in _ARITHMETIC}
+    return BackendReport(name, reason, known)
 
 
 def why_not(name: str) -> str | None:
@@ -88,32 +128,78 @@ def why_not(name: str) -> str | None:
     return _module(name).why_not()
 
 
-def open_backend(
-    name: str, folder: Path, manifest: Manifest, precision: Precision = "exact", threads: int | None = None
-) -> Backend:
-    """Opens a bundle on an engine.
+def choose(name: str = "auto", precision: Precision = "exact") -> tuple[str, Arithmetic]:
+    """The backend and the precision that "auto" stands for on this machine.
 
     Args:
-        name: A name of `BACKENDS`, or "auto": the first that this machine can run.
-        folder: The bundle.
-        manifest: What `Manifest.read(folder)` gave.
-        precision: "exact" or "fast".
-        threads: Threads of the engine on the CPU; None leaves it to the engine.
+        name: A name of `BACKENDS`, or "auto": the first that can run here; unless float32 is asked for, one
+            that has a quicker arithmetic goes before all that have none.
+        precision: "exact", "fast", or "auto": "fast" where the backend has a quicker arithmetic.
 
     Raises:
         OptionError: If there is no such backend or precision, or this machine cannot run it.
     """
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"There is no precision {precision!r}: choose exact or fast.")
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be at least 1 and not {threads}.")
-    reasons = []
+    if precision not in ("exact", "fast", "auto"):
+        raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
+    reasons, able = [], []
     for candidate in BACKENDS if name == "auto" else (name,):
         reason = why_not(candidate)
         if reason is None:
-            return _module(candidate).open(folder, manifest, precision, threads)
-        reasons.append(f"backend {candidate}: {reason}")
-    raise OptionError(f"No engine can run here ({'; '.join(reasons)}).")
+            able.append(candidate)
+        else:
+            reasons.append(f"backend {candidate}: {reason}")
+    if not able:
+        raise OptionError(f"No engine can run here ({'; '.join(reasons)}).")
+    if precision == "exact":
+        return able[0], "exact"
+    quick = [candidate for candidate in able if _is_quicker(candidate)]
+    return (quick or able)[0], "exact" if precision == "auto" and not quick else "fast"
+
+
+def open_backend(
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    precision: Precision = "exact",
+    threads: int | None = None,
+    cache: bool = True,
+) -> Backend:
+    """Opens a bundle on an engine.
+
+    Args:
+        name: A name of `BACKENDS`, or "auto" (see `choose`).
+        folder: The bundle.
+        manifest: What `Manifest.read(folder)` gave.
+        precision: "exact", "fast" or "auto".
+        threads: Threads of the engine on the CPU; None leaves it to the engine.
+        cache: Whether compiled graphs and the results of checks may be kept in the cache folder.
+
+    Raises:
+        OptionError: If there is no such backend or precision, or this machine cannot run it.
+    """
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads must be at least 1 and not {threads}.")
+    backend, arithmetic = choose(name, precision)
+    return _module(backend).open(folder, manifest, arithmetic, threads, cache)
+
+
+def threads_in_words(threads: int | None) -> str:
+    """For a backend's description; None is what engines on a CPU do by themselves."""
+    if threads is None:
+        return "a thread a core"
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def give_memory_back() -> None:
+    """Hands what was freed back to the system: glibc keeps freed blocks of up to 32 MB, and the weights of a
+    graph are thousands of them."""
+    with suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_quicker(name: str) -> bool:
+    arithmetic = _module(name).arithmetic
+    return arithmetic("fast") != arithmetic("exact")
 
 
 def _module(name: str) -> _Module:
