@@ -109,7 +109,7 @@ class TorchEngine:
         if not self._task.is_compiled:
             return method
         if stage not in self._compiled:
-            options = {"freezing": True} if self._task.precision == "bf16" else None
+            options: dict[str, Any] | None = {"freezing": True} if self._task.precision == "bf16" else None
             self._compiled[stage] = self._torch.compile(method, dynamic=False, options=options)
         return self._compiled[stage]
 
@@ -187,11 +187,13 @@ class BundleEngine:
 
         if stage != VELOCITY:
             return _seconds(self, stage, arguments)
-        x, _, *condition = arguments
+        x, _, mixture_latent, text, mask = arguments
         stamps = [time.perf_counter()]
-        self.pipeline.solve(
-            x, *condition, steps=2, progress=lambda done, steps: stamps.append(time.perf_counter())
-        )
+
+        def stamp(done: int, steps: int) -> None:
+            stamps.append(time.perf_counter())
+
+        self.pipeline.solve(x, mixture_latent, text, mask, steps=2, progress=stamp)
         if isinstance(self.pipeline.backend, SolverLoop):
             # such a loop may report all steps at its end, so that only the whole of it can be timed
             return {VELOCITY: (time.perf_counter() - stamps[0]) / 2, FEATURES: 0.0}

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
 
 LEAST_POINTS = 3
 """Any two points lie on a line and on a power law: a fit to fewer than three says nothing."""
@@ -74,13 +77,13 @@ def best(x: Sequence[float], y: Sequence[float]) -> Growth | None:
     return max(laws, key=lambda law: law.r_squared)
 
 
-def _arrays(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _arrays(x: Sequence[float], y: Sequence[float]) -> tuple[Vector, Vector]:
     if len(x) != len(y) or not x:
         raise ValueError("every x needs its y")
     return np.asarray(x, np.float64), np.asarray(y, np.float64)
 
 
-def _r_squared(y: np.ndarray, fitted: np.ndarray) -> float:  # type: ignore[type-arg]
+def _r_squared(y: Vector, fitted: Vector) -> float:
     total = float(np.sum((y - y.mean()) ** 2))
     left = float(np.sum((y - fitted) ** 2))
     return 1.0 if total == 0 else 1.0 - left / total

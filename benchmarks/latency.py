@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -117,7 +117,7 @@ def report(
         f"({evaluations} network evaluations).",
         _clip_table(measured, reference, evaluations, settings.seconds),
     ]
-    kinds = {
+    blocks: dict[str, Callable[[Result, str], str]] = {
         "Seconds a call, median / 95th percentile; the velocity's for one step:": (
             lambda result, stage: tables.seconds(result.stages.get(stage))
         ),
@@ -128,7 +128,7 @@ def report(
             lambda result, stage: tables.decibels(result.snr[stage]) if stage in result.snr else ""
         ),
     }
-    for title, cell in kinds.items():
+    for title, cell in blocks.items():
         stages = [stage for stage in ORDER if any(cell(result, stage) for result in measured)]
         rows = [[r.contestant.name, *(cell(r, stage) for stage in stages)] for r in measured]
         lines += [title, tables.table(["", *stages], rows)]

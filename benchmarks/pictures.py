@@ -18,6 +18,7 @@ from flowsep_runtime.errors import OutputError, shown
 from flowsep_runtime.outputs import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -111,7 +112,7 @@ def quality_panels(
     with _figure(path, 4.2 * len(panels), 3.6) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
-        shown_names: dict[str, object] = {}
+        drawn: dict[str, Artist] = {}
         for axis, (title, lines) in zip(axes, panels.items(), strict=True):
             for name, points in lines.items():
                 number = names.index(name)
@@ -131,7 +132,7 @@ def quality_panels(
                     linewidth=1,
                     capsize=2,
                 )
-                shown_names.setdefault(name, line)
+                drawn.setdefault(name, line.lines[0])
             axis.set_xscale("log", base=2)
             if is_logarithmic.get(title):
                 axis.set_yscale("log")
@@ -140,10 +141,10 @@ def quality_panels(
             axis.set_xlabel("network evaluations", fontsize=8)
             axis.grid(alpha=0.3)
         figure.legend(
-            list(shown_names.values()),
-            list(shown_names),
+            list(drawn.values()),
+            list(drawn),
             fontsize=8,
-            ncols=min(6, len(shown_names)),
+            ncols=min(6, len(drawn)),
             loc="outside upper center",
         )
 

@@ -1,8 +1,8 @@
 """A contestant's own process: it loads one model, and does one thing at a time when it is told to.
 
 PyTorch, ONNX Runtime and OpenVINO each keep a pool of threads that spins for a while after work; in one
-process they slow each other down. Requests come as JSON lines on stdin, answers go as JSON lines to stdout; what
-libraries print goes to stderr.
+process they slow each other down. Requests come as JSON lines on stdin, answers go as JSON lines to stdout;
+what libraries print goes to stderr.
 """
 
 from __future__ import annotations
