@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import signature
 from typing import Literal
 
+from flowsep_runtime import Pipeline
 from flowsep_runtime.backends import BACKENDS, why_not
 from flowsep_runtime.errors import OptionError
 
@@ -26,6 +28,7 @@ class Contestant:
         engine: Of plain graphs and bundles.
         precision: Of the arithmetic: bf16 for PyTorch and plain graphs; exact or fast for a bundle.
         is_compiled: With torch.compile.
+        is_low_memory: With the graphs of one stage in memory at a time.
         by_default: Whether it takes part unless others are named.
     """
 
@@ -35,6 +38,7 @@ class Contestant:
     engine: str = ""
     precision: str = ""
     is_compiled: bool = False
+    is_low_memory: bool = False
     by_default: bool = True
 
 
@@ -57,15 +61,18 @@ BASELINES = (
 
 
 def of_this_project() -> list[Contestant]:
-    """Every backend of the runtime, exact (named as the backend) and fast."""
+    """Every backend of the runtime, exact (named as the backend) and fast; with low memory if asked for."""
     return [
         Contestant(
-            name if precision == "exact" else f"{name}-{precision}",
+            name + ("" if precision == "exact" else f"-{precision}") + ("-low-memory" if is_low else ""),
             "bundle",
-            f"this project, {name}, {precision}",
+            f"this project, {name}, {precision}" + (", low memory" if is_low else ""),
             name,
             precision,
+            is_low_memory=is_low,
+            by_default=not is_low,  # the same speed while a stage is in memory
         )
+        for is_low in (False, True)
         for name in BACKENDS
         for precision in ("exact", "fast")
     ]
@@ -74,6 +81,8 @@ def of_this_project() -> list[Contestant]:
 def why_absent(contestant: Contestant) -> str | None:
     """Why it cannot take part on this machine; None if it can."""
     if contestant.kind == "bundle":
+        if contestant.is_low_memory and "low_memory" not in signature(Pipeline.load).parameters:
+            return "this runtime has no low-memory mode"
         return why_not(contestant.engine)
     if contestant.kind == "plain" and find_spec(contestant.engine) is None:
         return f"{contestant.engine} is not installed"
@@ -91,9 +100,10 @@ def chosen(names: str | None) -> tuple[list[Contestant], list[str]]:
     """
     known = {contestant.name: contestant for contestant in (*BASELINES, *of_this_project())}
     if names is None:
-        reasons = {name: why_absent(contestant) for name, contestant in known.items()}
+        expected = [contestant for contestant in known.values() if contestant.by_default]
+        reasons = {contestant.name: why_absent(contestant) for contestant in expected}
         left_out = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
-        return [c for name, c in known.items() if c.by_default and reasons[name] is None], left_out
+        return [contestant for contestant in expected if reasons[contestant.name] is None], left_out
     wanted = dict.fromkeys([REFERENCE, *(name.strip() for name in names.split(","))])
     for name in wanted:
         if name not in known:

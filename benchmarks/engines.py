@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from benchmarks.inputs import QUERY, SEED
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.solvers import solver_named
 
@@ -174,7 +175,8 @@ class BundleEngine:
 
         assert task.bundle is not None
         precision: Any = task.precision
-        self.pipeline = Pipeline.load(task.bundle, task.engine, precision, task.threads)
+        options: dict[str, Any] = {"low_memory": True} if task.is_low_memory else {}
+        self.pipeline = Pipeline.load(task.bundle, task.engine, precision, task.threads, **options)
 
     def call(self, stage: str, arguments: Sequence[Array]) -> Outputs:
         result = getattr(self.pipeline, stage)(*arguments)
@@ -199,6 +201,18 @@ class BundleEngine:
             return {VELOCITY: (time.perf_counter() - stamps[0]) / 2, FEATURES: 0.0}
         start, first, second = stamps
         return {VELOCITY: second - first, FEATURES: max(0.0, first - start - (second - first))}
+
+    def is_whole_clip(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether the waveform is one clip of the model's own length, which `Separator` does not fill up."""
+        return inputs["waveform"].shape == (1, self.pipeline.manifest.model.clip_samples)
+
+    def separate(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
+        """The same as `whole_clip`, through what people call."""
+        from flowsep_runtime import Separator
+
+        rate = self.pipeline.manifest.model.sample_rate
+        found = Separator(self.pipeline).separate(inputs["waveform"][0], rate, QUERY, steps, solver, SEED)
+        return found.target[None]
 
     def solve(self, noise: Floats, condition: Sequence[Array], steps: int, solver: str) -> Floats:
         mixture_latent, text, mask = condition

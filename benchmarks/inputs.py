@@ -16,7 +16,9 @@ from flowsep_runtime.arrays import Array, Floats
 if TYPE_CHECKING:
     from benchmarks.models import Model
     from flowsep_ref import FlowSepConfig
+    from flowsep_runtime.text import Tokens
 
+QUERY, SEED = "a dog barking", 0
 EXAMPLE = Path(__file__).parents[1] / "examples" / "mix.wav"
 
 #: Stage -> the names of its inputs, in the order of the method's arguments.
@@ -49,8 +51,14 @@ def frames_of(config: FlowSepConfig, seconds: float) -> int:
     return max(1, round(exact / multiple)) * multiple
 
 
-def make_inputs(config: FlowSepConfig, frames: int, batch: int, seed: int) -> dict[str, Array]:
-    """Inputs of every stage, and of a whole clip: waveform, ids, mask, posterior noise and noise."""
+def make_inputs(
+    config: FlowSepConfig, frames: int, batch: int, seed: int, tokens: Tokens | None = None
+) -> dict[str, Array]:
+    """Inputs of every stage, and of a whole clip: waveform, ids, mask, posterior noise and noise.
+
+    The noise is what `Separator.separate` draws for that seed, and `tokens`, if given, are its query's: so
+    that it separates the very same clip.
+    """
     import torch
 
     from flowsep_export.stage_inputs import random_inputs, read_recording, synthetic_mixture
@@ -60,7 +68,23 @@ def make_inputs(config: FlowSepConfig, frames: int, batch: int, seed: int) -> di
     recording = read_recording(EXAMPLE, config) if EXAMPLE.is_file() else synthetic_mixture(config)
     clip = torch.from_numpy(np.resize(recording, frames * config.audio.hop_length))[None]
     waveform: Floats = normalise(clip).repeat(batch, 1).numpy()
+    rng = np.random.default_rng(seed)
+    shape = (1, *arrays["noise"].shape[1:])
+    for name in ("posterior_noise", "noise"):
+        arrays[name] = rng.standard_normal(shape, np.float32).repeat(batch, axis=0)
+    if tokens is not None:
+        ids, mask = tokens.input_ids, tokens.attention_mask
+        arrays |= {"input_ids": ids.repeat(batch, axis=0), "attention_mask": mask.repeat(batch, axis=0)}
     return arrays | {"waveform": waveform}
+
+
+def tokens_of(model: Model) -> Tokens:
+    """The query, as the model's bundle reads it."""
+    from flowsep_runtime.manifest import Manifest
+    from flowsep_runtime.text import Tokenizer
+
+    assert model.bundle is not None
+    return Tokenizer(model.bundle, Manifest.read(model.bundle))(QUERY)
 
 
 def write_inputs(path: Path, arrays: Mapping[str, Array]) -> Path:

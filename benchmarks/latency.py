@@ -17,7 +17,7 @@ import click
 from benchmarks import contestants, pictures, tables
 from benchmarks.comparison import Result, Settings, compare
 from benchmarks.engines import FEATURES, VELOCITY
-from benchmarks.inputs import STAGES, config_of, frames_of, make_inputs, write_inputs
+from benchmarks.inputs import SEED, STAGES, config_of, frames_of, make_inputs, tokens_of, write_inputs
 from benchmarks.machine import machine, sentence
 from benchmarks.models import Sizes, choose, default_work, with_bundle, with_plain_graphs
 from benchmarks.output import check_destinations, model_options, write_text
@@ -87,7 +87,9 @@ def command(
     facts = machine()
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="run-") as scratch:
-        inputs = write_inputs(Path(scratch) / "inputs.npz", make_inputs(architecture, frames, 1, seed=0))
+        tokens = None if model.bundle is None else tokens_of(model)
+        arrays = make_inputs(architecture, frames, 1, SEED, tokens)
+        inputs = write_inputs(Path(scratch) / "inputs.npz", arrays)
         results = compare(taking_part, model, inputs, settings, Path(scratch))
     text = report(model.name, results, settings, facts, left_out)
     click.echo(text)

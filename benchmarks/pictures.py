@@ -88,8 +88,8 @@ def growth_panels(columns: Sequence[Sequence[Curve]], rows: Sequence[str], path:
                     axis.plot(line, [curve.growth.at(x) for x in line], color=COLOURS[5], linewidth=1)
                     axis.set_title(str(curve.growth), fontsize=7)
                 axis.set_xlabel(curve.title, fontsize=8)
-                axis.set_xlim(left=0.0)
-                axis.set_ylim(bottom=0.0)
+                axis.set_xlim(0.0, 1.08 * max(curve.x))
+                axis.set_ylim(0.0, 1.15 * max([y.high for _, y in kept], default=1.0))
                 axis.grid(alpha=0.3)
                 if column == 0:
                     axis.set_ylabel(rows[row], fontsize=8)

@@ -34,6 +34,7 @@ def task_of(contestant: Contestant, model: Model, threads: int, inputs: Path) ->
         engine=contestant.engine,
         precision=contestant.precision,
         is_compiled=contestant.is_compiled,
+        is_low_memory=contestant.is_low_memory,
         threads=threads,
         weights=str(model.weights),
         config=None if model.config is None else str(model.config),

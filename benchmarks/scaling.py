@@ -21,7 +21,7 @@ import click
 from benchmarks import contestants, tables
 from benchmarks.contestants import Contestant
 from benchmarks.growth import Growth, best
-from benchmarks.inputs import config_of, frames_of, make_inputs, write_inputs
+from benchmarks.inputs import SEED, config_of, frames_of, make_inputs, write_inputs
 from benchmarks.machine import machine, sentence
 from benchmarks.models import Model, Sizes, choose, default_work, with_bundle
 from benchmarks.output import check_destinations, model_options, numbers, write_text
@@ -181,10 +181,10 @@ def _measured(
     rounds: int,
     scratch: Path,
 ) -> Measured:
-    inputs = write_inputs(scratch / "inputs.npz", make_inputs(config_of(model), frames, place.batch, seed=0))
+    inputs = write_inputs(scratch / "inputs.npz", make_inputs(config_of(model), frames, place.batch, SEED))
     task = task_of(contestant, model, place.threads, inputs)
     with running(contestant.name, task, scratch / "cache") as process:
-        clip = partial(process.ask, "clip", steps=place.steps, solver=solver, output=None)
+        clip = partial(process.ask, "clip", steps=place.steps, solver=solver)
         clip()  # loads the model, and warms it up
         answers = [clip() for _ in range(rounds)]
     return Measured(Summary(tuple(answer["seconds"] for answer in answers)), answers[-1]["peak_bytes"])
