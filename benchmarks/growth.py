@@ -86,4 +86,5 @@ def _arrays(x: Sequence[float], y: Sequence[float]) -> tuple[Vector, Vector]:
 def _r_squared(y: Vector, fitted: Vector) -> float:
     total = float(np.sum((y - y.mean()) ** 2))
     left = float(np.sum((y - fitted) ** 2))
-    return 1.0 if total == 0 else 1.0 - left / total
+    is_flat = total <= 1e-20 * float(np.sum(y**2))  # nothing but rounding is left to explain
+    return 1.0 if is_flat else 1.0 - left / total

@@ -114,7 +114,7 @@ def report(
     reference = measured[0]
     evaluations = settings.evaluations
     lines = [
-        f"One clip of {settings.seconds:g} s, {name} sizes, batch 1, {settings.threads} threads, "
+        f"One clip of {settings.seconds:g} s, the {name} model, batch 1, {settings.threads} threads, "
         f"{settings.rounds} interleaved rounds, {settings.solver}, {settings.steps} steps "
         f"({evaluations} network evaluations).",
         _clip_table(measured, reference, evaluations, settings.seconds),

@@ -70,7 +70,8 @@ def choose(
             raise OptionError(f"There is no {shown(path)}.")
     if checkpoint is not None:
         given = [path and path.resolve() for path in (config, bundle)]
-        return Model(checkpoint.stem, checkpoint.resolve(), *given)
+        # a name of its own, so that its exports do not push out a stand-in's
+        return Model(f"given {checkpoint.stem}", checkpoint.resolve(), *given)
     if sizes == "bundled":
         from flowsep_ref import FlowSep
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -39,11 +40,12 @@ def graph_path(folder: Path, stage: str) -> Path:
     return folder / f"{stage}.onnx"
 
 
-def export_plain(model: FlowSep, folder: Path, frames: int) -> None:
+def export_plain(model: FlowSep, folder: Path, frames: int, stages: Iterable[str] = tuple(STAGES)) -> None:
     """Writes a graph a stage, for batch 1 and clips of so many mel frames."""
     arrays = make_inputs(model.config, frames, 1, 0)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    for stage, names in STAGES.items():
+    for stage in stages:
+        names = STAGES[stage]
         inputs = tuple(torch.from_numpy(arrays[name]) for name in names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

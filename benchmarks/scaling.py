@@ -214,8 +214,8 @@ def report(
     """What a reader wants to know, in Markdown."""
     standing = ", ".join(f"{value:g} {UNITS[quantity]}" for quantity, value in base.items())
     lines = [
-        f"{contestant.words}, {name} sizes, {solver}, {rounds} clips a point. While one varies, the others "
-        f"stand at {standing}."
+        f"{contestant.words}, the {name} model, {solver}, {rounds} clips a point. While one varies, the "
+        f"others stand at {standing}."
     ]
     for sweep in sweeps:
         rows = [
