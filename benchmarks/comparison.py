@@ -173,6 +173,7 @@ def _measure_stage(
         try:
             return processes[result.contestant.name].ask(command, **arguments)
         except WorkerError as error:
+            processes[result.contestant.name].end()
             _leave_out(result, str(error))
             return {}
 

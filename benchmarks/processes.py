@@ -62,7 +62,11 @@ class Process:
             stderr=self._log,
             text=True,
         )
-        self._send(asdict(task))
+        try:
+            self._send(asdict(task))
+        except BaseException:
+            self.end()
+            raise
 
     def ask(self, command: str, **arguments: object) -> dict[str, Any]:
         """Has it do one thing and waits.

@@ -7,6 +7,7 @@ what libraries print goes to stderr.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ class Worker:
         """Forgets the open stage and its memory."""
         self._engine = self._stage = None
         gc.collect()
+        with suppress(AttributeError, OSError, TypeError):  # not glibc, which keeps freed blocks
+            ctypes.CDLL(None).malloc_trim(0)
         return {}
 
     def first(self, steps: int, solver: str, output: str) -> dict[str, Any]:
