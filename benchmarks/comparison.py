@@ -48,6 +48,7 @@ class Result:
         peak_bytes: Of the second such process.
         disk_bytes: Of the files that it was loaded from.
         cache_bytes: Of what it left in its caches.
+        remarks: What the runtime warned of: a graph that runs in another arithmetic than asked for, say.
         left_out: Why it could not be measured.
     """
 
@@ -59,6 +60,7 @@ class Result:
     peak_bytes: int = 0
     disk_bytes: int = 0
     cache_bytes: int = 0
+    remarks: list[str] = field(default_factory=list)
     left_out: str | None = None
 
     def clip(self, evaluations: int) -> Summary:
@@ -124,6 +126,7 @@ def _cold_starts(result: Result, model: Model, inputs: Path, settings: Settings,
         with running(contestant.name, task, cache) as process:
             answer = process.ask("first", steps=settings.steps, solver=settings.solver, output=str(output))
             seconds.append(process.age())
+        result.remarks = list(dict.fromkeys([*result.remarks, *answer["remarks"]]))
     result.cold = seconds[0], seconds[1]
     result.peak_bytes = answer["peak_bytes"]
     source = {"torch": model.weights, "plain": model.plain, "bundle": model.bundle}[contestant.kind]

@@ -134,6 +134,7 @@ def report(
         stages = [stage for stage in ORDER if any(cell(result, stage) for result in measured)]
         rows = [[r.contestant.name, *(cell(r, stage) for stage in stages)] for r in measured]
         lines += [title, tables.table(["", *stages], rows)]
+    lines += [f"{r.contestant.name}: {remark}" for r in measured for remark in r.remarks]
     remarks = [*left_out, *(result.left_out for result in results if result.left_out is not None)]
     lines += [f"Left out: {remark}." for remark in remarks]
     lines.append(
@@ -215,6 +216,7 @@ def _contestant(result: Result, reference: Result, settings: Settings) -> dict[s
             "snr_db": tables.plain_decibels(result.clip_snr),
             "real_time_factor": None if clip.is_disturbed else clip.median / settings.seconds,
         },
+        "remarks": result.remarks,
         "cold_start_seconds": {"first": result.cold[0], "second": result.cold[1]},
         "peak_bytes": result.peak_bytes,
         "disk_bytes": result.disk_bytes,

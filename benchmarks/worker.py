@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import numpy as np
 from benchmarks.engines import BundleEngine, Engine, open_engine, whole_clip
 from benchmarks.inputs import STAGES, read_inputs
 from flowsep_runtime.arrays import Array
+from flowsep_runtime.errors import FlowSepWarning
 
 LEAST_SECONDS, MOST_CALLS = 0.2, 20
 """A stage that takes milliseconds is called again, until so much time or so many calls have passed."""
@@ -85,13 +87,16 @@ class Worker:
 
     def first(self, steps: int, solver: str, output: str) -> dict[str, Any]:
         """Loads the model and separates a clip as a user does, of this project with `Separator`."""
-        engine = open_engine(self._task)
-        if isinstance(engine, BundleEngine) and engine.is_whole_clip(self._inputs):
-            waveform = engine.separate(self._inputs, steps, solver)
-        else:
-            waveform = whole_clip(engine, self._inputs, steps, solver)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FlowSepWarning)
+            engine = open_engine(self._task)
+            if isinstance(engine, BundleEngine) and engine.is_whole_clip(self._inputs):
+                waveform = engine.separate(self._inputs, steps, solver)
+            else:
+                waveform = whole_clip(engine, self._inputs, steps, solver)
         np.savez(output, waveform)
-        return {"peak_bytes": peak_bytes()}
+        remarks = [str(each.message) for each in caught if issubclass(each.category, FlowSepWarning)]
+        return {"peak_bytes": peak_bytes(), "remarks": remarks}
 
     def clip(self, steps: int, solver: str) -> dict[str, Any]:
         """Runs every stage on a batch of clips; the model is loaded the first time."""
