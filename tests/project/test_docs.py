@@ -38,6 +38,8 @@ PROGRAMS = {
     "python -m recipes.nano.example": ("recipes.nano.example", []),
     "python -m recipes.nano.picture": ("recipes.nano.picture", []),
     "python -m benchmarks.latency": ("benchmarks.latency", []),
+    "python -m benchmarks.scaling": ("benchmarks.scaling", []),
+    "python -m benchmarks.quality": ("benchmarks.quality", []),
 }
 #: The page that has to have every option of a program.
 REFERENCE = {
@@ -48,6 +50,9 @@ REFERENCE = {
     "flowsep-train collect": "training.md",
     "flowsep-eval build": "evaluation.md",
     "flowsep-eval run": "evaluation.md",
+    "python -m benchmarks.latency": "benchmarks.md",
+    "python -m benchmarks.scaling": "benchmarks.md",
+    "python -m benchmarks.quality": "benchmarks.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",
