@@ -25,9 +25,9 @@ CONFIG = HERE / "model.yaml"
 # worth more than they, so --adversarial-from lies behind the end.
 VOCODER = ["--steps", "3650", "--batch", "8", "--learning-rate", "1e-3", "--adversarial-from", "3650"]
 VAE = ["--steps", "2200", "--batch", "6"]
-FLOW = ["--steps", "6500", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "3", "--naming", "0.05"]
+FLOW = ["--steps", "7400", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "3", "--naming", "0.05"]
 SHARDS = 50
-STEPS = 8
+STEPS = 4
 """Solver steps of the bundle."""
 
 TEST_SETS = {
@@ -60,7 +60,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
         threads: CPU threads of the trainings and the evaluation.
     """
     sounds, latents, texts = (str(work / name) for name in ("sounds", "latents", "texts"))
-    model, bundle = str(work / "model"), str(work / "bundle")
+    model, bundle = str(work / "nano"), str(work / "bundle")
     captions, tokenizer = str(CAPTIONS), f"{texts}/tokenizer.json"
     common = ["--work", str(work), "--config", str(CONFIG)]
     audio = [*common, "--sounds", sounds, "--threads", str(threads)]
