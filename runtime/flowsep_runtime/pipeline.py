@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .arrays import Array, Floats, Ints
-from .backends import Backend, Precision, Schedule, SolverLoop, open_backend
+from .backends import Backend, DeviceBackend, Precision, Schedule, SolverLoop, open_backend
 from .errors import OptionError
 from .manifest import STAGES, Manifest
+from .resident import Clip, StageContext, generate_resident
 from .solvers import solver_named
 
 
@@ -182,6 +184,41 @@ class Pipeline:
     def vocode(self, log_mel: ArrayLike) -> Floats:
         """Log-mel [B, T, 64] -> waveform [B, 160 T + 32] at 16 kHz, in [-1, 1]."""
         return self._run("vocode", log_mel=self._mel(log_mel))[0]
+
+    def generate(
+        self,
+        clip: Clip,
+        steps: int,
+        solver: str = "euler",
+        progress: Callable[[int, int], None] | None = None,
+        stage: StageContext = lambda name: nullcontext(),
+    ) -> Floats:
+        """All stages in a row but for the text's: a mixture's waveform to the target's.
+
+        Args:
+            clip: Normalised waveform, noise and text; see there for shapes.
+            steps, solver, progress: As for `solve`.
+            stage: `stage(name)` is entered for every stage's work.
+
+        Returns:
+            Waveform [B, 160 T + 32] at 16 kHz, in [-1, 1].
+        """
+        if isinstance(self.backend, DeviceBackend):
+            generated = generate_resident(self.backend, clip, steps, solver, progress, stage)
+            if generated is not None:
+                return generated
+        with stage("log_mel"):
+            log_mel = self.log_mel(clip.waveform)
+        with stage("encode_mixture"):
+            mean, std = self.encode_mixture(log_mel)
+            mixture_latent = mean + std * clip.posterior_noise
+        with stage("solve"):
+            noise = np.repeat(clip.noise, len(mean) // len(clip.noise), axis=0)
+            latent = self.solve(noise, mixture_latent, clip.text, clip.mask, steps, solver, progress)
+        with stage("decode_latent"):
+            log_mel = self.decode_latent(latent)
+        with stage("vocode"):
+            return self.vocode(log_mel)
 
     def _velocity(self, x: Floats, time_features: Floats, invariants: _Invariants) -> Floats:
         return self._run(

@@ -15,10 +15,12 @@ from numpy.typing import ArrayLike
 
 from .arrays import Floats
 from .audio import SILENCE, centred, checked_samples, resampled
-from .backends import Precision
+from .backends import DeviceBackend, Precision
 from .errors import BackendError, BundleError, FlowSepWarning, OptionError, QueryError, shown
+from .manifest import STAGES
 from .masking import masked_mixture
 from .pipeline import Pipeline
+from .resident import Clip
 from .solvers import solver_named
 from .text import EncodedQuery, Tokenizer, remembering_encoder
 from .windows import cross_fade, window_starts
@@ -112,6 +114,30 @@ class Separator:
                 )
             bundle = BUNDLED
         return cls(Pipeline.load(bundle, backend, precision, threads))
+
+    def warm_up(self, channels: int = 1, steps: int | None = None, solver: str | None = None) -> None:
+        """Does now what the first separation would do besides its work.
+
+        Graphs are loaded; an engine on a GPU also runs a clip of silence, so that its memory is allocated and
+        its CUDA graphs are captured.
+
+        Args:
+            channels: Channels that sound in the recordings to come; at most 4 go through the model together.
+            steps, solver: As they will be given to `separate`.
+        """
+        pipeline, model = self.pipeline, self.pipeline.manifest.model
+        for stage in STAGES:
+            pipeline.load_stage(stage)
+        if not isinstance(pipeline.backend, DeviceBackend):
+            return
+        steps = model.default_steps if steps is None else steps
+        run = _Run("sound", steps, solver or "euler", 0, None)
+        query = self._encoded(run)
+        latent = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
+        noise = np.random.default_rng(0).standard_normal(latent, np.float32)
+        waveform = np.zeros((min(channels, self._largest_batch()), model.clip_samples), np.float32)
+        mask = np.asarray(query.mask, np.float32)
+        pipeline.generate(Clip(waveform, noise, noise, query.text, mask), run.steps, run.solver)
 
     def separate(
         self,
@@ -211,7 +237,8 @@ class Separator:
 
         starts = window_starts(length, model.clip_samples, int(model.clip_samples * OVERLAP))
         channels = mixture.shape[1]
-        groups = [slice(first, first + LARGEST_BATCH) for first in range(0, channels, LARGEST_BATCH)]
+        together = self._largest_batch()
+        groups = [slice(first, first + together) for first in range(0, channels, together)]
         run.steps_in_all = len(starts) * len(groups) * run.steps
         generator = np.random.default_rng(run.seed)
         shape = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
@@ -244,31 +271,24 @@ class Separator:
         waveform[:, : len(window)] = (sound[:, sounding] * gain).T
 
         pipeline = self.pipeline
-        with self._stage("log_mel", run):
-            log_mel = pipeline.log_mel(waveform)
-        with self._stage("encode_mixture", run):
-            mean, std = pipeline.encode_mixture(log_mel)
-            mixture_latent = mean + std * posterior_noise
-        with self._stage("solve", run):
-            latent = pipeline.solve(
-                np.repeat(noise, len(sounding), axis=0),
-                mixture_latent,
-                query.text,
-                query.mask,
-                run.steps,
-                run.solver,
-                lambda done, steps: run.advance(1),
-            )
-        with self._stage("decode_latent", run):
-            log_mel = pipeline.decode_latent(latent)
-        with self._stage("vocode", run):
-            generated = pipeline.vocode(log_mel)
+        generated = pipeline.generate(
+            Clip(waveform, posterior_noise, noise, query.text, np.asarray(query.mask, np.float32)),
+            run.steps,
+            run.solver,
+            lambda done, steps: run.advance(1),
+            lambda stage: self._stage(stage, run),
+        )
         if not np.isfinite(generated).all():
             raise BackendError(
                 f"The {pipeline.backend.name} backend gave numbers that are not finite: try another backend."
             )
         target[:, sounding] = generated[:, : len(window)].T / gain
         return target
+
+    def _largest_batch(self) -> int:
+        backend = self.pipeline.backend
+        most = backend.batches.most if isinstance(backend, DeviceBackend) else LARGEST_BATCH
+        return min(most, LARGEST_BATCH)
 
     def _encoded(self, run: _Run) -> EncodedQuery:
         if self._encode_query is None:

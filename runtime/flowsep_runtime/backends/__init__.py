@@ -8,12 +8,14 @@ solver loop (one CUDA graph, say) by being a `SolverLoop` as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ..arrays import Array, Floats
+from ..engines import Range
 from ..errors import OptionError
 from ..manifest import Manifest
 
@@ -71,6 +73,42 @@ class SolverLoop(Protocol):
         """The solution [B, 8, t, 16], or None to leave this schedule to the host's loop."""
 
 
+class Resident(Protocol):
+    """An array in an engine's own memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy's."""
+
+    def numpy(self) -> Array:
+        """A copy on the host."""
+
+
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """What a backend adds that can leave arrays in its own memory from stage to stage (see `resident.py`)."""
+
+    @property
+    def batches(self) -> Range:
+        """The batches that it can run."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """Alone with the device; residents are valid inside only."""
+
+    def keep(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, Resident]:
+        """As `Backend.run`, also for the graphs of `glue.py`, on arrays and residents; what has batch 1 goes
+        to every row. The outputs are valid until the graph runs again."""
+
+    def keep_solution(
+        self, solver: str, steps: int, noise: Any, invariants: Mapping[str, Any]
+    ) -> Resident | None:
+        """As `SolverLoop.solve`, from and to residents; `invariants` are the velocity graph's inputs that no
+        step changes."""
+
+    def synchronize(self) -> None:
+        """Waits until all work is done."""
+
+
 class _Module(Protocol):
     def why_not(self) -> str | None: ...
 
@@ -80,7 +118,21 @@ class _Module(Protocol):
 
 
 #: Name -> module, in the order in which "auto" tries them.
-BACKENDS: Mapping[str, str] = {"cpu": "onnxruntime_cpu"}
+BACKENDS: Mapping[str, str] = {
+    "tensorrt": "tensorrt",
+    "cuda": "onnxruntime_cuda",
+    "cpu": "onnxruntime_cpu",
+}
+
+
+def refuse_half(name: str, manifest: Manifest, precision: Precision) -> None:
+    """For a backend that computes a half-precision graph in half precision.
+
+    Raises:
+        OptionError: If the bundle is such a one and the precision "exact".
+    """
+    if precision == "exact" and manifest.precision == "float16":
+        raise OptionError(f"The {name} backend computes this bundle in half precision: add --precision fast.")
 
 
 def why_not(name: str) -> str | None:
@@ -94,7 +146,7 @@ def open_backend(
     """Opens a bundle on an engine.
 
     Args:
-        name: A name of `BACKENDS`, or "auto": the first that this machine can run.
+        name: A name of `BACKENDS`, or "auto": the first that can run this bundle on this machine.
         folder: The bundle.
         manifest: What `Manifest.read(folder)` gave.
         precision: "exact" or "fast".
@@ -111,7 +163,12 @@ def open_backend(
     for candidate in BACKENDS if name == "auto" else (name,):
         reason = why_not(candidate)
         if reason is None:
-            return _module(candidate).open(folder, manifest, precision, threads)
+            try:
+                return _module(candidate).open(folder, manifest, precision, threads)
+            except OptionError as error:  # it runs here, but not this bundle
+                if name != "auto":
+                    raise
+                reason = str(error).rstrip(".")
         reasons.append(f"backend {candidate}: {reason}")
     raise OptionError(f"No engine can run here ({'; '.join(reasons)}).")
 
