@@ -131,17 +131,16 @@ class Device:
 
     def close(self) -> None:
         """Frees everything; the device object cannot be used again."""
-        cudart = self.cudart
-        cudart.cudaSetDevice(self.index)
-        cudart.cudaStreamSynchronize(self.stream)
-        for free, handles in (
-            (cudart.cudaGraphExecDestroy, self._graphs),
-            (cudart.cudaFree, self._pointers),
-            (cudart.cudaFreeHost, self._pinned),
-            (cudart.cudaStreamDestroy, [self.stream]),
+        self.select()
+        self.synchronize()
+        for function, handles in (
+            ("cudaGraphExecDestroy", self._graphs),
+            ("cudaFree", self._pointers),
+            ("cudaFreeHost", self._pinned),
+            ("cudaStreamDestroy", [self.stream]),
         ):
             for handle in handles:
-                free(handle)  # nobody is left to tell of an error
+                self.call(function, handle)
             handles.clear()
 
 
