@@ -78,6 +78,25 @@ def checks() -> dict[str, Check]:
     return {**STAGES, CHAIN: chain}
 
 
+Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
+"""What a check should give."""
+
+
+def reference_judge(model: FlowSep) -> Judge:
+    """The PyTorch model says what is right."""
+
+    def judge(check: Check, inputs: StageInputs) -> Sequence[np.ndarray[Any, Any]]:
+        with torch.inference_mode():
+            return [tensor.numpy() for tensor in check(model, inputs.tensors())]
+
+    return judge
+
+
+def bundle_judge(pipeline: Pipeline) -> Judge:
+    """A bundle on the CPU says what is right: it was held against the PyTorch model when it was exported."""
+    return lambda check, inputs: check(pipeline, inputs.arrays())
+
+
 def verify(
     model: FlowSep,
     folder: Path,
@@ -92,19 +111,33 @@ def verify(
     Returns:
         The manifest's entry of every stage, and of the chain.
     """
+
+    def opened() -> Pipeline:
+        return Pipeline(folder, manifest, open_backend("cpu", folder, manifest))
+
+    return measure(reference_judge(model), opened, manifest.precision, cases, progress)
+
+
+def measure(
+    judge: Judge,
+    opened: Callable[[], Pipeline],
+    precision: Precision,
+    cases: Sequence[Case],
+    progress: Callable[[str], None] = lambda stage: None,
+) -> dict[str, StageEntry]:
+    """The errors of every stage, and of the chain, of what `opened` gives for each of them."""
     entries = {}
     for name, check in checks().items():
         progress(name)
-        pipeline = Pipeline(folder, manifest, open_backend("cpu", folder, manifest))
+        pipeline = opened()
         worst: dict[str, float] = {}
         for case in cases:
-            with torch.inference_mode():
-                reference = check(model, case.inputs.tensors())
+            reference = judge(check, case.inputs)
             output = check(pipeline, case.inputs.arrays())
             quietest = QUIETEST if name in WAVEFORMS else 0.0
-            errors = [relative_error(o, r.numpy(), quietest) for o, r in zip(output, reference, strict=True)]
+            errors = [relative_error(o, r, quietest) for o, r in zip(output, reference, strict=True)]
             worst[case.kind] = max(worst.get(case.kind, 0.0), *errors)
-        entries[name] = _entry(name, manifest.precision, worst)
+        entries[name] = _entry(name, precision, worst)
     return entries
 
 
