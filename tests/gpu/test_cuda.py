@@ -132,6 +132,7 @@ def test_the_graphs_between_stages_are_what_their_script_writes(name: str) -> No
     assert onnx.load(glue_path(name)) == glue_graphs()[name]
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_falling_back_to_the_cpu_is_an_error(toy: Path) -> None:
     """The real thing: this ONNX Runtime has no CUDA provider and would take the CPU without a word."""
     sizes = {"batch": 1, "frames": 32}

@@ -11,14 +11,14 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arrays import Array, Floats
 from ..engines import EngineSet, Machine, Range, find_engines
-from ..errors import FlowSepWarning
+from ..errors import BackendError, FlowSepWarning
 from ..glue import GLUE
 from ..manifest import GRAPHS, Manifest
 from ..solvers import solver_named
@@ -223,7 +223,10 @@ def _key(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, ...]:
 
 
 def _release(holders: tuple[dict[Any, Any], ...], device: Device) -> None:
-    device.synchronize()
-    for holder in holders:
-        holder.clear()
-    device.close()
+    # a GPU that has failed refuses this too, and the process's end frees what it held
+    with suppress(BackendError):
+        device.select()  # whichever thread the last reference went in
+        device.synchronize()
+        for holder in holders:
+            holder.clear()
+        device.close()

@@ -144,6 +144,11 @@ class Bound:
         self._graph = captured(self._device, self.enqueue, list(self.outputs.values()))
         return self._graph is not None
 
+    @property
+    def nodes(self) -> int:
+        """Of the captured graph: kernels and copies of one run. 0 if it was not captured."""
+        return 0 if self._graph is None else self._graph.nodes
+
     def launch(self) -> None:
         """Enqueues the engine's work, as one graph if it was captured."""
         if self._graph is None:

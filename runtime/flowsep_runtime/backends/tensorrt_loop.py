@@ -45,12 +45,21 @@ class Loop:
         state = self._velocity.arrays["x"]
         if not self._is_tried:
             self._is_tried = True
-            self._graph = captured(self._device, self._enqueue, [state])
+            self._graph = self._captured()
         if self._graph is None:
             self._enqueue()
         else:
             self._graph.launch()
         return state
+
+    def _captured(self) -> Captured | None:
+        # whatever a step leaves for the next: a lost step could pass on what the run before left there
+        passed_on = [*self._velocity.outputs.values(), *self._advance.outputs.values()]
+        graph = captured(self._device, self._enqueue, [self._velocity.arrays["x"], *passed_on])
+        if graph is not None and graph.nodes < self._steps * self._velocity.nodes:
+            self._device.discard(graph)
+            return None
+        return graph
 
     def _enqueue(self) -> None:
         velocity, advance = self._velocity.arrays, self._advance.arrays
