@@ -100,7 +100,9 @@ def command(
         request.check()
     if bundle is not None:
         if checkpoint is not None or not tensorrt:
-            raise OptionError("--bundle takes engines for a bundle that is there: give it with --tensorrt alone.")
+            raise OptionError(
+                "--bundle takes engines for a bundle that is there: give it with --tensorrt alone."
+            )
         answer = request.build(bundle)
         if as_json:
             click.echo(json.dumps(answer.content()))

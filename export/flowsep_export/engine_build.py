@@ -1,4 +1,4 @@
-"""One graph to one TensorRT plan, for TensorRT 10.13 to 11: strongly typed, so the graph says every precision."""
+"""One graph to one TensorRT plan, for TensorRT 10.13 to 11: strongly typed, the graph says each precision."""
 
 from __future__ import annotations
 

@@ -18,21 +18,15 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
-class RangeType(click.ParamType):
+def parsed_range(context: click.Context, parameter: click.Parameter, value: str | None) -> Range | None:
     """`N` or `MIN:OPT:MAX`."""
-
-    name = "N|MIN:OPT:MAX"
-
-    def convert(
-        self, value: str | Range, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Range:
-        if isinstance(value, Range):
-            return value
-        parts = value.split(":")
-        if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
-            self.fail(f"{value!r} is neither N nor MIN:OPT:MAX", param, ctx)
-        sizes = [int(part) for part in parts]
-        return Range(*(sizes if len(sizes) == 3 else sizes * 3))
+    if value is None:
+        return None
+    parts = value.split(":")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is neither N nor MIN:OPT:MAX")
+    sizes = [int(part) for part in parts]
+    return Range(*(sizes if len(sizes) == 3 else sizes * 3))
 
 
 def engine_options(command: Function) -> Function:
@@ -52,12 +46,14 @@ def engine_options(command: Function) -> Function:
         ),
         click.option(
             "--frames",
-            type=RangeType(),
+            callback=parsed_range,
+            metavar="N|MIN:OPT:MAX",
             help="Mel frames to build engines for.  [default: a clip's, 1024 as published]",
         ),
         click.option(
             "--batch",
-            type=RangeType(),
+            callback=parsed_range,
+            metavar="N|MIN:OPT:MAX",
             default="1",
             show_default=True,
             help="Batch to build engines for; a fixed one is fastest.",
@@ -151,7 +147,12 @@ class EngineRequest:
         )
         with export_progress() as progress:
             folder, engines = build_engines(
-                bundle, self.batch, frames, self.level, workspace, lambda doing, done: progress(doing, 0.8 * done)
+                bundle,
+                self.batch,
+                frames,
+                self.level,
+                workspace,
+                lambda doing, done: progress(doing, 0.8 * done),
             )
             if self.is_verified and not engines.stages:
                 names = list(checks())

@@ -6,15 +6,15 @@ still run, so that tests hold them to the file they came from. Weights stay outs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
 LOWEST_BIAS = -1e4
-"""What a masked score gets in half precision: e^-1e4 is zero, and half's own lowest number plus a score is not
-finite any more."""
+"""What a masked score gets in half precision: e^-1e4 is zero, and half's own lowest number plus a score is
+not finite any more."""
 
 PASSES = 1  # counted up when a pass changes what it makes, so that engines are built again
 
@@ -44,7 +44,7 @@ def fix_axes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
 
 
 def soften_in_half(model: onnx.ModelProto) -> int:
-    """Take the casts to float32 and back from around the softmax of half-precision attention, in place.
+    """Take the casts to float32 and back from around the softmax of attention in half, in place.
 
     MatMul, Add, Softmax, MatMul in one type is the pattern that TensorRT turns into one kernel, which computes
     the softmax in float32 inside. Scores that are float32 themselves (T5's) stay as they are.
@@ -64,19 +64,21 @@ def soften_in_half(model: onnx.ModelProto) -> int:
         casts_back = users.get(softmax.output[0], [])
         if len(casts_back) != 1 or not _casts_to(casts_back[0], TensorProto.FLOAT16):
             continue
-        source = maker.get(softmax.input[0])
-        add = source if source is not None and source.op_type == "Add" else None
-        for cast, bias in _operands(add, maker) if add is not None else [(source, None)]:
-            if cast is not None and _casts_to(cast, TensorProto.FLOAT) and _is_product(cast, maker):
-                break
+        before = maker.get(softmax.input[0])
+        if before is not None and _is_widened_product(before, maker):
+            softmax.input[0] = before.input[0]
+        elif before is not None and before.op_type == "Add":
+            # the product is one of the two, and the bias the other
+            for name, bias in (before.input, reversed(before.input)):
+                cast = maker.get(name)
+                if cast is not None and _is_widened_product(cast, maker):
+                    added.setdefault(bias, _half_bias(bias))
+                    before.input[:] = [cast.input[0], f"{bias}.half"]
+                    break
+            else:
+                continue
         else:
             continue
-        if add is None:
-            softmax.input[0] = cast.input[0]
-        else:
-            assert bias is not None
-            added.setdefault(bias, _half_bias(bias))
-            add.input[:] = [cast.input[0], f"{bias}.half"]
         (back,) = casts_back
         softmax.output[0] = back.output[0]
         graph.node.remove(back)
@@ -88,27 +90,19 @@ def soften_in_half(model: onnx.ModelProto) -> int:
         for offset, node in enumerate(nodes):
             graph.node.insert(place + offset, node)
     if added:
-        graph.initializer.append(
-            helper.make_tensor("lowest_bias", TensorProto.FLOAT, [], [LOWEST_BIAS])
-        )
+        graph.initializer.append(helper.make_tensor("lowest_bias", TensorProto.FLOAT, [], [LOWEST_BIAS]))
     _remove_unused(graph)
     return changed
-
-
-def _operands(
-    add: onnx.NodeProto, maker: Mapping[str, onnx.NodeProto]
-) -> Iterator[tuple[onnx.NodeProto | None, str | None]]:
-    first, second = add.input
-    yield maker.get(first), second
-    yield maker.get(second), first
 
 
 def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
     return node.op_type == "Cast" and node.attribute[0].i == kind
 
 
-def _is_product(cast: onnx.NodeProto, maker: Mapping[str, onnx.NodeProto]) -> bool:
-    product = maker.get(cast.input[0])
+def _is_widened_product(node: onnx.NodeProto, maker: Mapping[str, onnx.NodeProto]) -> bool:
+    if not _casts_to(node, TensorProto.FLOAT):
+        return False
+    product = maker.get(node.input[0])
     return product is not None and product.op_type == "MatMul"
 
 

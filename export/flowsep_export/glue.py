@@ -1,6 +1,6 @@
 """Makes the two graphs between the stages that the runtime carries (`flowsep_runtime.glue`).
 
-    python -m flowsep_export.glue
+python -m flowsep_export.glue
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ def glue_graphs() -> dict[str, onnx.ModelProto]:
 
 def _model(name: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> onnx.ModelProto:
     inputs, outputs = (
-        [
-            helper.make_tensor_value_info(tensor, TensorProto.FLOAT, glue_shape(tensor))
-            for tensor in tensors
-        ]
+        [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, glue_shape(tensor)) for tensor in tensors]
         for tensors in GLUE[name]
     )
     graph = helper.make_graph(nodes, name, inputs, outputs, constants)

@@ -31,7 +31,9 @@ def engine_options(command: Function) -> Function:
             show_default=True,
             help="float32 arithmetic, or the quickest that keeps the bundle's tolerances.",
         ),
-        click.option("--backend", default="auto", show_default=True, help="Engine: auto, tensorrt, cuda or cpu."),
+        click.option(
+            "--backend", default="auto", show_default=True, help="Engine: auto, tensorrt, cuda or cpu."
+        ),
     ):
         command = option(command)
     return command

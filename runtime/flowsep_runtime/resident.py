@@ -60,8 +60,9 @@ def generate_resident(
             latent = backend.keep_solution(solver, steps, noise, {**features, **context})
         if latent is None:
             return None
-        for done in range(1, steps + 1) if progress is not None else ():
-            progress(done, steps)
+        if progress is not None:
+            for done in range(1, steps + 1):
+                progress(done, steps)
         with timed("decode_latent"):
             target = backend.keep("decode_latent", {"latent": latent})
         with timed("vocode"):

@@ -133,7 +133,12 @@ class Separator:
         steps = model.default_steps if steps is None else steps
         run = _Run("sound", steps, solver or "euler", 0, None)
         query = self._encoded(run)
-        latent = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
+        latent = (
+            1,
+            model.latent_channels,
+            model.clip_frames // model.latent_stride,
+            model.latent_frequencies,
+        )
         noise = np.random.default_rng(0).standard_normal(latent, np.float32)
         waveform = np.zeros((min(channels, self._largest_batch()), model.clip_samples), np.float32)
         mask = np.asarray(query.mask, np.float32)

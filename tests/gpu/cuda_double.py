@@ -1,7 +1,7 @@
 """A strict double of `cuda.bindings.runtime`: device memory is host memory, and work waits for a synchronise.
 
-It offers what `bindings/cuda-*.json` describes and nothing else, and is stricter than the real one: every error
-code must be compared, asynchronous copies need pinned memory, ranges are checked, the default stream is
+It offers what `bindings/cuda-*.json` describes and nothing else, and is stricter than the real one: every
+error code must be compared, asynchronous copies need pinned memory, ranges are checked, the default stream is
 refused, and what was not freed is known. Enqueued work runs when the stream is synchronised, so that a result
 which is read too early is wrong, and memory that is changed too early too.
 """
@@ -25,6 +25,11 @@ class DoubleError(AssertionError):
     """Something that the real library would punish by a crash, or by silence."""
 
 
+def new_enum(name: str, values: dict[str, int]) -> Any:
+    """An enumeration; Any, because no type checker knows its members."""
+    return IntEnum(name, values)
+
+
 class Status:
     """An error code that knows whether somebody looked at it."""
 
@@ -46,15 +51,15 @@ class Status:
 class Graph:
     """A captured or instantiated graph."""
 
-    def __init__(self, work: list[Callable[[], None]]) -> None:
+    def __init__(self, work: list[Callable[[], object]]) -> None:
         self.work = work
 
 
 class Stream:
     def __init__(self, number: int) -> None:
         self.number = number
-        self.work: list[Callable[[], None]] = []
-        self.capture: list[Callable[[], None]] | None = None
+        self.work: list[Callable[[], object]] = []
+        self.capture: list[Callable[[], object]] | None = None
         self.is_broken = False  # the capture
 
     def __int__(self) -> int:
@@ -79,7 +84,7 @@ class CudaDouble:
         self.fails: set[str] = set()  # functions that shall fail
         self.launches = 0
         self._current = threading.local()
-        self.enums = {name: IntEnum(name, values) for name, values in description["enums"].items()}
+        self.enums = {name: new_enum(name, values) for name, values in description["enums"].items()}
 
     def module(self) -> ModuleType:
         """What the code under test imports."""
@@ -101,7 +106,7 @@ class CudaDouble:
                 return self._status(self.last, name), *([None] * RESULTS.get(name, 0))
             try:
                 result = getattr(self, name)(*arguments)
-            except _Failure as failure:
+            except Refusal as failure:
                 self.last = self.enums["cudaError_t"][failure.name]
                 return self._status(self.last, name), *([None] * RESULTS.get(name, 0))
             values = result if isinstance(result, tuple) else () if result is None else (result,)
@@ -139,7 +144,7 @@ class CudaDouble:
         self._require_device()
         self._no_capture()
         if size > self.free_bytes:
-            raise _Failure("cudaErrorMemoryAllocation")
+            raise Refusal("cudaErrorMemoryAllocation")
         raw = np.full(size + ALIGNMENT, 0xCD, np.uint8)  # new memory holds anything but zeros
         start = -(-raw.ctypes.data // ALIGNMENT) * ALIGNMENT
         self.free_bytes -= size
@@ -162,13 +167,9 @@ class CudaDouble:
 
     def cudaMemcpyAsync(self, target: int, source: int, count: int, kind: Any, stream: Any) -> None:  # noqa: N802
         direction = kind.name.removeprefix("cudaMemcpy")
-        source_kind, target_kind = {
-            "HostToDevice": "pd",
-            "DeviceToHost": "dp",
-            "DeviceToDevice": "dd",
-        }[direction]
-        self.block(target, count, target_kind)
-        self.block(source, count, source_kind)
+        kinds = {"HostToDevice": "pd", "DeviceToHost": "dp", "DeviceToDevice": "dd"}[direction]
+        self.block(target, count, kinds[1])
+        self.block(source, count, kinds[0])
         if target < source + count and source < target + count:
             raise DoubleError("a copy onto itself")
         self.enqueue(stream, lambda: ctypes.memmove(target, source, count))
@@ -181,12 +182,12 @@ class CudaDouble:
 
     def cudaGetDeviceCount(self) -> int:  # noqa: N802
         if not self.devices:
-            raise _Failure("cudaErrorInsufficientDriver")
+            raise Refusal("cudaErrorInsufficientDriver")
         return self.devices
 
     def cudaSetDevice(self, device: int) -> None:  # noqa: N802
         if device >= self.devices:
-            raise _Failure("cudaErrorInvalidDevice")
+            raise Refusal("cudaErrorInvalidDevice")
         self._current.device = device
 
     def cudaGetDeviceProperties(self, device: int) -> Any:  # noqa: N802
@@ -215,7 +216,7 @@ class CudaDouble:
             raise DoubleError(f"{number} is no live stream (0 is the default one, which is slow)")
         return self.streams[number]
 
-    def enqueue(self, handle: Any, work: Callable[[], None]) -> None:
+    def enqueue(self, handle: Any, work: Callable[[], object]) -> None:
         """Later, in order; into the graph while the stream is captured."""
         stream = self.stream(handle)
         (stream.work if stream.capture is None else stream.capture).append(work)
@@ -232,7 +233,7 @@ class CudaDouble:
         stream = self.stream(handle)
         if stream.capture is not None:
             stream.is_broken = True
-            raise _Failure("cudaErrorStreamCaptureUnsupported")
+            raise Refusal("cudaErrorStreamCaptureUnsupported")
         work, stream.work = stream.work, []
         for piece in work:
             piece()
@@ -244,16 +245,16 @@ class CudaDouble:
     def cudaStreamBeginCapture(self, handle: Any, mode: Any) -> None:  # noqa: N802
         stream = self.stream(handle)
         if stream.capture is not None:
-            raise _Failure("cudaErrorIllegalState")
+            raise Refusal("cudaErrorIllegalState")
         stream.capture, stream.is_broken = [], False
 
     def cudaStreamEndCapture(self, handle: Any) -> Graph:  # noqa: N802
         stream = self.stream(handle)
         if stream.capture is None:
-            raise _Failure("cudaErrorIllegalState")
+            raise Refusal("cudaErrorIllegalState")
         work, stream.capture = stream.capture, None
         if stream.is_broken:
-            raise _Failure("cudaErrorStreamCaptureInvalidated")
+            raise Refusal("cudaErrorStreamCaptureInvalidated")
         graph = Graph(work)
         self.graphs.add(graph)
         return graph
@@ -291,7 +292,7 @@ class CudaDouble:
         for stream in self.streams.values():
             if stream.capture is not None:
                 stream.is_broken = True
-                raise _Failure("cudaErrorStreamCaptureUnsupported")
+                raise Refusal("cudaErrorStreamCaptureUnsupported")
 
     def _nothing_pending(self, function: str) -> None:
         if any(stream.work for stream in self.streams.values()):
@@ -309,7 +310,7 @@ class CudaDouble:
         return those.pop(key)
 
 
-class _Failure(Exception):
+class Refusal(Exception):  # noqa: N818
     def __init__(self, name: str) -> None:
         self.name = name
 

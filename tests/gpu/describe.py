@@ -55,7 +55,7 @@ CUDA_ENUMS = ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode", "cudaDev
 
 
 def described(member: Any) -> dict[str, Any]:
-    """A pybind11 function or method: one list of (argument, has a default) for each overload, without self."""
+    """A pybind11 function or method: a list of (argument, has a default) an overload, without self."""
     doc = (member.__doc__ or "").strip()
     lines = doc.splitlines() or [""]
     overloads = re.findall(r"^\d+\. (.+)$", doc, re.MULTILINE) if "Overloaded function." in doc else lines[:1]

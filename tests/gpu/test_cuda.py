@@ -1,7 +1,7 @@
 """The `cuda` backend: what can be seen without a GPU.
 
-Sessions here are ONNX Runtime's on the CPU; everything around them (shapes, addresses, the loop, residents) is
-the backend's own, with real arithmetic.
+Sessions here are ONNX Runtime's on the CPU; everything around them (shapes, addresses, the loop, residents)
+is the backend's own, with real arithmetic.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ import pytest
 
 from flowsep_export.glue import glue_graphs
 from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
-from flowsep_runtime.backends import BACKENDS, DeviceBackend, SolverLoop, cuda_libraries, open_backend, why_not
+from flowsep_runtime.backends import (
+    BACKENDS,
+    DeviceBackend,
+    SolverLoop,
+    cuda_libraries,
+    open_backend,
+    why_not,
+)
 from flowsep_runtime.backends import onnxruntime_cuda as cuda
 from flowsep_runtime.glue import GLUE, glue_path
 from flowsep_runtime.manifest import STAGES, Manifest
@@ -99,7 +106,9 @@ def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
     from flowsep_runtime.backends.ort_shapes import GraphShapes
 
     shapes = GraphShapes(Manifest.read(toy))
-    sizes = shapes.sizes("advance", {"x": (2, 8, 4, 16), "velocity": (2, 8, 4, 16), "dt": (1,), "row": (1, 9)}, 2)
+    sizes = shapes.sizes(
+        "advance", {"x": (2, 8, 4, 16), "velocity": (2, 8, 4, 16), "dt": (1,), "row": (1, 9)}, 2
+    )
     assert sizes == {"batch": 2, "channels": 8, "t": 4, "frequencies": 16, "shifts": 9}
     settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(toy.parent / "advance.onnx")
@@ -122,7 +131,9 @@ def test_a_separator_warms_up_and_separates(pipeline: Pipeline, on_cpu: Pipeline
     sessions = set(backend._sessions)
     audio = normal(3, 9000, 2)
     found = separator.separate(audio, 16000, "dog barking", steps=2)
-    assert np.allclose(found.target, Separator(on_cpu).separate(audio, 16000, "dog barking", steps=2).target, atol=1e-5)
+    assert np.allclose(
+        found.target, Separator(on_cpu).separate(audio, 16000, "dog barking", steps=2).target, atol=1e-5
+    )
     assert set(backend._sessions) == sessions, "nothing was left for the first separation to prepare"
     assert {"log_mel", "encode_mixture", "solve", "decode_latent", "vocode"} < set(found.timings)
 

@@ -1,4 +1,4 @@
-"""The double is the bindings' own shape, and its rules bite: otherwise nothing it passes would mean anything."""
+"""The double has the bindings' shape, and its rules bite: otherwise what it passes would mean nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from .cuda_double import IMPLEMENTED, CudaDouble, DoubleError
 from .doubles import VERSIONS, Machine, description, installed
-from .tensorrt_double import Truth
+from .tensorrt_parts import Truth
 
 
 @pytest.fixture(params=VERSIONS)
@@ -157,7 +157,7 @@ def rig(machine: Machine) -> Rig:
 def values(rig: Rig, pointer: int) -> Any:
     import ctypes
 
-    return np.frombuffer((ctypes.c_float * 4).from_address(pointer), np.float32)
+    return np.ctypeslib.as_array((ctypes.c_float * 4).from_address(pointer))
 
 
 def test_it_computes_when_the_stream_is_synchronised(rig: Rig) -> None:
@@ -223,11 +223,12 @@ def test_a_capture_before_the_first_run_fails(rig: Rig) -> None:
 
 def test_nothing_may_be_allocated_or_waited_for_in_a_capture(rig: Rig) -> None:
     mode = rig.cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    for forbidden in (
+    functions: list[Callable[[], Any]] = [
         lambda: rig.cudart.cudaMalloc(256),
         lambda: rig.cudart.cudaMallocHost(256),
         lambda: rig.cudart.cudaStreamSynchronize(rig.stream),
-    ):
+    ]
+    for forbidden in functions:
         rig.cudart.cudaStreamBeginCapture(rig.stream, mode)
         assert forbidden()[0].name == "cudaErrorStreamCaptureUnsupported"
         assert rig.cudart.cudaStreamEndCapture(rig.stream)[0].name == "cudaErrorStreamCaptureInvalidated"

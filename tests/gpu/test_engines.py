@@ -74,7 +74,9 @@ def test_what_changed_is_built_again_and_the_rest_is_not(bundle: Path, machine: 
     onnx.save(model, path)
     content = json.loads((bundle / "manifest.json").read_text())
     entry = FileEntry.of(path)
-    content["graphs"]["vocode"]["files"] = [{"name": entry.name, "bytes": entry.bytes, "sha256": entry.sha256}]
+    content["graphs"]["vocode"]["files"] = [
+        {"name": entry.name, "bytes": entry.bytes, "sha256": entry.sha256}
+    ]
     (bundle / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(OptionError, match="built from another vocode"):
         Pipeline.load(bundle, "tensorrt")
@@ -129,7 +131,7 @@ def test_a_build_that_stops_goes_on_where_it_stopped(bundle: Path, machine: Mach
     machine.trt.unsupported = set()
     build_engines(bundle, ONE, FRAMES)
     assert machine.trt.builds == ENGINES and built == ENGINES - 3
-    assert not [path for path in bundle.rglob(".*")], "no temporary files"
+    assert not list(bundle.rglob(".*")), "no temporary files"
 
 
 def test_the_timing_cache_grows_and_a_foreign_one_is_replaced(bundle: Path, machine: Machine) -> None:
@@ -173,8 +175,10 @@ def test_engines_beyond_tolerance_are_removed(
     bundle: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, engines = build_engines(bundle, ONE, FRAMES)
-    monkeypatch.setitem(verify.TOLERANCE, "float32", -1.0)  # type: ignore[arg-type]
-    with pytest.raises(Exception, match=r"engines were removed: The exported log_mel differs .*of -1e\+00\.$"):
+    monkeypatch.setitem(verify.TOLERANCE, "float32", -1.0)
+    with pytest.raises(
+        Exception, match=r"engines were removed: The exported log_mel differs .*of -1e\+00\.$"
+    ):
         verify_engines(bundle, folder, engines, None)
     assert not (folder / SIDECAR).exists()
     with pytest.raises(OptionError, match="no engines"):

@@ -1,4 +1,4 @@
-"""The `tensorrt` backend on the strict double: numbers, order, captures, fall-backs, and nothing left behind."""
+"""The `tensorrt` backend on the strict double: numbers, order, captures, fall-backs, nothing left behind."""
 
 from __future__ import annotations
 
@@ -132,9 +132,7 @@ def test_without_captures_it_is_slower_and_right(
     assert np.allclose(first, on_cpu.generate(clip(), 3), atol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once
-        assert np.allclose(
-            pipeline.generate(clip(seed=5), 3), on_cpu.generate(clip(seed=5), 3), atol=1e-5
-        )
+        assert np.allclose(pipeline.generate(clip(seed=5), 3), on_cpu.generate(clip(seed=5), 3), atol=1e-5)
     pipeline.backend.close()  # type: ignore[attr-defined]
     assert machine.faults() == []
 
@@ -169,7 +167,9 @@ def test_a_graph_that_cannot_be_made_is_done_without(
 
 
 def test_shapes_that_were_not_built_are_named(pipeline: Pipeline) -> None:
-    with pytest.raises(BackendError, match=r"graph decode_latent takes latent of .* and not \(4, 8, 16, 16\)"):
+    with pytest.raises(
+        BackendError, match=r"graph decode_latent takes latent of .* and not \(4, 8, 16, 16\)"
+    ):
         pipeline.decode_latent(normal(0, 4, 8, 16, 16))
 
 
@@ -220,7 +220,7 @@ def test_memory_is_freed_with_the_backend(built: Path, machine: Machine) -> None
 
 def test_too_little_memory_is_one_sentence(built: Path, machine: Machine) -> None:
     machine.cuda.free_bytes = 20000
-    with pytest.raises(BackendError, match="not enough memory .cudaMalloc: cudaErrorMemoryAllocation"):
+    with pytest.raises(BackendError, match=r"not enough memory .cudaMalloc: cudaErrorMemoryAllocation"):
         pipeline = Pipeline.load(built, "tensorrt")
         pipeline.generate(clip(), 2)
     machine.trt.truths.clear()

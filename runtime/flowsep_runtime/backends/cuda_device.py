@@ -79,7 +79,7 @@ class Device:
         """Host memory that the GPU copies from and to at full speed, as bytes."""
         pointer = int(self.call("cudaMallocHost", nbytes))
         self._pinned.append(pointer)
-        return np.frombuffer((ctypes.c_ubyte * nbytes).from_address(pointer), np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(pointer))
 
     def copy(self, target: int, source: int, nbytes: int, kind: str = "DeviceToDevice") -> None:
         """Enqueues a copy between addresses."""

@@ -180,9 +180,7 @@ class OnnxRuntimeCuda:
             self._rows[steps] = (features, rows)
         return self._rows[steps]
 
-    def _put(
-        self, graph: str, name: str, sizes: Mapping[str, int], values: Array | OrtArray
-    ) -> OrtArray:
+    def _put(self, graph: str, name: str, sizes: Mapping[str, int], values: Array | OrtArray) -> OrtArray:
         if isinstance(values, OrtArray):
             return values
         shape = self._shapes.inputs(graph, sizes)[name]
@@ -259,7 +257,9 @@ def open_session(path: Path, sizes: Mapping[str, int], options: Mapping[str, str
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise BackendError(f"ONNX Runtime cannot load {shown(path)}: {first_line(error)}") from error
     if PROVIDER not in session.get_providers():
-        raise BackendError(f"ONNX Runtime would run {shown(path)} on the CPU: its CUDA provider did not load.")
+        raise BackendError(
+            f"ONNX Runtime would run {shown(path)} on the CPU: its CUDA provider did not load."
+        )
     return session
 
 
