@@ -46,8 +46,8 @@ def fix_axes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
 def soften_in_half(model: onnx.ModelProto) -> int:
     """Take the casts to float32 and back from around the softmax of attention in half, in place.
 
-    MatMul, Add, Softmax, MatMul in one type is the pattern that TensorRT turns into one kernel, which computes
-    the softmax in float32 inside. Scores that are float32 themselves (T5's) stay as they are.
+    MatMul, Add, Softmax, MatMul in one type is the pattern that TensorRT turns into one kernel, which
+    computes the softmax in float32 inside. Scores that are float32 themselves (T5's) stay as they are.
 
     Returns:
         How many attentions were changed.

@@ -24,9 +24,11 @@ def run_classes(double: TensorRtDouble) -> list[type]:
     types = double.enums["DataType"]
 
     class IExecutionContext(Strict):
+        _scratch: tuple[int, int] | None = None
+        _is_warm: bool
+
         def __init__(self, engine: ICudaEngine) -> None:
             self._engine = engine
-            self._scratch: tuple[int, int] | None = None
             self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
             self._is_warm = False

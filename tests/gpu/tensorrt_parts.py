@@ -49,7 +49,7 @@ def nptype(types: Any) -> Any:
 
 
 def data_type(types: Any, onnx_type: int) -> Any:
-    names = {
+    names: dict[int, str] = {
         onnx.TensorProto.FLOAT: "FLOAT",
         onnx.TensorProto.FLOAT16: "HALF",
         onnx.TensorProto.INT64: "INT64",

@@ -101,6 +101,15 @@ def test_addresses_are_bound_once_and_used_again(pipeline: Pipeline) -> None:
     assert backend._bindings == bindings
 
 
+def test_a_graph_that_was_freed_is_loaded_again(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    mel = on_cpu.log_mel(clip().waveform)
+    first = pipeline.vocode(mel)
+    backend.free("vocode")
+    assert not backend._sessions and not backend._bindings
+    assert np.array_equal(pipeline.vocode(mel), first)
+
+
 def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
     """Nothing that computes shapes may be left for the CPU."""
     from flowsep_runtime.backends.ort_shapes import GraphShapes

@@ -54,8 +54,9 @@ class Device:
         """
         error, *values = getattr(self.cudart, function)(*arguments)
         if error != self.cudart.cudaError_t.cudaSuccess:
-            what = "has not enough memory" if error.name == "cudaErrorMemoryAllocation" else "failed"
-            raise BackendError(f"The GPU {what} ({function}: {error.name}).")
+            if error.name == "cudaErrorMemoryAllocation":
+                raise BackendError(f"The GPU has not enough memory ({function}: {error.name}).")
+            raise BackendError(f"The GPU failed ({function}: {error.name}).")
         return values[0] if len(values) == 1 else tuple(values)
 
     def select(self) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,11 @@ def why_not() -> str | None:
     if PROVIDER not in onnxruntime.get_available_providers():
         return "this onnxruntime is for CPUs: replace it by pip install 'flowsep-engine[gpu]'"
     return why_no_driver() or missing_library(onnxruntime)
+
+
+def arithmetic(precision: Precision) -> str:
+    """What a precision means here, in words."""
+    return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
 
 
 def open(folder: Path, manifest: Manifest, precision: Precision, threads: int | None) -> OnnxRuntimeCuda:
@@ -86,7 +92,13 @@ class OnnxRuntimeCuda:
         self._sessions: dict[tuple[Any, ...], InferenceSession] = {}
         self._arrays: dict[tuple[Any, ...], OrtArray] = {}
         self._bindings: dict[tuple[Any, ...], _Binding] = {}
+        self._numbers = count(1)  # of captured runs
         self._rows: dict[int, tuple[Array, list[OrtArray]]] = {}
+
+    @property
+    def description(self) -> str:
+        """Engine and arithmetic, in words."""
+        return f"cuda, {self._manifest.precision}"
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -96,6 +108,13 @@ class OnnxRuntimeCuda:
 
     def load(self, graph: str) -> None:
         """Sessions are made for a shape, so that there is nothing to do before the first run."""
+
+    def free(self, graph: str) -> None:
+        """Gives back a graph's weights; they are loaded again when it is next wanted."""
+        with self.session():
+            for held in (self._bindings, self._sessions):
+                for key in [key for key in held if key[0] == graph]:
+                    del held[key]  # type: ignore[attr-defined]
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with self.session():
@@ -209,7 +228,7 @@ class OnnxRuntimeCuda:
         key = (graph, *sizes.items(), *((name, id(array)) for name, array in sorted(arrays.items())))
         if key not in self._bindings:
             session = self._session(graph, sizes)
-            self._bindings[key] = _Binding(graph, session, inputs, outputs, len(self._bindings) + 1)
+            self._bindings[key] = _Binding(graph, session, inputs, outputs, next(self._numbers))
         return self._bindings[key]
 
     def _session(self, graph: str, sizes: Mapping[str, int]) -> InferenceSession:

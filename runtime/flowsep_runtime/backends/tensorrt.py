@@ -47,6 +47,11 @@ def why_not() -> str | None:
     return None
 
 
+def arithmetic(precision: Precision) -> str:
+    """What a precision means here, in words."""
+    return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
+
+
 def open(folder: Path, manifest: Manifest, precision: Precision, threads: int | None) -> TensorRt:
     """Opens the engines that the bundle has for this GPU.
 
@@ -97,6 +102,11 @@ class TensorRt:
         self._release = weakref.finalize(self, _release, (self._loops, self._bound, self._engines), device)
         self._release.atexit = False  # the driver frees what a process leaves
 
+    @property
+    def description(self) -> str:
+        """Engine, arithmetic and GPU, in words."""
+        return f"tensorrt {self._set.machine.tensorrt}, {self._set.precision}, {self._set.machine.gpu}"
+
     def close(self) -> None:
         """Frees the device's memory; the backend cannot be used again."""
         self._release()
@@ -116,6 +126,9 @@ class TensorRt:
     def load(self, graph: str) -> None:
         with self.session():
             self._engine(graph)
+
+    def free(self, graph: str) -> None:
+        """Does nothing: captured graphs have the addresses of what would be freed; `close` frees all."""
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with self.session():
