@@ -68,9 +68,9 @@ class PlanBuilder:
             raise EngineError(f"TensorRT refuses the shapes of graph {name}: {self._logger.last()}.")
         # the cache must outlive the build, and a cache of another TensorRT or GPU is refused
         cache = config.create_timing_cache(self.timing_cache)
-        if not config.set_timing_cache(cache, False):
+        if cache is None or not config.set_timing_cache(cache, False):
             cache = config.create_timing_cache(b"")
-            if not config.set_timing_cache(cache, False):
+            if cache is None or not config.set_timing_cache(cache, False):
                 raise EngineError(f"TensorRT refuses a new timing cache: {self._logger.last()}.")
         plan = self._builder.build_serialized_network(network, config)
         if plan is None:

@@ -198,6 +198,10 @@ class CudaDouble:
     def cudaDriverGetVersion(self) -> int:  # noqa: N802
         return 13020
 
+    def cudaMemGetInfo(self) -> tuple[int, int]:  # noqa: N802
+        used = sum(len(block[0]) for block in self.memory.values())
+        return self.free_bytes, self.free_bytes + used
+
     def cudaGetLastError(self) -> int:  # noqa: N802
         last, self.last = self.last, 0
         return last
@@ -324,6 +328,7 @@ RESULTS = {
     "cudaGetDeviceCount": 1,
     "cudaGetDeviceProperties": 1,
     "cudaDriverGetVersion": 1,
+    "cudaMemGetInfo": 2,
     "cudaStreamCreateWithFlags": 1,
     "cudaStreamEndCapture": 1,
     "cudaGraphInstantiate": 1,

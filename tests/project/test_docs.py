@@ -38,6 +38,7 @@ PROGRAMS = {
     "python -m recipes.nano.example": ("recipes.nano.example", []),
     "python -m recipes.nano.picture": ("recipes.nano.picture", []),
     "python -m benchmarks.latency": ("benchmarks.latency", []),
+    "python -m benchmarks.clip_latency": ("benchmarks.clip_latency", []),
     "python -m benchmarks.graph_cost": ("benchmarks.graph_cost", []),
 }
 #: The page that has to have every option of a program.
