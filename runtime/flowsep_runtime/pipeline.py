@@ -76,14 +76,7 @@ class Pipeline:
 
     def log_mel(self, waveform: ArrayLike) -> Floats:
         """Waveform [B, 160 T], normalised (SPEC section 1) -> natural-log mel spectrogram [B, T, 64]."""
-        samples = _floats(waveform)
-        model = self.manifest.model
-        multiple = model.hop_length * model.frame_multiple
-        if samples.ndim != 2 or samples.shape[1] == 0 or samples.shape[1] % multiple:
-            raise ValueError(
-                f"waveform must be [batch, samples] with samples a multiple of {multiple}: {samples.shape}"
-            )
-        return self._run("log_mel", waveform=samples)[0]
+        return self._run("log_mel", waveform=self._waveform(waveform))[0]
 
     def encode_text(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> Floats:
         """Token ids and 0/1 mask, each [B, 50] -> hidden states [B, 50, D]."""
@@ -203,6 +196,7 @@ class Pipeline:
         Returns:
             Waveform [B, 160 T + 32] at 16 kHz, in [-1, 1].
         """
+        self._waveform(clip.waveform)
         if isinstance(self.backend, DeviceBackend):
             generated = generate_resident(self.backend, clip, steps, solver, progress, stage)
             if generated is not None:
@@ -255,6 +249,16 @@ class Pipeline:
             graph, {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         )
         return tuple(outputs[tensor.name] for tensor in self.manifest.graphs[graph].outputs)
+
+    def _waveform(self, waveform: ArrayLike) -> Floats:
+        array = _floats(waveform)
+        model = self.manifest.model
+        multiple = model.hop_length * model.frame_multiple
+        if array.ndim != 2 or array.shape[1] == 0 or array.shape[1] % multiple:
+            raise ValueError(
+                f"waveform must be [batch, samples] with samples a multiple of {multiple}: {array.shape}"
+            )
+        return array
 
     def _latent(self, latent: ArrayLike, name: str) -> Floats:
         array = _floats(latent)
