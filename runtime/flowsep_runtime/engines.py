@@ -167,5 +167,5 @@ def axis_ranges(manifest: Manifest, batch: Range, frames: Range) -> Mapping[str,
         "frames": frames,
         "t": frames.scaled(1, model.latent_stride),
         "samples": frames.scaled(model.hop_length),
-        "steps": Range(1, model.default_steps, max(256, model.default_steps)),
+        "steps": Range(1, model.default_steps, max(1024, model.default_steps)),
     }

@@ -114,7 +114,7 @@ class OnnxRuntimeCuda:
         with self.session():
             for held in (self._bindings, self._sessions):
                 for key in [key for key in held if key[0] == graph]:
-                    del held[key]  # type: ignore[attr-defined]
+                    del held[key]
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with self.session():
