@@ -122,10 +122,14 @@ class Vocoder(nn.Module):
     def forward(self, log_mel: Tensor) -> Tensor:
         x = self.conv_pre(log_mel.transpose(1, 2))
         for i, up in enumerate(self.ups):
-            x = up[0](x)  # type: ignore[index]
-            blocks = self.resblocks[i * self.num_kernels : (i + 1) * self.num_kernels]
-            x = sum((block(x) for block in blocks[1:]), start=blocks[0](x)) / self.num_kernels
+            x = self.amp(i, up[0](x))  # type: ignore[index]
         return torch.tanh(self.conv_post(self.activation_post(x)))[:, 0]
+
+    def amp(self, level: int, x: Tensor) -> Tensor:
+        """The mean of a level's AMP blocks."""
+        blocks = self.resblocks[level * self.num_kernels : (level + 1) * self.num_kernels]
+        mean: Tensor = sum((block(x) for block in blocks[1:]), start=blocks[0](x)) / self.num_kernels
+        return mean
 
 
 def kaiser_sinc_taps() -> Tensor:

@@ -111,7 +111,7 @@ def run_command(
     steps: int | None,
     solver: str,
     backend: str,
-    precision: Literal["exact", "fast"],
+    precision: Literal["exact", "fast", "auto"],
     threads: int | None,
     seed: int,
     limit: int | None,
@@ -138,7 +138,7 @@ def run_command(
     settings = {
         "steps": steps or separator.pipeline.manifest.model.default_steps,
         "solver": solver,
-        "precision": precision,
+        "precision": separator.pipeline.precision,
         "threads": threads,
         "seed": seed,
         "limit": limit,

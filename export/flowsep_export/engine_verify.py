@@ -52,7 +52,9 @@ def verify_engines(
     backend = open_backend(ENGINE, bundle, manifest, "fast")
     try:
         on_gpu = Pipeline(bundle, manifest, backend)
-        stages = measure(judge or bundle_judge(on_cpu), lambda: on_gpu, manifest.precision, cases, progress)
+        stages = measure(
+            judge or bundle_judge(on_cpu), lambda stage: [on_gpu], manifest.precision, cases, progress
+        )
     finally:
         backend.close()  # type: ignore[attr-defined]
     try:

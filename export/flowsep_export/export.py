@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from flowsep_export import onnx_export, verify
 from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import ExportError
-from flowsep_export.graphs import Graph, TensorSpec, graphs, vocoder_tail
+from flowsep_export.graphs import VARIANTS, Graph, TensorSpec, graphs, vocoder_tail
 from flowsep_export.precision import halve, mixed_nodes
 from flowsep_export.ranges import LIMIT, graph_inputs, largest_activation
 from flowsep_export.stage_inputs import (
@@ -98,7 +98,9 @@ def export_bundle(
     precision: verify.Precision = "float16" if half else "float32"
     with new_bundle(destination, force) as folder:
         cases = _cases(source) if half or verified else []
-        exported, ranges = _write_graphs(source, folder, half, range_limit, cases, progress)
+        model = halve(source.model) if half else source.model
+        exported, ranges = _write_graphs(source.model, model, folder, range_limit, cases, progress)
+        variants = _write_variants(model, folder, exported)
         source.tokenizer.save(str(folder / FILE))
         manifest = Manifest(
             name=source.name,
@@ -114,6 +116,7 @@ def export_bundle(
                 created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             ),
             ranges=ranges,
+            variants=variants,
         )
         if verified:
             names = list(verify.checks())
@@ -130,21 +133,22 @@ def export_bundle(
 
 
 def _write_graphs(
-    source: Source,
+    reference: FlowSep,
+    model: FlowSep,
     folder: Path,
-    half: bool,
     range_limit: float,
     cases: Sequence[verify.Case],
     progress: Progress,
 ) -> tuple[dict[str, GraphEntry], dict[str, RangeEntry]]:
-    exact = graphs(source.model)
-    table = graphs(halve(source.model)) if half else exact
+    half = model is not reference
+    exact = graphs(reference)
+    table = graphs(model) if half else exact
     entries, ranges = {}, {}
     for index, graph in enumerate(table.values()):
         progress(f"tracing {graph.name}", 0.6 * index / len(table))
         program = onnx_export.trace(graph)
         if half:
-            inputs = list(graph_inputs(graph.name, exact, source.model, [case.inputs for case in cases]))
+            inputs = list(graph_inputs(graph.name, exact, reference, [case.inputs for case in cases]))
             largest = largest_activation(graph.name, program, inputs, range_limit)
             if largest is not None:
                 ranges[graph.name] = largest
@@ -156,8 +160,27 @@ def _write_graphs(
     return entries, ranges
 
 
-def _write_graph(graph: Graph, program: torch.export.ExportedProgram, folder: Path) -> GraphEntry:
-    files = onnx_export.save(onnx_export.to_onnx(graph, program), folder / f"{graph.name}.onnx")
+def _write_variants(
+    model: FlowSep, folder: Path, exported: dict[str, GraphEntry]
+) -> dict[str, dict[str, GraphEntry]]:
+    """Write the engines' own spellings; large weights are those of the graph for all."""
+    variants = {}
+    for engine, names in VARIANTS.items():
+        table = graphs(model, engine)
+        entries = {}
+        for name in names:
+            program = onnx_export.trace(table[name])
+            entry = _write_graph(table[name], program, folder, f"{name}.{engine}.onnx")
+            shared = onnx_export.share_weights(folder, entry.files, exported[name].files)
+            entries[name] = replace(entry, files=shared)
+        variants[engine] = entries
+    return variants
+
+
+def _write_graph(
+    graph: Graph, program: torch.export.ExportedProgram, folder: Path, file: str | None = None
+) -> GraphEntry:
+    files = onnx_export.save(onnx_export.to_onnx(graph, program), folder / (file or f"{graph.name}.onnx"))
     mixed = mixed_nodes(files[0])
     if mixed:
         raise ExportError(

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from flowsep_export.rewrites.snake import Spelling
+from flowsep_export.rewrites.upsample import transpose_upsamples
+from flowsep_export.rewrites.vocoder import PlanarVocoder
 from flowsep_ref import FlowSep, FlowSepConfig
 from flowsep_ref.layers import mask_bias
 
@@ -107,7 +110,7 @@ class Velocity(nn.Module):
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()
-        self.unet = model.unet
+        self.unet = transpose_upsamples(model.unet)
 
     @cached_property
     def time_widths(self) -> list[int]:
@@ -145,7 +148,7 @@ class DecodeLatent(nn.Module):
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()
-        self.vae = model.vae
+        self.vae = transpose_upsamples(model.vae)
         self.scale_factor = model.scale_factor
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -155,12 +158,13 @@ class DecodeLatent(nn.Module):
 class Vocode(nn.Module):
     """Log-mel to waveform."""
 
-    def __init__(self, model: FlowSep) -> None:
+    def __init__(self, model: FlowSep, spelling: Spelling) -> None:
         super().__init__()
-        self.vocoder = model.vocoder
+        self.dtype = model.vocoder.conv_pre.weight.dtype
+        self.vocoder = PlanarVocoder(model.vocoder, spelling)
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        return self.vocoder(log_mel.to(self.vocoder.conv_pre.weight.dtype)).float()
+        return self.vocoder(log_mel.to(self.dtype)).float()
 
 
 def vocoder_tail(config: FlowSepConfig) -> int:
@@ -173,8 +177,18 @@ def vocoder_tail(config: FlowSepConfig) -> int:
     return length - frames * config.audio.hop_length
 
 
-def graphs(model: FlowSep) -> dict[str, Graph]:
-    """The table, for one model's sizes and weights; the weights are shared, not copied."""
+#: Engine -> the graphs of which a bundle carries a spelling for it, beside the one for all.
+VARIANTS: Mapping[str, tuple[str, ...]] = {"openvino": ("vocode",)}
+
+
+def graphs(model: FlowSep, engine: str | None = None) -> dict[str, Graph]:
+    """The table, for one model's sizes and weights; the weights are shared, not copied.
+
+    Args:
+        model: what to export.
+        engine: a key of `VARIANTS`, for that engine's spelling of its graphs; None for the one for all.
+    """
+    spelling: Spelling = "cosine" if engine is None else "polynomial"
     config = model.config
     tokens, mels, channels = config.text.max_length, config.audio.n_mel_channels, config.latent_channels
     tail = vocoder_tail(config)
@@ -246,7 +260,7 @@ def graphs(model: FlowSep) -> dict[str, Graph]:
         graph("decode_latent", DecodeLatent(model), (latent("latent"),), (log_mel,)),
         graph(
             "vocode",
-            Vocode(model),
+            Vocode(model, spelling),
             (log_mel,),
             (TensorSpec("waveform", ("batch", f"{config.audio.hop_length}*frames + {tail}")),),
         ),

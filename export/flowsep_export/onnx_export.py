@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common
@@ -25,9 +26,11 @@ from torch.export import ExportedProgram
 from flowsep_export.graphs import Graph, TensorSpec
 from flowsep_export.half_weights import store_as_half
 from flowsep_export.reshapes import make_reshapes_static
+from flowsep_runtime.manifest import FileEntry
 
 OPSET = 20
 EMBED_AT_MOST = 64 << 20  # bytes of weights: beyond, they go into a file of their own, which engines can map
+EMBED_TENSOR = 64 << 10  # bytes: beside a file of weights, smaller tensors stay in the graph
 FOLD_AT_MOST = 1 << 40  # elements: weights that are sliced or transposed are so once, here
 
 # Those of onnxscript's default rules that find something here; all of them take as long as everything else.
@@ -102,8 +105,35 @@ def save(model: ir.Model, path: Path) -> list[Path]:
         ir.save(model, path)
         return [path]
     data = path.with_name(path.name + ".data")
-    ir.save(model, path, external_data=data.name)
+    ir.save(model, path, external_data=data.name, size_threshold_bytes=EMBED_TENSOR)
     return [path, data]
+
+
+def share_weights(
+    folder: Path, files: Sequence[FileEntry], others: Sequence[FileEntry]
+) -> tuple[FileEntry, ...]:
+    """Let a graph read the weights file of another, if it is the same, and delete its own.
+
+    Args:
+        folder: where all of them are.
+        files: of the graph, the `.onnx` first.
+        others: of the other graph.
+
+    Returns:
+        The graph's files now.
+    """
+    path, *data = files
+    same = [other for other in others[1:] if data and other.sha256 == data[0].sha256]
+    if not same:
+        return tuple(files)
+    proto = onnx.load(folder / path.name, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = same[0].name
+    onnx.save(proto, folder / path.name)
+    (folder / data[0].name).unlink()
+    return FileEntry.of(folder / path.name), same[0]
 
 
 def _name_axes(values: Sequence[ir.Value], specs: tuple[TensorSpec, ...]) -> None:

@@ -6,8 +6,8 @@ The stages run through `flowsep_runtime.Pipeline`, as they will in use.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,33 +112,45 @@ def verify(
         The manifest's entry of every stage, and of the chain.
     """
 
-    def opened() -> Pipeline:
-        return Pipeline(folder, manifest, open_backend("cpu", folder, manifest))
+    def opened(stage: str) -> Iterator[Pipeline]:
+        for spelling in spellings(manifest, stage):
+            yield Pipeline(folder, spelling, open_backend("cpu", folder, spelling))
 
     return measure(reference_judge(model), opened, manifest.precision, cases, progress)
 
 
 def measure(
     judge: Judge,
-    opened: Callable[[], Pipeline],
+    opened: Callable[[str], Iterable[Pipeline]],
     precision: Precision,
     cases: Sequence[Case],
     progress: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, StageEntry]:
-    """The errors of every stage, and of the chain, of what `opened` gives for each of them."""
+    """The errors of every stage, and of the chain: the largest of what `opened` gives for it."""
     entries = {}
     for name, check in checks().items():
         progress(name)
-        pipeline = opened()
+        quietest = QUIETEST if name in WAVEFORMS else 0.0
         worst: dict[str, float] = {}
-        for case in cases:
-            reference = judge(check, case.inputs)
-            output = check(pipeline, case.inputs.arrays())
-            quietest = QUIETEST if name in WAVEFORMS else 0.0
-            errors = [relative_error(o, r, quietest) for o, r in zip(output, reference, strict=True)]
-            worst[case.kind] = max(worst.get(case.kind, 0.0), *errors)
+        for pipeline in opened(name):
+            for case in cases:
+                reference = judge(check, case.inputs)
+                output = check(pipeline, case.inputs.arrays())
+                errors = [relative_error(o, r, quietest) for o, r in zip(output, reference, strict=True)]
+                worst[case.kind] = max(worst.get(case.kind, 0.0), *errors)
         entries[name] = _entry(name, precision, worst)
     return entries
+
+
+def spellings(manifest: Manifest, stage: str) -> list[Manifest]:
+    """The bundle as any engine reads it and, of a stage that has other spellings, as those engines do."""
+    graphs = GRAPHS_OF.get(stage, ())  # the chain repeats what its stages were checked for
+    own = [
+        replace(manifest, graphs={**manifest.graphs, **variants}, variants={})
+        for variants in manifest.variants.values()
+        if any(name in graphs for name in variants)
+    ]
+    return [replace(manifest, variants={}), *own]
 
 
 def unverified(precision: Precision) -> dict[str, StageEntry]:

@@ -25,7 +25,7 @@ ABSENT = 0.1
 SHARES = (8, 4, 2, 1)
 """Pieces are an eighth of a clip, a quarter, half of one, or whole."""
 AUDIBLE = 0.3
-"""A sound is in a piece if its latent lies so far from silence, in the mean over its numbers."""
+"""A sound is heard at a place if its latent lies so far from silence there, in the mean over its numbers."""
 
 
 class FlowBatch(NamedTuple):
@@ -37,7 +37,7 @@ class FlowBatch(NamedTuple):
     t: Tensor
     captions: list[str]
     present: Tensor
-    """Which classes the mixture has, `[B, labels]`, 0/1."""
+    """Which classes are heard where in the mixture, `[B, labels, n/m, 16/m]`, 0/1; m: `multiple`."""
 
 
 class FlowBatches:
@@ -116,11 +116,14 @@ class FlowBatches:
         )
 
     def classes(self, piece: Piece) -> Tensor:
-        """0/1 by label: what can be heard in a piece."""
-        found = torch.zeros(len(self.labels))
-        for target, label in zip(piece.targets, piece.labels, strict=True):
-            silence = self.cache.silence[:, : target.shape[1]]
-            found[self.labels.index(label)] = float((target - silence).abs().mean() > AUDIBLE)
+        """0/1 by label and place in the middle of the network: what is heard where in a piece."""
+        heard = []
+        for target in piece.targets:
+            apart = (target - self.cache.silence[:, : target.shape[1]]).abs().mean(0, keepdim=True)
+            heard.append(nn.functional.avg_pool2d(apart, self.multiple) > AUDIBLE)
+        found = torch.zeros(len(self.labels), *heard[0].shape[1:])
+        for places, label in zip(heard, piece.labels, strict=True):
+            found[self.labels.index(label)] = places[0].float()
         return found
 
     def absent(self, present: list[str], rng: np.random.Generator) -> str:
@@ -135,7 +138,7 @@ class FlowTraining(lightning.LightningModule):
     """Rectified flow from noise to the target's latent, given the mixture's latent and the query.
 
     A small network learns slowly from the velocity's error alone what it hears.  With `labels` a
-    linear layer on its middle, thrown away afterwards, has to name the classes in the mixture.
+    linear layer on its middle, thrown away afterwards, has to name the classes at every place.
 
     Args:
         unet: to be trained.
@@ -190,11 +193,12 @@ class FlowTraining(lightning.LightningModule):
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.t))
         if self.namer is None:
             return loss
-        # the mean over time says what is there, the highest what was there for a moment
-        features = self.middle.pop().float().flatten(2)
+        features = self.middle.pop().float()
         self.middle.clear()
-        logits = self.namer(features.mean(2) + features.amax(2))
-        named = nn.functional.binary_cross_entropy_with_logits(logits, batch.present)
+        logits = self.namer(features.movedim(1, -1)).movedim(-1, 1)
+        # summed over the classes: two of forty are heard, and a mean would hide them
+        named = nn.functional.binary_cross_entropy_with_logits(logits, batch.present, reduction="none")
+        named = named.sum(1).mean()
         self.log("naming", named, prog_bar=True, batch_size=len(batch.t))
         return loss + self.naming * named
 

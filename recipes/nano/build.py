@@ -25,8 +25,8 @@ CONFIG = HERE / "model.yaml"
 # worth more than they, so --adversarial-from lies behind the end.
 VOCODER = ["--steps", "3650", "--batch", "8", "--learning-rate", "1e-3", "--adversarial-from", "3650"]
 VAE = ["--steps", "2200", "--batch", "6"]
-FLOW = ["--steps", "6800", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "2", "--naming", "0.2"]
-SHARDS = 80
+FLOW = ["--steps", "6500", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "3", "--naming", "0.05"]
+SHARDS = 50
 STEPS = 8
 """Solver steps of the bundle."""
 

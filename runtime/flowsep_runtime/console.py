@@ -26,13 +26,16 @@ def engine_options(command: Function) -> Function:
         ),
         click.option(
             "--precision",
-            type=click.Choice(["exact", "fast"]),
+            type=click.Choice(["exact", "fast", "auto"]),
             default="exact",
             show_default=True,
-            help="float32 arithmetic, or the quickest that keeps the bundle's tolerances.",
+            help="float32 arithmetic; the engine's quickest that is close to it; or fast where there is one.",
         ),
         click.option(
-            "--backend", default="auto", show_default=True, help="Engine: auto, tensorrt, cuda or cpu."
+            "--backend",
+            default="auto",
+            show_default=True,
+            help="Engine: auto, tensorrt, cuda, openvino or cpu.",
         ),
     ):
         command = option(command)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .arrays import Array, Floats, Ints
-from .backends import Backend, DeviceBackend, Precision, Schedule, SolverLoop, open_backend
+from .backends import Arithmetic, Backend, DeviceBackend, Precision, Schedule, SolverLoop, open_chosen
 from .errors import OptionError
 from .manifest import STAGES, Manifest
 from .resident import Clip, StageContext, generate_resident
@@ -39,10 +39,19 @@ class Pipeline:
     Wrong shapes raise ValueError, an engine that fails `BackendError`.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, backend: Backend) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        backend: Backend,
+        precision: Arithmetic = "exact",
+        low_memory: bool = False,
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.backend = backend
+        self.precision: Arithmetic = precision
+        self.low_memory = low_memory
 
     @classmethod
     def load(
@@ -51,14 +60,22 @@ class Pipeline:
         backend: str = "auto",
         precision: Precision = "exact",
         threads: int | None = None,
+        low_memory: bool = False,
+        cache: bool = True,
     ) -> Pipeline:
         """Checks a bundle and opens it; graphs are loaded when they are first used.
 
         Args:
             bundle_dir: The folder that flowsep-export wrote.
             backend: A name of `backends.BACKENDS` or "auto".
-            precision: "exact" (float32 arithmetic) or "fast".
+            precision: "exact" (float32 arithmetic), "fast" (the engine's quickest whose error is known to be
+                small) or "auto" ("fast" where this machine has such an arithmetic); `precision` of the
+                pipeline is what it came to.
             threads: Threads of an engine on the CPU; None leaves it to the engine.
+            low_memory: Keep the graphs of one stage at a time, so that the peak is that of the largest
+                stage; they are loaded again when they are next wanted.
+            cache: Whether the engine may keep compiled graphs and the results of its checks in the user's
+                cache folder.
 
         Raises:
             BundleError: If it is no bundle or was changed.
@@ -66,13 +83,25 @@ class Pipeline:
         """
         folder = Path(bundle_dir)
         manifest = Manifest.read(folder)
-        return cls(folder, manifest, open_backend(backend, folder, manifest, precision, threads))
+        engine, arithmetic = open_chosen(backend, folder, manifest, precision, threads, cache)
+        return cls(folder, manifest, engine, arithmetic, low_memory)
 
     def load_stage(self, stage: str) -> None:
         """Makes the graphs behind a stage method ready, so that its first call takes no longer than the
         next."""
         for graph in STAGES[stage]:
+            self._leave_other_stages(graph)
             self.backend.load(graph)
+
+    def free_stage(self, stage: str) -> None:
+        """Gives back the memory of the graphs behind a stage method; the next call loads them again."""
+        for graph in STAGES[stage]:
+            self.backend.free(graph)
+
+    def free(self) -> None:
+        """Gives back the memory of all graphs."""
+        for graph in self.manifest.graphs:
+            self.backend.free(graph)
 
     def log_mel(self, waveform: ArrayLike) -> Floats:
         """Waveform [B, 160 T], normalised (SPEC section 1) -> natural-log mel spectrogram [B, T, 64]."""
@@ -197,18 +226,21 @@ class Pipeline:
             Waveform [B, 160 T + 32] at 16 kHz, in [-1, 1].
         """
         self._waveform(clip.waveform)
-        if isinstance(self.backend, DeviceBackend):
-            generated = generate_resident(self.backend, clip, steps, solver, progress, stage)
-            if generated is not None:
-                return generated
+
+        def solve(mixture_latent: Floats) -> Floats:
+            noise = np.repeat(clip.noise, len(mixture_latent) // len(clip.noise), axis=0)
+            return self.solve(noise, mixture_latent, clip.text, clip.mask, steps, solver, progress)
+
+        # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
+        if isinstance(self.backend, DeviceBackend) and not self.low_memory:
+            return generate_resident(self.backend, clip, steps, solver, solve, progress, stage)
         with stage("log_mel"):
             log_mel = self.log_mel(clip.waveform)
         with stage("encode_mixture"):
             mean, std = self.encode_mixture(log_mel)
             mixture_latent = mean + std * clip.posterior_noise
         with stage("solve"):
-            noise = np.repeat(clip.noise, len(mean) // len(clip.noise), axis=0)
-            latent = self.solve(noise, mixture_latent, clip.text, clip.mask, steps, solver, progress)
+            latent = solve(mixture_latent)
         with stage("decode_latent"):
             log_mel = self.decode_latent(latent)
         with stage("vocode"):
@@ -244,7 +276,14 @@ class Pipeline:
             _of_batch(mask_bias, batch, "mask"),
         )
 
+    def _leave_other_stages(self, graph: str) -> None:
+        if self.low_memory:
+            for stage, graphs in STAGES.items():
+                if graph not in graphs:
+                    self.free_stage(stage)
+
     def _run(self, graph: str, **inputs: Array) -> tuple[Floats, ...]:
+        self._leave_other_stages(graph)
         outputs = self.backend.run(
             graph, {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         )

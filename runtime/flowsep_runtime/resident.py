@@ -32,12 +32,19 @@ def generate_resident(
     clip: Clip,
     steps: int,
     solver: str,
+    host_solve: Callable[[Floats], Floats],
     progress: Callable[[int, int], None] | None,
     stage: StageContext,
-) -> Floats | None:
-    """The target's waveform [B, 160 T + 32], or None if the backend does not know the solver.
+) -> Floats:
+    """The target's waveform [B, 160 T + 32].
 
     The loop may be one piece of work for the device: all its steps are reported when it is done.
+
+    Args:
+        backend: Where the clip goes through.
+        clip, steps, solver, progress, stage: As for `Pipeline.generate`.
+        host_solve: Mixture latent to solution, reporting its steps: for a solver that the backend's loop does
+            not know.
     """
 
     @contextmanager
@@ -58,13 +65,12 @@ def generate_resident(
             text, mask, noise = (_rows(array, batch) for array in (clip.text, clip.mask, clip.noise))
             context = backend.keep("velocity_text", {"text": text, "mask": mask})
             latent = backend.keep_solution(solver, steps, noise, {**features, **context})
-        if latent is None:
-            return None
-        if progress is not None:
+            on_host = host_solve(mixture["mixture_latent"].numpy()) if latent is None else None
+        if latent is not None and progress is not None:
             for done in range(1, steps + 1):
                 progress(done, steps)
         with timed("decode_latent"):
-            target = backend.keep("decode_latent", {"latent": latent})
+            target = backend.keep("decode_latent", {"latent": on_host if latent is None else latent})
         with timed("vocode"):
             return np.asarray(backend.keep("vocode", target)["waveform"].numpy(), np.float32)
 

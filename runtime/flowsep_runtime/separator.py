@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from numpy.typing import ArrayLike
 from .arrays import Floats
 from .audio import SILENCE, centred, checked_samples, resampled
 from .backends import DeviceBackend, Precision
+from .embeddings import Embeddings
 from .errors import BackendError, BundleError, FlowSepWarning, OptionError, QueryError, shown
 from .manifest import STAGES
 from .masking import masked_mixture
 from .pipeline import Pipeline
 from .resident import Clip
 from .solvers import solver_named
-from .text import EncodedQuery, Tokenizer, remembering_encoder
+from .text import EncodedQuery, Tokenizer
 from .windows import cross_fade, window_starts
 
 BUNDLED = Path(__file__).parent / "assets" / "nano"
@@ -81,11 +83,18 @@ class _Run:
 
 
 class Separator:
-    """A model that is ready to separate. One object may serve several threads."""
+    """A model that is ready to separate. One object may serve several threads; with low memory, one at a
+    time."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, cache: bool = True) -> None:
         self.pipeline = pipeline
-        self._encode_query: Callable[[str], EncodedQuery] | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._embeddings = Embeddings(
+            pipeline.manifest, pipeline.backend.name, pipeline.precision, on_disk=cache
+        )
+        self._queries_encoded = 0
+        # Threads in different stages would keep taking the graphs from each other.
+        self._turn = threading.Lock() if pipeline.low_memory else nullcontext()
 
     @classmethod
     def load(
@@ -94,14 +103,20 @@ class Separator:
         backend: str = "auto",
         precision: Precision = "exact",
         threads: int | None = None,
+        low_memory: bool = False,
+        cache: bool = True,
     ) -> Separator:
         """Opens a bundle; graphs are loaded when they are first used.
 
         Args:
             bundle: A folder that flowsep-export wrote; None is the small model that ships with the package.
             backend: "auto" or a name of `backends.BACKENDS`.
-            precision: "exact" (float32 arithmetic) or "fast".
+            precision: "exact" (float32 arithmetic), "fast" (the engine's quickest whose error is known to be
+                small) or "auto" ("fast" where this machine has such an arithmetic).
             threads: Threads of an engine on the CPU; None leaves it to the engine.
+            low_memory: Keep the graphs of one stage at a time and load them again for the next window.
+            cache: Whether encoded queries, compiled graphs and the results of checks may be kept in the
+                user's cache folder.
 
         Raises:
             BundleError: If it is no bundle or was changed.
@@ -113,26 +128,37 @@ class Separator:
                     f"This installation carries no model ({shown(BUNDLED)} is missing): give a bundle folder."
                 )
             bundle = BUNDLED
-        return cls(Pipeline.load(bundle, backend, precision, threads))
+        return cls(Pipeline.load(bundle, backend, precision, threads, low_memory, cache), cache)
 
     def warm_up(self, channels: int = 1, steps: int | None = None, solver: str | None = None) -> None:
         """Does now what the first separation would do besides its work.
 
-        Graphs are loaded; an engine on a GPU also runs a clip of silence, so that its memory is allocated and
-        its CUDA graphs are captured.
+        Graphs are loaded, and the text encoder stays; an engine on a GPU also runs a clip of silence, so that
+        its memory is allocated and its CUDA graphs are captured. With low memory every stage is loaded once
+        and given back: what an engine keeps in the cache folder is then there.
 
         Args:
             channels: Channels that sound in the recordings to come; at most 4 go through the model together.
             steps, solver: As they will be given to `separate`.
         """
+        pipeline = self.pipeline
+        with self._turn:
+            try:
+                for stage in STAGES:
+                    pipeline.load_stage(stage)
+                if isinstance(pipeline.backend, DeviceBackend) and not pipeline.low_memory:
+                    self._run_silence(channels, steps, solver or "euler")
+            finally:
+                if pipeline.low_memory:
+                    pipeline.free()
+        # Who warms up will have more than one query.
+        self._queries_encoded = max(1, self._queries_encoded)
+
+    def _run_silence(self, channels: int, steps: int | None, solver: str) -> None:
         pipeline, model = self.pipeline, self.pipeline.manifest.model
-        for stage in STAGES:
-            pipeline.load_stage(stage)
-        if not isinstance(pipeline.backend, DeviceBackend):
-            return
-        steps = model.default_steps if steps is None else steps
-        run = _Run("sound", steps, solver or "euler", 0, None)
-        query = self._encoded(run)
+        # Not through the remembered queries: it is the encoder itself that has to be ready.
+        tokens = self._loaded_tokenizer()("sound")
+        text = pipeline.encode_text(tokens.input_ids, tokens.attention_mask)
         latent = (
             1,
             model.latent_channels,
@@ -141,8 +167,9 @@ class Separator:
         )
         noise = np.random.default_rng(0).standard_normal(latent, np.float32)
         waveform = np.zeros((min(channels, self._largest_batch()), model.clip_samples), np.float32)
-        mask = np.asarray(query.mask, np.float32)
-        pipeline.generate(Clip(waveform, noise, noise, query.text, mask), run.steps, run.solver)
+        mask = np.asarray(tokens.attention_mask, np.float32)
+        clip = Clip(waveform, noise, noise, text, mask)
+        pipeline.generate(clip, model.default_steps if steps is None else steps, solver)
 
     def separate(
         self,
@@ -201,7 +228,12 @@ class Separator:
         sound = centred(mixture)
         sounding = np.flatnonzero(np.abs(sound).max(axis=0) > SILENCE)
         if len(sounding):
-            target[:, sounding] = self._generate(mixture[:, sounding], sample_rate, run)
+            with self._turn:
+                try:
+                    target[:, sounding] = self._generate(mixture[:, sounding], sample_rate, run)
+                finally:
+                    if self.pipeline.low_memory:
+                        self.pipeline.free()
         else:
             warnings.warn("The audio is silent: so is the result.", FlowSepWarning, stacklevel=2)
 
@@ -296,12 +328,25 @@ class Separator:
         return min(most, LARGEST_BATCH)
 
     def _encoded(self, run: _Run) -> EncodedQuery:
-        if self._encode_query is None:
-            with run.clock("load"):
-                tokenizer = Tokenizer(self.pipeline.folder, self.pipeline.manifest)
-                self._encode_query = remembering_encoder(tokenizer, self.pipeline.encode_text)
-        with self._stage("encode_text", run):
-            return self._encode_query(run.query)
+        with run.clock("load"):
+            tokenizer = self._loaded_tokenizer()
+        with run.clock("encode_text"):
+            tokens = tokenizer(run.query)
+            text = self._embeddings.recall(tokens)
+        if text is None:
+            with self._stage("encode_text", run):
+                encoded = self.pipeline.encode_text(tokens.input_ids, tokens.attention_mask)
+                text = self._embeddings.keep(tokens, encoded)
+            # The largest graph, and most runs have one query; who has a second will have a third.
+            self._queries_encoded += 1
+            if self._queries_encoded == 1:
+                self.pipeline.free_stage("encode_text")
+        return EncodedQuery(text, tokens.attention_mask, tokens.truncated)
+
+    def _loaded_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self.pipeline.folder, self.pipeline.manifest)
+        return self._tokenizer
 
     @contextmanager
     def _stage(self, stage: str, run: _Run) -> Iterator[None]:

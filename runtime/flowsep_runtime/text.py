@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,6 @@ import numpy as np
 from .arrays import Floats, Ints
 from .errors import BundleError, QueryError, shown
 from .manifest import Manifest
-
-REMEMBERED_QUERIES = 64
 
 
 @dataclass(frozen=True)
@@ -68,20 +64,3 @@ class EncodedQuery:
     text: Floats
     mask: Ints
     truncated: bool
-
-
-def remembering_encoder(
-    tokenizer: Tokenizer, encode_text: Callable[[Ints, Ints], Floats]
-) -> Callable[[str], EncodedQuery]:
-    """A function from query to `EncodedQuery` that computes the last `REMEMBERED_QUERIES` queries only
-    once."""
-
-    @lru_cache(maxsize=REMEMBERED_QUERIES)
-    def encode(query: str) -> EncodedQuery:
-        tokens = tokenizer(query)
-        text = encode_text(tokens.input_ids, tokens.attention_mask)
-        text.setflags(write=False)
-        tokens.attention_mask.setflags(write=False)
-        return EncodedQuery(text, tokens.attention_mask, tokens.truncated)
-
-    return encode

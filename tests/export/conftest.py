@@ -102,11 +102,13 @@ def graphs_from_the_tiny_bundle(tiny_bundle: Exported, monkeypatch: pytest.Monke
     """Exports take the tiny bundle's own graphs instead of tracing them again for a minute."""
     from flowsep_runtime.manifest import Manifest
 
-    def copied(source: Source, folder: Path, *rest: object) -> tuple[object, object]:
-        manifest = Manifest.read(tiny_bundle.folder)
+    manifest = Manifest.read(tiny_bundle.folder)
+
+    def copied(reference: FlowSep, model: FlowSep, folder: Path, *rest: object) -> tuple[object, object]:
         for file in manifest.files():
             shutil.copy(tiny_bundle.folder / file.name, folder)
         return manifest.graphs, {}
 
     monkeypatch.setattr(export, "_write_graphs", copied)
+    monkeypatch.setattr(export, "_write_variants", lambda *arguments: manifest.variants)
     monkeypatch.setattr(export, "LONG_FRAMES", SHORT_FRAMES)

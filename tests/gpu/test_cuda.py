@@ -47,7 +47,7 @@ def pipeline(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     monkeypatch.setattr(cuda, "open_session", session_on_the_cpu)
     monkeypatch.setattr(cuda, "DEVICE", "cpu")
     manifest = Manifest.read(toy)
-    yield Pipeline(toy, manifest, cuda.open(toy, manifest, "exact", None))
+    yield Pipeline(toy, manifest, cuda.open(toy, manifest, "exact", None, False))
 
 
 def test_it_is_a_device_backend_with_a_loop(pipeline: Pipeline) -> None:
@@ -165,7 +165,7 @@ def test_half_precision_is_not_exact(toy: Path) -> None:
 
     half = dataclasses.replace(Manifest.read(toy), precision="float16")
     with pytest.raises(OptionError, match="add --precision fast"):
-        cuda.open(toy, half, "exact", None)
+        cuda.open(toy, half, "exact", None, False)
     assert cuda.provider_options(half)["use_tf32"] == "1"
     assert cuda.provider_options(Manifest.read(toy))["use_tf32"] == "0"
 

@@ -38,7 +38,7 @@ FORBIDDEN = {
     },
 }
 # What a user who only asks for --help need not wait for.
-HEAVY = {"onnxruntime", "soxr", "soundfile", "tokenizers", "torch", "transformers", "numba"}
+HEAVY = {"onnxruntime", "openvino", "soxr", "soundfile", "tokenizers", "torch", "transformers", "numba"}
 
 REFUSE = """
 import sys

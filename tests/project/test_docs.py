@@ -40,6 +40,8 @@ PROGRAMS = {
     "python -m benchmarks.latency": ("benchmarks.latency", []),
     "python -m benchmarks.clip_latency": ("benchmarks.clip_latency", []),
     "python -m benchmarks.graph_cost": ("benchmarks.graph_cost", []),
+    "python -m benchmarks.scaling": ("benchmarks.scaling", []),
+    "python -m benchmarks.quality": ("benchmarks.quality", []),
 }
 #: The page that has to have every option of a program.
 REFERENCE = {
@@ -50,6 +52,9 @@ REFERENCE = {
     "flowsep-train collect": "training.md",
     "flowsep-eval build": "evaluation.md",
     "flowsep-eval run": "evaluation.md",
+    "python -m benchmarks.latency": "benchmarks.md",
+    "python -m benchmarks.scaling": "benchmarks.md",
+    "python -m benchmarks.quality": "benchmarks.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",

@@ -26,7 +26,7 @@ def own_bundle(toy_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline(toy_bundle: Path) -> Pipeline:
-    return Pipeline.load(toy_bundle, threads=1)
+    return Pipeline.load(toy_bundle, "cpu", threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,13 @@ def separator(pipeline: Pipeline) -> Separator:
 @pytest.fixture(scope="session")
 def reference() -> Reference:
     return Reference()
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder in which this test is the first; the package's part of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "flowsep"
 
 
 @pytest.fixture

@@ -92,6 +92,10 @@ def test_every_output_and_the_answer_as_json(
         2,
         "--seed",
         5,
+        "--backend",
+        "cpu",
+        "--threads",
+        1,
         "--json",
     ]
     code, out, err = run(mixture, "rain", "--bundle", toy_bundle, *options)
@@ -105,6 +109,7 @@ def test_every_output_and_the_answer_as_json(
     assert (answer["query"], answer["steps"], answer["solver"], answer["seed"]) == ("rain", 2, "euler", 5)
     assert (answer["sample_rate"], answer["channels"], answer["seconds"]) == (22050, 2, 1.0)
     assert (answer["backend"], answer["bundle"], answer["warnings"]) == ("cpu", "toy", [])
+    assert (answer["description"], answer["precision"]) == ("cpu, float32, 1 thread", "exact")
     assert answer["real_time_factor"] > 0 and answer["timings"]["solve"] > 0
     assert soundfile.info(target).format == "FLAC"
     assert np.array_equal(soundfile.read(copy)[0], soundfile.read(mixture)[0])
@@ -398,6 +403,52 @@ def test_a_progress_bar_only_on_a_terminal(mixture: Path, toy_bundle: Path) -> N
     # A second at 22 050 Hz takes two windows of the toy's .64 s, two steps each.
     assert b"separating" in shown and b"4/4" in shown
     assert json.loads(out)["steps"] == 2
+
+
+def test_the_closing_line_says_what_ran(run: Run, mixture: Path, toy_bundle: Path) -> None:
+    options = ["--backend", "cpu", "--precision", "fast", "--threads", 2, "--steps", 1]
+    code, out, err = run(mixture, "rain", "--bundle", toy_bundle, *options)
+    assert (code, err) == (0, "")
+    assert out.endswith("; cpu, float32, 2 threads\n")
+
+
+def test_low_memory_gives_the_same_sound(run: Run, mixture: Path, toy_bundle: Path, tmp_path: Path) -> None:
+    files = tmp_path / "usual.wav", tmp_path / "sparing.wav"
+    for file, options in zip(files, ([], ["--low-memory"]), strict=True):
+        assert run(mixture, "rain", "--bundle", toy_bundle, "-o", file, *options)[0] == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_without_the_cache_nothing_is_kept(
+    run: Run, mixture: Path, toy_bundle: Path, own_cache: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--no-cache"] if by == "option" else []
+    if by == "variable":
+        monkeypatch.setenv("FLOWSEP_NO_CACHE", "1")
+    assert run(mixture, "rain", "--bundle", toy_bundle, "--steps", 1, *options)[0] == 0
+    assert not own_cache.exists()
+
+
+def test_the_backends_of_this_machine_are_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "onnxruntime_cuda", "openvino"):
+        monkeypatch.setattr(f"flowsep_runtime.backends.{module}.find_spec", lambda name: None)
+    code, out, err = run("--list-backends")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "tensorrt  not available; tensorrt is not installed, run: pip install 'flowsep-engine[tensorrt]'",
+        "cuda      not available; onnxruntime is not installed, run: pip install 'flowsep-engine[gpu]'",
+        "openvino  not available; openvino is not installed, run: pip install 'flowsep-engine[openvino]'",
+        "cpu       available; exact is float32, fast is float32",
+    ]
+    code, out, err = run("--json", "--list-backends")
+    assert (code, err) == (0, "")
+    *missing, cpu = json.loads(out)
+    assert [(found["name"], found["available"], found["precisions"]) for found in missing] == [
+        (name, False, {}) for name in ("tensorrt", "cuda", "openvino")
+    ]
+    assert (cpu["available"], cpu["why_not"]) == (True, None)
+    assert cpu["precisions"] == {"exact": "float32", "fast": "float32"}
 
 
 def test_help_and_version(run: Run) -> None:

@@ -42,7 +42,7 @@ try:
     cli.command.main(["--help"])
 except SystemExit:
     pass
-heavy = {"numpy", "onnxruntime", "soxr", "soundfile", "tokenizers"} & set(sys.modules)
+heavy = {"numpy", "onnxruntime", "openvino", "soxr", "soundfile", "tokenizers"} & set(sys.modules)
 assert not heavy, heavy
 print("light")
 """

@@ -1,4 +1,4 @@
-"""Windows, mask, tokenizer, output names and solver, each for itself."""
+"""Windows, mask, tokenizer and output names, each for itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from flowsep_runtime import BundleError, Manifest, OptionError
 from flowsep_runtime.masking import masked_mixture
 from flowsep_runtime.outputs import check_outputs, default_output, replacing, slug
-from flowsep_runtime.solvers import SOLVERS
 from flowsep_runtime.text import Tokenizer
 from flowsep_runtime.windows import cross_fade, window_starts
 
@@ -109,16 +108,6 @@ def test_a_file_that_is_no_tokenizer_is_named(own_bundle: Path) -> None:
     (own_bundle / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json is no tokenizer"):
         Tokenizer(own_bundle, manifest)
-
-
-def test_euler_follows_a_straight_line_exactly_and_a_curve_with_order_one() -> None:
-    solver = SOLVERS["euler"]
-    assert solver.times(4).tolist() == [0, 0.25, 0.5, 0.75]
-    start = np.zeros(3, np.float32)
-    *_, straight = solver.integrate(lambda x, k: np.full_like(x, 2), start, 7)
-    assert np.allclose(straight, 2)
-    errors = [abs([*solver.integrate(lambda x, k: x, start + 1, n)][-1][0] - np.e) for n in (50, 100)]
-    assert errors[0] / errors[1] == pytest.approx(2, rel=0.05)
 
 
 @pytest.mark.parametrize(

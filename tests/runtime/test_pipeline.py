@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowsep_runtime import BackendError, OptionError, Pipeline
-from flowsep_runtime.backends import BACKENDS, Schedule, open_backend
+from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
+from flowsep_runtime.backends import BACKENDS, Schedule, open_backend, report, why_not
 from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
 from flowsep_runtime.resident import Clip
 
@@ -141,18 +141,28 @@ def test_steps_and_solver_are_checked(pipeline: Pipeline, steps: int, solver: st
 
 
 class Recorder:
-    """Another backend: counts the graphs that it hands on."""
+    """Another backend: writes down which graphs it hands on, and which are in memory each time."""
 
     name = "recorder"
+    description = "recorder, float32"
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
         self.runs: list[str] = []
+        self.held: set[str] = set()
+        self.most_held: list[set[str]] = []
 
     def load(self, graph: str) -> None:
         self.backend.load(graph)
+        self.held.add(graph)
+        self.most_held.append(set(self.held))
+
+    def free(self, graph: str) -> None:
+        self.backend.free(graph)
+        self.held.discard(graph)
 
     def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        self.load(graph)
         self.runs.append(graph)
         assert tuple(inputs) == GRAPHS[graph][0]
         assert all(array.flags.c_contiguous for array in inputs.values())
@@ -214,11 +224,22 @@ def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> 
         open_backend("cpu", toy_bundle, manifest, threads=0)
 
 
+def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
+    """As if these libraries were not installed."""
+    from importlib.util import find_spec
+
+    for module in BACKENDS.values():
+        monkeypatch.setattr(
+            f"flowsep_runtime.backends.{module}.find_spec",
+            lambda name: None if name in libraries else find_spec(name),
+        )
+
+
 def test_auto_says_what_is_missing_when_no_engine_can_run(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowsep_runtime.backends.onnxruntime_cpu.find_spec", lambda name: None)
-    with pytest.raises(OptionError, match=r"pip install 'flowsep-engine\[cpu\]'"):
+    without(monkeypatch, "openvino", "onnxruntime")
+    with pytest.raises(OptionError, match=r"flowsep-engine\[openvino\].*pip install 'flowsep-engine\[cpu\]'"):
         Pipeline.load(toy_bundle)
     assert list(BACKENDS)[-1] == "cpu", "auto tries the engine that runs everywhere last"
 
@@ -241,3 +262,51 @@ def test_generate_is_all_stages_in_a_row(pipeline: Pipeline, reference: Referenc
     assert stages == ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"]
     with pytest.raises(ValueError, match="multiple of 5120"):
         pipeline.generate(replace(clip, waveform=waveform[:, 1:]), 3)
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast", "auto"])
+def test_an_engine_without_quick_arithmetic_computes_in_float32_and_says_so(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
+) -> None:
+    without(monkeypatch, "openvino")
+    pipeline = Pipeline.load(toy_bundle, precision=precision, threads=2)
+    assert pipeline.backend.name == "cpu"
+    assert pipeline.backend.description == "cpu, float32, 2 threads"
+    assert pipeline.precision == ("fast" if precision == "fast" else "exact")
+    assert not report("openvino").precisions and "pip install" in str(report("openvino").why_not)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_graph_that_was_freed_is_loaded_again_when_wanted(toy_bundle: Path, name: str) -> None:
+    if (reason := why_not(name)) is not None:
+        pytest.skip(reason)
+    pipeline = Pipeline.load(toy_bundle, name, threads=1)
+    pipeline.free()  # nothing is loaded yet
+    latent = normal(1, 8, 16, 16)
+    first = pipeline.decode_latent(latent)
+    pipeline.free_stage("decode_latent")
+    assert np.array_equal(pipeline.decode_latent(latent), first)
+
+
+def test_with_low_memory_only_one_stage_is_held_at_a_time(pipeline: Pipeline) -> None:
+    backend = Recorder(pipeline.backend)
+    sparing = Separator(Pipeline(pipeline.folder, pipeline.manifest, backend, low_memory=True), cache=False)
+    audio = normal(pipeline.manifest.model.clip_samples * 2)
+    found = sparing.separate(audio, 16000, "rain", steps=2)
+    assert set().union(*backend.most_held) == set(GRAPHS)
+    for held in backend.most_held:
+        assert any(held <= set(graphs) for graphs in STAGES.values()), held
+    assert backend.held == set()
+    usual = Separator(pipeline, cache=False).separate(audio, 16000, "rain", steps=2)
+    assert np.array_equal(found.target, usual.target)
+
+
+def test_the_text_encoder_is_freed_after_the_first_query_and_kept_after_the_second(
+    pipeline: Pipeline,
+) -> None:
+    backend = Recorder(pipeline.backend)
+    separator = Separator(Pipeline(pipeline.folder, pipeline.manifest, backend), cache=False)
+    separator.separate(normal(100), 16000, "rain", steps=1)
+    assert backend.held == set(GRAPHS) - {"encode_text"}
+    separator.separate(normal(100), 16000, "dog barking", steps=1)
+    assert backend.held == set(GRAPHS)

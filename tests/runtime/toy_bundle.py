@@ -7,7 +7,7 @@ compute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,11 @@ def weights() -> dict[str, Floats]:
     }
 
 
-def write_toy_bundle(folder: Path) -> Path:
-    """Writes the bundle into a new folder and returns the folder."""
+def write_toy_bundle(folder: Path, others: Mapping[str, Callable[[Builder], None]] | None = None) -> Path:
+    """Writes the bundle into a new folder and returns the folder; `others` replaces the nodes of graphs."""
     folder.mkdir()
-    graphs = {name: _write_graph(folder, name) for name in GRAPHS}
+    nodes = {**NODES, **(others or {})}
+    graphs = {name: _write_graph(folder, name, nodes[name]) for name in GRAPHS}
     _write_tokenizer(folder / "tokenizer.json")
     entry = FileEntry.of(folder / "tokenizer.json")
     Manifest(
@@ -107,11 +108,11 @@ def _tensor(name: str, graph: str) -> TensorEntry:
     return TensorEntry(name, "int64" if name in ("input_ids", "attention_mask") else "float32", shape)
 
 
-def _write_graph(folder: Path, name: str) -> GraphEntry:
+def _write_graph(folder: Path, name: str, nodes: Callable[[Builder], None]) -> GraphEntry:
     inputs = tuple(_tensor(tensor, name) for tensor in GRAPHS[name][0])
     outputs = tuple(_tensor(tensor, name) for tensor in GRAPHS[name][1])
-    builder = _Builder()
-    NODES[name](builder)
+    builder = Builder()
+    nodes(builder)
     graph = helper.make_graph(
         builder.nodes,
         name,
@@ -126,7 +127,7 @@ def _write_graph(folder: Path, name: str) -> GraphEntry:
     return GraphEntry((FileEntry.of(path),), inputs, outputs)
 
 
-class _Builder:
+class Builder:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -155,39 +156,39 @@ class _Builder:
         return self.node("Transpose", [product], output, perm=[0, 3, 1, 2])
 
 
-def _log_mel(b: _Builder) -> None:
+def _log_mel(b: Builder) -> None:
     b.matmul(b.reshape("waveform", (0, -1, 160), "hops"), "analysis", "log_mel")
 
 
-def _encode_text(b: _Builder) -> None:
+def _encode_text(b: Builder) -> None:
     words = b.node("Gather", [b.weight("embedding"), "input_ids"], "words")
     mask = b.node("Cast", ["attention_mask"], "float_mask", to=TensorProto.FLOAT)
     b.node("Mul", [words, b.node("Unsqueeze", [mask, b.constant("last", np.array([2]))], "column")], "text")
 
 
-def _encode_mixture(b: _Builder) -> None:
+def _encode_mixture(b: Builder) -> None:
     latent = b.matmul(b.reshape("log_mel", (0, -1, 256), "quads"), "to_mean", "flat")
     split = b.reshape(latent, (0, 0, 8, 16), "split")
     b.node("Transpose", [split], "mean", perm=[0, 2, 1, 3])
     b.node("Sigmoid", ["mean"], "std")
 
 
-def _velocity_text(b: _Builder) -> None:
+def _velocity_text(b: Builder) -> None:
     b.matmul("text", "to_keys", "keys_values")
     hidden = b.node("Sub", [b.constant("one", np.float32(1)), "mask"], "hidden")
     bias = b.node("Mul", [hidden, b.constant("low", np.float32(-1e9))], "bias")
     b.node("Unsqueeze", [bias, b.constant("axes", np.array([1, 2]))], "mask_bias")
 
 
-def _velocity_mixture(b: _Builder) -> None:
+def _velocity_mixture(b: Builder) -> None:
     b.channels("mixture_latent", "to_features", "mixture_features")
 
 
-def _velocity_time(b: _Builder) -> None:
+def _velocity_time(b: Builder) -> None:
     b.matmul(b.reshape("t", (-1, 1), "column"), "to_time", "time_features")
 
 
-def _velocity(b: _Builder) -> None:
+def _velocity(b: Builder) -> None:
     attention = b.node("Softmax", ["mask_bias"], "attention", axis=-1)
     keys = b.node("Unsqueeze", ["keys_values", b.constant("axis", np.array([1]))], "keys")
     context = b.matmul(b.node("MatMul", [attention, keys], "mixed"), "from_keys", "context")
@@ -198,13 +199,13 @@ def _velocity(b: _Builder) -> None:
     b.node("Sub", [second, "x"], "velocity")
 
 
-def _decode_latent(b: _Builder) -> None:
+def _decode_latent(b: Builder) -> None:
     last = b.node("Transpose", ["latent"], "last", perm=[0, 2, 1, 3])
     quads = b.matmul(b.reshape(last, (0, 0, 128), "flat"), "to_mel", "quads")
     b.reshape(quads, (0, -1, 64), "log_mel")
 
 
-def _vocode(b: _Builder) -> None:
+def _vocode(b: Builder) -> None:
     flat = b.reshape(b.matmul("log_mel", "synthesis", "hops"), (0, -1), "flat")
     padded = b.node("Pad", [flat, b.constant("tail", np.array([0, 0, 0, 32]))], "padded")
     b.node("Tanh", [padded], "waveform")

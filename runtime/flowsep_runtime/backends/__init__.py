@@ -1,14 +1,15 @@
 """Engines that run the graphs of a bundle.
 
-A backend is one small object that runs a graph by its name; a new one is a module with `why_not` and `open`,
-and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend may take over the whole
-solver loop (one CUDA graph, say) by being a `SolverLoop` as well.
+A backend is one small object that runs a graph by its name; a new one is a module with `why_not`,
+`arithmetic` and `open`, and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend
+may take over the whole solver loop (one CUDA graph, say) by being a `SolverLoop` as well.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,9 +20,12 @@ from ..engines import Range
 from ..errors import OptionError
 from ..manifest import Manifest
 
-#: "exact": float32 arithmetic. "fast": the quickest arithmetic of this machine that keeps the manifest's
-#: tolerances.
-Precision: TypeAlias = Literal["exact", "fast"]
+#: "exact": float32 arithmetic. "fast": the quickest arithmetic of the engine on this machine whose error is
+#: known to be small; float32 where it has no quicker one.
+Arithmetic: TypeAlias = Literal["exact", "fast"]
+
+#: What a caller may ask for: "auto" is "fast" where that is another arithmetic than "exact".
+Precision: TypeAlias = Literal["exact", "fast", "auto"]
 
 
 class Backend(Protocol):
@@ -30,6 +34,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """The name it has in `BACKENDS`."""
+
+    @property
+    def description(self) -> str:
+        """Engine, arithmetic and threads, in words: "openvino, bf16, 2 threads"."""
 
     def load(self, graph: str) -> None:
         """Makes a graph ready to run; a graph that is ready already costs nothing.
@@ -47,6 +55,9 @@ class Backend(Protocol):
         Raises:
             BackendError: If the engine fails.
         """
+
+    def free(self, graph: str) -> None:
+        """Gives back the memory of a graph, loaded or not; it is loaded again when it is next wanted."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +123,10 @@ class DeviceBackend(Protocol):
 class _Module(Protocol):
     def why_not(self) -> str | None: ...
 
+    def arithmetic(self, precision: Arithmetic) -> str: ...
+
     def open(
-        self, folder: Path, manifest: Manifest, precision: Precision, threads: int | None
+        self, folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
     ) -> Backend: ...
 
 
@@ -121,11 +134,38 @@ class _Module(Protocol):
 BACKENDS: Mapping[str, str] = {
     "tensorrt": "tensorrt",
     "cuda": "onnxruntime_cuda",
+    "openvino": "openvino",
     "cpu": "onnxruntime_cpu",
 }
 
+_ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "fast")
 
-def refuse_half(name: str, manifest: Manifest, precision: Precision) -> None:
+
+@dataclass(frozen=True)
+class BackendReport:
+    """What a backend can do on this machine: `why_not` is None if it can run, and then `precisions` says
+    which arithmetic "exact" and "fast" are."""
+
+    name: str
+    why_not: str | None
+    precisions: Mapping[Arithmetic, str]
+
+
+def report(name: str) -> BackendReport:
+    """What the backend of that name can do here.
+
+    Raises:
+        OptionError: If there is no such backend.
+    """
+    module = _module(name)
+    reason = module.why_not()
+    known: dict[Arithmetic, str] = {}
+    if reason is None:
+        known = {precision: module.arithmetic(precision) for precision in _ARITHMETIC}
+    return BackendReport(name, reason, known)
+
+
+def refuse_half(name: str, manifest: Manifest, precision: Arithmetic) -> None:
     """For a backend that computes a half-precision graph in half precision.
 
     Raises:
@@ -141,36 +181,79 @@ def why_not(name: str) -> str | None:
 
 
 def open_backend(
-    name: str, folder: Path, manifest: Manifest, precision: Precision = "exact", threads: int | None = None
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    precision: Precision = "exact",
+    threads: int | None = None,
+    cache: bool = True,
 ) -> Backend:
     """Opens a bundle on an engine.
 
     Args:
-        name: A name of `BACKENDS`, or "auto": the first that can run this bundle on this machine.
+        name: A name of `BACKENDS`, or "auto" (see `open_chosen`).
         folder: The bundle.
         manifest: What `Manifest.read(folder)` gave.
-        precision: "exact" or "fast".
+        precision: "exact", "fast" or "auto".
         threads: Threads of the engine on the CPU; None leaves it to the engine.
+        cache: Whether compiled graphs and the results of checks may be kept in the cache folder.
 
     Raises:
         OptionError: If there is no such backend or precision, or this machine cannot run it.
     """
-    if precision not in ("exact", "fast"):
-        raise OptionError(f"There is no precision {precision!r}: choose exact or fast.")
+    return open_chosen(name, folder, manifest, precision, threads, cache)[0]
+
+
+def open_chosen(
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    precision: Precision = "exact",
+    threads: int | None = None,
+    cache: bool = True,
+) -> tuple[Backend, Arithmetic]:
+    """As `open_backend`; also says what "auto" stands for.
+
+    As a name it is the first backend that can run this bundle on this machine; unless float32 is asked for,
+    those that have a quicker arithmetic go before all that have none. As a precision it is "fast" where the
+    backend has a quicker arithmetic.
+    """
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1 and not {threads}.")
-    reasons = []
-    for candidate in BACKENDS if name == "auto" else (name,):
-        reason = why_not(candidate)
-        if reason is None:
-            try:
-                return _module(candidate).open(folder, manifest, precision, threads)
-            except OptionError as error:  # it runs here, but not this bundle
-                if name != "auto":
-                    raise
-                reason = str(error).rstrip(".")
-        reasons.append(f"backend {candidate}: {reason}")
-    raise OptionError(f"No engine can run here ({'; '.join(reasons)}).")
+    if precision not in ("exact", "fast", "auto"):
+        raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
+    reasons = {candidate: why_not(candidate) for candidate in (BACKENDS if name == "auto" else (name,))}
+    able = [candidate for candidate, reason in reasons.items() if reason is None]
+    quick = [] if precision == "exact" else [candidate for candidate in able if _is_quicker(candidate)]
+    for candidate in (*quick, *(other for other in able if other not in quick)):
+        arithmetic: Arithmetic = "fast" if candidate in quick or precision == "fast" else "exact"
+        try:
+            return _module(candidate).open(folder, manifest, arithmetic, threads, cache), arithmetic
+        except OptionError as error:  # it runs here, but not this bundle
+            if name != "auto":
+                raise
+            reasons[candidate] = str(error).rstrip(".")
+    said = "; ".join(f"backend {candidate}: {reason}" for candidate, reason in reasons.items())
+    raise OptionError(f"No engine can run here ({said}).")
+
+
+def threads_in_words(threads: int | None) -> str:
+    """For a backend's description; None is what engines on a CPU do by themselves."""
+    if threads is None:
+        return "a thread a core"
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def give_memory_back() -> None:
+    """Hands what was freed back to the system: glibc keeps freed blocks of up to 32 MB, and the weights of a
+    graph are thousands of them."""
+    with suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _is_quicker(name: str) -> bool:
+    arithmetic = _module(name).arithmetic
+    return arithmetic("fast") != arithmetic("exact")
 
 
 def _module(name: str) -> _Module:

@@ -76,6 +76,16 @@ class Device:
         buffer.fill(0)
         return buffer
 
+    def free(self, buffer: Buffer) -> None:
+        """Frees a block of `allocate`; it must be in no captured graph that will run again."""
+        self.synchronize()
+        self._pointers.remove(buffer.pointer)
+        self.call("cudaFree", buffer.pointer)
+        staging = buffer.staging
+        if staging is not None:
+            self._pinned.remove(staging.ctypes.data)
+            self.call("cudaFreeHost", staging.ctypes.data)
+
     def pinned(self, nbytes: int) -> Array:
         """Host memory that the GPU copies from and to at full speed, as bytes."""
         pointer = int(self.call("cudaMallocHost", nbytes))
@@ -152,7 +162,7 @@ class Buffer:
     device: Device = field(repr=False)
     pointer: int
     nbytes: int
-    _staging: Array | None = field(default=None, repr=False)
+    staging: Array | None = field(default=None, repr=False)
 
     def fill(self, byte: int) -> None:
         """Enqueues filling it with one byte."""
@@ -177,9 +187,9 @@ class Buffer:
         return staging.view(dtype).reshape(shape).copy()
 
     def _host(self) -> Array:
-        if self._staging is None:
-            self._staging = self.device.pinned(self.nbytes)
-        return self._staging
+        if self.staging is None:
+            self.staging = self.device.pinned(self.nbytes)
+        return self.staging
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..arrays import Array
 from ..errors import BackendError, shown
 from ..manifest import Manifest
-from . import Precision
+from . import Arithmetic, give_memory_back, threads_in_words
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -27,8 +27,15 @@ def why_not() -> str | None:
     return None
 
 
-def open(folder: Path, manifest: Manifest, precision: Precision, threads: int | None) -> OnnxRuntimeCpu:
-    """Opens a bundle; this engine's quickest arithmetic is the exact one, so `precision` changes nothing."""
+def arithmetic(precision: Arithmetic) -> str:
+    """Its quickest arithmetic is the exact one."""
+    return "float32"
+
+
+def open(
+    folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
+) -> OnnxRuntimeCpu:
+    """Opens a bundle; `precision` changes nothing, and nothing is kept in the cache folder."""
     return OnnxRuntimeCpu(folder, manifest, threads)
 
 
@@ -44,6 +51,10 @@ class OnnxRuntimeCpu:
         self._sessions: dict[str, InferenceSession] = {}
         self._lock = threading.Lock()
 
+    @property
+    def description(self) -> str:
+        return f"cpu, float32, {threads_in_words(self._threads)}"
+
     def load(self, graph: str) -> None:
         self._session(graph)
 
@@ -54,6 +65,13 @@ class OnnxRuntimeCpu:
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise BackendError(f"ONNX Runtime failed in graph {graph}: {_first_line(error)}") from error
+
+    def free(self, graph: str) -> None:
+        with self._lock:
+            session = self._sessions.pop(graph, None)
+        if session is not None:
+            del session
+            give_memory_back()
 
     def _session(self, graph: str) -> InferenceSession:
         with self._lock:
@@ -68,6 +86,9 @@ class OnnxRuntimeCpu:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Every session has threads of its own, which go on spinning for a while after a run: they would take
+        # the cores from the next graph. While a graph runs they still spin, so it is as quick as before.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         try:

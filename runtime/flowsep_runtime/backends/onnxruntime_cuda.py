@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from ..arrays import Array, Floats
 from ..engines import Range
 from ..errors import BackendError, OptionError, shown
 from ..manifest import Manifest
-from ..solvers import solver_named
-from . import Precision, Schedule, refuse_half
+from ..solvers import euler_steps, solver_named
+from . import Arithmetic, Schedule, refuse_half
 from .cuda_libraries import missing_library, why_no_driver
 from .ort_shapes import GraphShapes
 
@@ -46,13 +46,15 @@ def why_not() -> str | None:
     return why_no_driver() or missing_library(onnxruntime)
 
 
-def arithmetic(precision: Precision) -> str:
+def arithmetic(precision: Arithmetic) -> str:
     """What a precision means here, in words."""
     return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
 
 
-def open(folder: Path, manifest: Manifest, precision: Precision, threads: int | None) -> OnnxRuntimeCuda:
-    """Opens a bundle.
+def open(
+    folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
+) -> OnnxRuntimeCuda:
+    """Opens a bundle; nothing is kept in the cache folder.
 
     Raises:
         OptionError: If it computes in half precision and `precision` is "exact".
@@ -78,6 +80,15 @@ class OrtArray:
         return array
 
 
+class _OfSchedule(NamedTuple):
+    """What a solver's steps need: the time features, on the host and a row a step on the device, and the
+    step lengths."""
+
+    features: Array
+    rows: list[OrtArray]
+    dts: list[OrtArray]
+
+
 class OnnxRuntimeCuda:
     """Sessions by graph and sizes, bindings by session and addresses."""
 
@@ -93,7 +104,7 @@ class OnnxRuntimeCuda:
         self._arrays: dict[tuple[Any, ...], OrtArray] = {}
         self._bindings: dict[tuple[Any, ...], _Binding] = {}
         self._numbers = count(1)  # of captured runs
-        self._rows: dict[int, tuple[Array, list[OrtArray]]] = {}
+        self._schedules: dict[tuple[str, int], _OfSchedule] = {}
 
     @property
     def description(self) -> str:
@@ -153,14 +164,15 @@ class OnnxRuntimeCuda:
         invariants: Mapping[str, Array | OrtArray],
         progress: Callable[[int, int], None] | None = None,
     ) -> OrtArray | None:
-        """The solver's loop on the device; None for a solver other than Euler's.
+        """The solver's loop on the device; None for a solver that is not Euler's on some grid of times.
 
         The state goes to and fro between two arrays, because a captured run has its addresses in it: there
         are two captured runs of the velocity graph, one from each.
         """
-        if solver != "euler":
+        lengths = euler_steps(solver, steps)
+        if lengths is None:
             return None
-        features, rows = self._time_rows(steps)
+        features, rows, dts = self._of_schedule(solver, lengths)
         shapes: dict[str, tuple[int, ...]] = {"x": noise.shape}
         shapes |= {name: values.shape for name, values in invariants.items()}
         shapes["time_features"] = (noise.shape[0], rows[0].shape[1])
@@ -175,8 +187,6 @@ class OnnxRuntimeCuda:
         velocity = self._array((*scope, "velocity"), noise.shape, floats)
         times = self._array((*scope, "times"), shapes["time_features"], floats)
         times.value.update_inplace(np.repeat(features[:1], noise.shape[0], axis=0))
-        dt = self._array(("dt", steps), (1,), floats)
-        dt.value.update_inplace(np.full(1, 1 / steps, np.float32))
         advance_shapes = {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": rows[0].shape}
         advance_sizes = self._shapes.sizes("advance", advance_shapes, noise.shape[0])
         for step in range(steps):
@@ -184,20 +194,25 @@ class OnnxRuntimeCuda:
             inputs = {"x": x, "time_features": times, **fixed}
             self._bind("velocity", sizes, inputs, {"velocity": velocity}).run()
             row = rows[min(step + 1, steps - 1)]
-            advance = {"x": x, "velocity": velocity, "dt": dt, "row": row}
+            advance = {"x": x, "velocity": velocity, "dt": dts[step], "row": row}
             outputs = {"next_x": next_x, "time_features": times}
             self._bind("advance", advance_sizes, advance, outputs).run()
             if progress is not None:
                 progress(step + 1, steps)
         return states[steps % 2]
 
-    def _time_rows(self, steps: int) -> tuple[Array, list[OrtArray]]:
-        if steps not in self._rows:
-            t = solver_named("euler").times(steps)
+    def _of_schedule(self, solver: str, lengths: Floats) -> _OfSchedule:
+        steps = len(lengths)
+        key = (solver, steps)
+        if key not in self._schedules:
+            t = solver_named(solver).times(steps)
             features = self.keep("velocity_time", {"t": t})["time_features"].numpy()
-            rows = [OrtArray(self._from_numpy(features[k : k + 1])) for k in range(steps)]
-            self._rows[steps] = (features, rows)
-        return self._rows[steps]
+            rows, dts = (
+                [OrtArray(self._from_numpy(values[k : k + 1])) for k in range(steps)]
+                for values in (features, lengths)
+            )
+            self._schedules[key] = _OfSchedule(features, rows, dts)
+        return self._schedules[key]
 
     def _put(self, graph: str, name: str, sizes: Mapping[str, int], values: Array | OrtArray) -> OrtArray:
         if isinstance(values, OrtArray):

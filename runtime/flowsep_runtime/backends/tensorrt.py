@@ -21,8 +21,8 @@ from ..engines import EngineSet, Machine, Range, find_engines
 from ..errors import BackendError, FlowSepWarning
 from ..glue import GLUE
 from ..manifest import GRAPHS, Manifest
-from ..solvers import solver_named
-from . import Precision, Schedule, refuse_half
+from ..solvers import euler_steps, solver_named
+from . import Arithmetic, Schedule, refuse_half
 from .cuda_device import Buffer, Device, DeviceArray, why_no_device
 from .tensorrt_engine import Bound, Loader, Values
 from .tensorrt_loop import Loop
@@ -47,13 +47,15 @@ def why_not() -> str | None:
     return None
 
 
-def arithmetic(precision: Precision) -> str:
+def arithmetic(precision: Arithmetic) -> str:
     """What a precision means here, in words."""
     return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
 
 
-def open(folder: Path, manifest: Manifest, precision: Precision, threads: int | None) -> TensorRt:
-    """Opens the engines that the bundle has for this GPU.
+def open(
+    folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
+) -> TensorRt:
+    """Opens the engines that the bundle has for this GPU; nothing is kept in the cache folder.
 
     Raises:
         OptionError: If it has none, or they compute in half precision and `precision` is "exact".
@@ -95,9 +97,10 @@ class TensorRt:
         self._lock = threading.RLock()
         self._loader = Loader()
         self._engines: dict[str, tensorrt.ICudaEngine] = {}
-        self._scratch = device.allocate(engines.activation_bytes)
+        self._scratch: Buffer | None = None  # as long as anything is bound to it
         self._bound: dict[tuple[Any, ...], Bound] = {}
         self._loops: dict[tuple[Any, ...], Loop] = {}
+        self._said: set[str] = set()
         # contexts go before engines and engines before the memory they use
         self._release = weakref.finalize(self, _release, (self._loops, self._bound, self._engines), device)
         self._release.atexit = False  # the driver frees what a process leaves
@@ -128,7 +131,25 @@ class TensorRt:
             self._engine(graph)
 
     def free(self, graph: str) -> None:
-        """Does nothing: captured graphs have the addresses of what would be freed; `close` frees all."""
+        """Gives back a graph's engine, with its arrays and captures; what `keep` gave of it is gone."""
+        with self.session():
+            if graph == "velocity":  # the loop has its addresses, and so has what the loop does between steps
+                for loop in self._loops.values():
+                    loop.release()
+                self._loops.clear()
+                self._unbind("advance")
+            self._unbind(graph)
+            self._engines.pop(graph, None)
+            if not any(key[0] in GRAPHS for key in self._bound):
+                for name in GLUE:
+                    self._unbind(name)
+                if self._scratch is not None:
+                    self._device.free(self._scratch)
+                    self._scratch = None
+
+    def _unbind(self, graph: str) -> None:
+        for key in [key for key in self._bound if key[0] == graph]:
+            self._bound.pop(key).release()
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         with self.session():
@@ -168,7 +189,8 @@ class TensorRt:
     def keep_solution(
         self, solver: str, steps: int, noise: Values, invariants: Mapping[str, Values]
     ) -> DeviceArray | None:
-        """The solver's loop in device memory, inside a `session`; None for a solver other than Euler's.
+        """The solver's loop in device memory, inside a `session`; None for a solver that is not Euler's on
+        some grid of times.
 
         Args:
             solver: A name of `solvers.SOLVERS`.
@@ -179,14 +201,15 @@ class TensorRt:
         Returns:
             The solution, valid until the next loop or run of the velocity graph.
         """
-        if solver != "euler":
+        lengths = euler_steps(solver, steps)
+        if lengths is None:
             return None
         batch = noise.shape[0]
         shapes = {
             "x": noise.shape,
             **{name: (batch, *values.shape[1:]) for name, values in invariants.items()},
         }
-        key = (steps, *_key(shapes))
+        key = (solver, steps, *_key(shapes))
         is_new = key not in self._loops
         if is_new:
             rows = self.keep("velocity_time", {"t": solver_named(solver).times(steps)})["time_features"]
@@ -198,7 +221,7 @@ class TensorRt:
                 {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": (1, rows.shape[1])},
                 shared,
             )
-            self._loops[key] = Loop(self._device, velocity, advance, rows, steps)
+            self._loops[key] = Loop(self._device, velocity, advance, rows, lengths)
         loop = self._loops[key]
         solution = loop.run(noise, invariants)
         if is_new and not loop.is_captured:
@@ -210,9 +233,10 @@ class TensorRt:
     ) -> Bound:
         key = (graph, *_key(shapes))
         if key not in self._bound:
-            bound = Bound(
-                self._device, self._loader, self._engine(graph), graph, self._scratch, shapes, shared
-            )
+            engine = self._engine(graph)
+            if self._scratch is None:
+                self._scratch = self._device.allocate(self._set.activation_bytes)
+            bound = Bound(self._device, self._loader, engine, graph, self._scratch, shapes, shared)
             if shared is None and not bound.capture():
                 self._warn(f"graph {graph}")
             self._bound[key] = bound
@@ -224,6 +248,9 @@ class TensorRt:
         return self._engines[graph]
 
     def _warn(self, what: str) -> None:
+        if what in self._said:  # it was freed, and is loaded again
+            return
+        self._said.add(what)
         warnings.warn(
             f"TensorRT runs {what} without a CUDA graph, which is slower: it could not be captured.",
             FlowSepWarning,

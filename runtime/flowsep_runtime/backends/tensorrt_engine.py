@@ -113,6 +113,7 @@ class Bound:
             raise BackendError(f"The engine of graph {name} leaves the shape of {unknown[0]} open.")
         self.arrays: dict[str, DeviceArray] = {}
         self.outputs: dict[str, DeviceArray] = {}
+        self._own: list[Buffer] = []
         for index in range(engine.num_io_tensors):
             tensor = engine.get_tensor_name(index)
             array = self._array(engine, tensor, (shared or {}).get(tensor))
@@ -132,7 +133,9 @@ class Bound:
         nbytes = int(np.prod(shape)) * dtype.itemsize
         if shared is not None and shared.nbytes < nbytes:
             raise BackendError(f"{tensor} of graph {self.name} needs {nbytes} bytes, not {shared.nbytes}.")
-        return DeviceArray(shared or self._device.allocate(nbytes), shape, dtype)
+        if shared is None:
+            self._own.append(self._device.allocate(nbytes))
+        return DeviceArray(shared or self._own[-1], shape, dtype)
 
     def enqueue(self) -> None:
         """Enqueues the engine's work, kernel by kernel."""
@@ -155,6 +158,16 @@ class Bound:
             self.enqueue()
         else:
             self._graph.launch()
+
+    def release(self) -> None:
+        """Frees its buffers and its captured graph; it cannot be used again."""
+        if self._graph is not None:
+            self._device.discard(self._graph)
+            self._graph = None
+        self._context = None
+        for buffer in self._own:
+            self._device.free(buffer)
+        self._own.clear()
 
     def put(self, tensor: str, values: Values) -> None:
         """Enqueues a copy into an input's buffer; values of batch 1 go to every row."""

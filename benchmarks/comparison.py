@@ -1,0 +1,216 @@
+"""Contestants side by side: cold starts one after the other, then every stage in interleaved rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contestants import REFERENCE, Contestant
+from benchmarks.engines import VELOCITY
+from benchmarks.inputs import STAGES
+from benchmarks.models import Model, size_of
+from benchmarks.processes import Process, WorkerError, running, task_of
+from benchmarks.progress import say
+from benchmarks.spread import Summary, ratio, snr_db, weighted_sum
+from flowsep_runtime.arrays import Array
+from flowsep_runtime.solvers import solver_named
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured and how."""
+
+    steps: int
+    solver: str
+    rounds: int
+    threads: int
+    seconds: float
+
+    @property
+    def evaluations(self) -> int:
+        """Runs of the velocity network in one clip."""
+        return len(solver_named(self.solver).times(self.steps))
+
+
+@dataclass
+class Result:
+    """What was measured of one contestant.
+
+    Attributes:
+        contestant: Whom.
+        stages: Seconds of a call, one value a round; the velocity's are of one step.
+        snr: Of every stage against the reference on the same inputs, in dB.
+        clip_snr: The same of a whole clip's waveform, from the same noise.
+        cold: Seconds from the start of a process to its first whole clip: with empty caches, and again.
+        peak_bytes: Of the second such process.
+        disk_bytes: Of the files that it was loaded from.
+        cache_bytes: Of what it left in its caches.
+        remarks: What the runtime warned of: a graph that runs in another arithmetic than asked for, say.
+        left_out: Why it could not be measured.
+    """
+
+    contestant: Contestant
+    stages: dict[str, Summary] = field(default_factory=dict)
+    snr: dict[str, float] = field(default_factory=dict)
+    clip_snr: float = float("nan")
+    cold: tuple[float, float] | None = None
+    peak_bytes: int = 0
+    disk_bytes: int = 0
+    cache_bytes: int = 0
+    remarks: list[str] = field(default_factory=list)
+    left_out: str | None = None
+
+    def clip(self, evaluations: int) -> Summary:
+        """Seconds of a whole clip, composed of the stages of each round."""
+        return weighted_sum(
+            [(times_in_clip(stage, evaluations), seconds) for stage, seconds in self.stages.items()]
+        )
+
+    def ratios(self, reference: Result) -> dict[str, Summary]:
+        """How many times faster than the reference, by stage."""
+        shared = [stage for stage in self.stages if stage in reference.stages]
+        return {stage: ratio(reference.stages[stage], self.stages[stage]) for stage in shared}
+
+
+def times_in_clip(stage: str, evaluations: int) -> int:
+    """How often a stage runs in one clip."""
+    return evaluations if stage == VELOCITY else 1
+
+
+def compare(
+    contestants: Sequence[Contestant], model: Model, inputs: Path, settings: Settings, scratch: Path
+) -> list[Result]:
+    """Measures everything of everyone.
+
+    Args:
+        contestants: The reference first.
+        model: With all the forms that they need.
+        inputs: A file of `inputs.write_inputs`.
+        settings: What to measure.
+        scratch: A folder for outputs and caches, empty.
+
+    Raises:
+        WorkerError: If the reference fails; another contestant that fails is left out, and its result says
+            why.
+    """
+    results = [Result(contestant) for contestant in contestants]
+    waveforms: dict[str, Array] = {}
+    for result in results:
+        try:
+            waveforms[result.contestant.name] = _cold_starts(result, model, inputs, settings, scratch)
+        except WorkerError as error:
+            _leave_out(result, str(error))
+            continue
+        # the separator leaves out the few samples that the vocoder gives beyond the clip
+        pair = [waveforms[REFERENCE], waveforms[result.contestant.name]]
+        shortest = min(waveform.shape[-1] for waveform in pair)
+        wanted, actual = (waveform[..., :shortest] for waveform in pair)
+        result.clip_snr = snr_db([wanted], [actual])
+    _leave_out_twins(results, waveforms)
+    _rounds([result for result in results if result.left_out is None], model, inputs, settings, scratch)
+    return results
+
+
+def _cold_starts(result: Result, model: Model, inputs: Path, settings: Settings, scratch: Path) -> Array:
+    """Two processes, one after the other; gives the waveform."""
+    contestant = result.contestant
+    cache, output = scratch / "cache" / contestant.name, scratch / f"{contestant.name}.npz"
+    cache.mkdir(parents=True)
+    task = task_of(contestant, model, settings.threads, inputs)
+    seconds = []
+    for start in ("first", "second"):
+        say(f"{contestant.name}: {start} cold start")
+        with running(contestant.name, task, cache) as process:
+            answer = process.ask("first", steps=settings.steps, solver=settings.solver, output=str(output))
+            seconds.append(process.age())
+        result.remarks = list(dict.fromkeys([*result.remarks, *answer["remarks"]]))
+    result.cold = seconds[0], seconds[1]
+    result.peak_bytes = answer["peak_bytes"]
+    source = {"torch": model.weights, "plain": model.plain, "bundle": model.bundle}[contestant.kind]
+    assert source is not None
+    result.disk_bytes, result.cache_bytes = size_of(source), size_of(cache)
+    return _outputs(output)[0]
+
+
+def _leave_out_twins(results: Sequence[Result], waveforms: Mapping[str, Array]) -> None:
+    """A backend whose quickest arithmetic is the exact one would only be measured twice."""
+    exact: dict[str, str] = {}
+    for result in results:
+        contestant = result.contestant
+        if contestant.kind != "bundle" or contestant.is_low_memory or contestant.name not in waveforms:
+            continue
+        first = exact.setdefault(contestant.engine, contestant.name)
+        if first != contestant.name and np.array_equal(waveforms[first], waveforms[contestant.name]):
+            _leave_out(result, f"{contestant.name} gives the very numbers of {first}: measured once")
+
+
+def _rounds(results: Sequence[Result], model: Model, inputs: Path, settings: Settings, scratch: Path) -> None:
+    processes: dict[str, Process] = {}
+    try:
+        for result in results:
+            name = result.contestant.name
+            task = task_of(result.contestant, model, settings.threads, inputs)
+            processes[name] = Process(name, task, scratch / "cache" / name)
+        for stage in STAGES:
+            _measure_stage(stage, results, processes, settings.rounds, scratch)
+    finally:
+        for process in processes.values():
+            process.end()
+
+
+def _measure_stage(
+    stage: str,
+    results: Sequence[Result],
+    processes: Mapping[str, Process],
+    rounds: int,
+    scratch: Path,
+) -> None:
+    """Only this stage is loaded, by everyone: nine whole models would not fit into the memory."""
+
+    def ask(result: Result, command: str, **arguments: object) -> dict[str, float]:
+        if result.left_out is not None:
+            return {}
+        try:
+            return processes[result.contestant.name].ask(command, **arguments)
+        except WorkerError as error:
+            processes[result.contestant.name].end()
+            _leave_out(result, str(error))
+            return {}
+
+    say(f"{stage}: loading and warming up")
+    wanted: list[Array] = []
+    for result in results:
+        output = scratch / f"{result.contestant.name}.npz"
+        ask(result, "open", stage=stage, output=str(output))
+        if result.left_out is None:
+            actual = _outputs(output)
+            wanted = wanted or actual
+            result.snr[stage] = snr_db(wanted, actual)
+    found: dict[str, list[dict[str, float]]] = {result.contestant.name: [] for result in results}
+    for k in range(rounds):
+        say(f"{stage}: round {k + 1} of {rounds}")
+        # there and back again, so that no one always comes after the same neighbour
+        for result in results if k % 2 == 0 else reversed(results):
+            found[result.contestant.name].append(ask(result, "measure"))
+    for result in results:
+        ask(result, "close")
+        if result.left_out is None:
+            seconds = found[result.contestant.name]
+            for name in seconds[0]:
+                result.stages[name] = Summary(tuple(each[name] for each in seconds))
+
+
+def _leave_out(result: Result, why: str) -> None:
+    if result.contestant.name == REFERENCE:
+        raise WorkerError(f"Nothing can be compared: {why}")
+    say(f"left out: {why}")
+    result.left_out = why
+    result.stages.clear()
+
+
+def _outputs(path: Path) -> list[Array]:
+    with np.load(path) as arrays:
+        return [arrays[name] for name in arrays.files]

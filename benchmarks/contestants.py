@@ -1,0 +1,114 @@
+"""Who takes part: the baselines that a user would pick, and every engine and precision of the runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from inspect import signature
+from typing import Literal
+
+from flowsep_runtime import Pipeline
+from flowsep_runtime.backends import BACKENDS, why_not
+from flowsep_runtime.errors import OptionError
+
+Kind = Literal["torch", "plain", "bundle"]
+
+REFERENCE = "eager"
+"""What all others are compared with; it always takes part."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run the model.
+
+    Attributes:
+        name: What `--backends` and the tables call it.
+        kind: PyTorch on the checkpoint, plain ONNX graphs on an engine, or this project's bundle.
+        words: What it is, for the tables.
+        engine: Of plain graphs and bundles.
+        precision: Of the arithmetic: bf16 for PyTorch and plain graphs; exact or fast for a bundle.
+        is_compiled: With torch.compile.
+        is_low_memory: With the graphs of one stage in memory at a time.
+        by_default: Whether it takes part unless others are named.
+    """
+
+    name: str
+    kind: Kind
+    words: str
+    engine: str = ""
+    precision: str = ""
+    is_compiled: bool = False
+    is_low_memory: bool = False
+    by_default: bool = True
+
+
+BASELINES = (
+    Contestant(REFERENCE, "torch", "PyTorch eager, float32"),
+    Contestant("eager-bf16", "torch", "PyTorch eager, bf16 autocast", precision="bf16"),
+    Contestant("compile", "torch", "torch.compile, float32", is_compiled=True),
+    Contestant(
+        "compile-bf16",
+        "torch",
+        "torch.compile, freezing, bf16 autocast",
+        precision="bf16",
+        is_compiled=True,
+        by_default=False,  # minutes of compilation
+    ),
+    Contestant("plain-onnxruntime", "plain", "ONNX Runtime, plain export", "onnxruntime"),
+    Contestant("plain-openvino", "plain", "OpenVINO, plain export, float32", "openvino"),
+    Contestant("plain-openvino-bf16", "plain", "OpenVINO, plain export, bf16", "openvino", "bf16"),
+)
+
+
+def of_this_project() -> list[Contestant]:
+    """Every backend of the runtime, exact (named as the backend) and fast; with low memory if asked for."""
+    return [
+        Contestant(
+            name + ("" if precision == "exact" else f"-{precision}") + ("-low-memory" if is_low else ""),
+            "bundle",
+            f"this project, {name}, {precision}" + (", low memory" if is_low else ""),
+            name,
+            precision,
+            is_low_memory=is_low,
+            by_default=not is_low,  # the same speed while a stage is in memory
+        )
+        for is_low in (False, True)
+        for name in BACKENDS
+        for precision in ("exact", "fast")
+    ]
+
+
+def why_absent(contestant: Contestant) -> str | None:
+    """Why it cannot take part on this machine; None if it can."""
+    if contestant.kind == "bundle":
+        if contestant.is_low_memory and "low_memory" not in signature(Pipeline.load).parameters:
+            return "this runtime has no low-memory mode"
+        return why_not(contestant.engine)
+    if contestant.kind == "plain" and find_spec(contestant.engine) is None:
+        return f"{contestant.engine} is not installed"
+    return None
+
+
+def chosen(names: str | None) -> tuple[list[Contestant], list[str]]:
+    """The contestants of a comma-separated list; without one, all that can take part here.
+
+    Returns:
+        The contestants, the reference first, and a sentence for each that is left out.
+
+    Raises:
+        OptionError: If a name is unknown, or one that was asked for cannot take part.
+    """
+    known = {contestant.name: contestant for contestant in (*BASELINES, *of_this_project())}
+    if names is None:
+        expected = [contestant for contestant in known.values() if contestant.by_default]
+        reasons = {contestant.name: why_absent(contestant) for contestant in expected}
+        left_out = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+        return [contestant for contestant in expected if reasons[contestant.name] is None], left_out
+    wanted = dict.fromkeys([REFERENCE, *(name.strip() for name in names.split(","))])
+    for name in wanted:
+        if name not in known:
+            raise OptionError(f"There is no contestant {name!r}: choose from {', '.join(known)}.")
+        reason = why_absent(known[name])
+        if reason is not None:
+            raise OptionError(f"{name} cannot take part: {reason}.")
+    return [known[name] for name in wanted], []

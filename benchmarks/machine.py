@@ -1,0 +1,54 @@
+"""Where numbers were measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+LIBRARIES = ("numpy", "torch", "onnx", "onnxruntime", "openvino")
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores, load, versions and time."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "load_before": load,
+        "system": platform.system(),
+        "versions": {"python": platform.python_version()} | versions(),
+        "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def processor() -> str:
+    """Its name, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def sentence(facts: Mapping[str, object]) -> str:
+    """The same in one line, for under a table."""
+    found = facts["versions"]
+    assert isinstance(found, Mapping)
+    libraries = ", ".join(f"{name} {number}" for name, number in found.items())
+    return f"{facts['processor']}, {facts['cores']} cores; {libraries}; {facts['measured']}"

@@ -1,0 +1,17 @@
+"""What a long run says while it works: lines on stderr, and only where someone reads them."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+_started = time.monotonic()
+
+
+def say(doing: str) -> None:
+    """One line, with the time since the program started; nothing where stderr is no terminal."""
+    if sys.stderr.isatty():
+        minutes, seconds = divmod(int(time.monotonic() - _started), 60)
+        click.echo(f"{minutes:3d}:{seconds:02d}  {doing}", err=True)

@@ -1,0 +1,102 @@
+"""What repeated measurements say: a typical value, how far the others lie from it, whether to trust it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowsep_runtime.arrays import Array
+
+DISTURBED_ABOVE = 1.25
+"""95th percentile over median (or median over 5th) from which on something else was running: the number is
+not printed."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Measurements of one thing, in the order in which they were taken, all above 0."""
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("a summary needs at least one value")
+
+    @property
+    def median(self) -> float:
+        """Half of the values lie below it."""
+        return statistics.median(self.values)
+
+    @property
+    def p95(self) -> float:
+        """The 95th percentile, between two values by linear interpolation."""
+        return float(np.percentile(self.values, 95))
+
+    @property
+    def low(self) -> float:
+        """The smallest."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The largest."""
+        return max(self.values)
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether the values lie too far apart for their median to mean anything."""
+        above = self.p95 / self.median
+        below = self.median / float(np.percentile(self.values, 5))
+        return max(above, below) > DISTURBED_ABOVE
+
+    def plain(self) -> dict[str, object]:
+        """For JSON: no median of a disturbed run, but always the values."""
+        shown = not self.is_disturbed
+        return {
+            "median": self.median if shown else None,
+            "p95": self.p95 if shown else None,
+            "low": self.low,
+            "high": self.high,
+            "disturbed": self.is_disturbed,
+            "values": list(self.values),
+        }
+
+
+def ratio(numerators: Summary, denominators: Summary) -> Summary:
+    """The ratio in every round: what drifts from round to round is in both and falls out.
+
+    Raises:
+        ValueError: If one has more rounds than the other.
+    """
+    pairs = zip(numerators.values, denominators.values, strict=True)
+    return Summary(tuple(above / below for above, below in pairs))
+
+
+def weighted_sum(parts: Sequence[tuple[float, Summary]]) -> Summary:
+    """Round by round, each part so many times: a whole clip from its stages.
+
+    Raises:
+        ValueError: If the parts have different numbers of rounds, or there is none.
+    """
+    if len({len(part.values) for _, part in parts}) != 1:
+        raise ValueError("parts of a sum need the same number of rounds")
+    rounds = range(len(parts[0][1].values))
+    return Summary(tuple(sum(times * part.values[k] for times, part in parts) for k in rounds))
+
+
+def snr_db(wanted: Sequence[Array], actual: Sequence[Array]) -> float:
+    """Energy of what was wanted over that of the difference, in dB, over all arrays together; infinite where
+    nothing differs, NaN where a number is not finite or a shape is another.
+    """
+    signal = noise = 0.0
+    for a, b in zip(wanted, actual, strict=True):
+        if a.shape != b.shape or not np.isfinite(b).all():
+            return float("nan")
+        signal += float(np.sum(np.square(a, dtype=np.float64)))
+        noise += float(np.sum(np.square(a.astype(np.float64) - b)))
+    if noise == 0:
+        return float("inf")
+    return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))

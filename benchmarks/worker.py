@@ -1,0 +1,145 @@
+"""A contestant's own process: it loads one model, and does one thing at a time when it is told to.
+
+PyTorch, ONNX Runtime and OpenVINO each keep a pool of threads that spins for a while after work; in one
+process they slow each other down. Requests come as JSON lines on stdin, answers go as JSON lines to stdout;
+what libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engines import BundleEngine, Engine, open_engine, whole_clip
+from benchmarks.inputs import STAGES, read_inputs
+from flowsep_runtime.arrays import Array
+from flowsep_runtime.errors import FlowSepWarning
+
+LEAST_SECONDS, MOST_CALLS = 0.2, 20
+"""A stage that takes milliseconds is called again, until so much time or so many calls have passed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is to be: a contestant (see `contestants.Contestant`) and where its model lies."""
+
+    kind: str
+    engine: str
+    precision: str
+    is_compiled: bool
+    is_low_memory: bool
+    threads: int
+    weights: str
+    config: str | None
+    bundle: str | None
+    plain: str | None
+    inputs: str
+
+
+class Worker:
+    """Answers requests; every method is a command."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._inputs = read_inputs(Path(task.inputs))
+        self._engine: Engine | None = None
+        self._stage: tuple[str, list[Array]] | None = None
+
+    def open(self, stage: str, output: str) -> dict[str, Any]:
+        """Loads a stage, runs it once, and keeps what it gives."""
+        arguments = [self._inputs[name] for name in STAGES[stage]]
+        self._engine = open_engine(self._task)
+        self._stage = stage, arguments
+        np.savez(output, *self._engine.call(stage, arguments))
+        self._engine.timed(stage, arguments)  # the first call in the loop is a warm-up too
+        return {}
+
+    def measure(self) -> dict[str, Any]:
+        """Median seconds of the open stage, by name."""
+        assert self._engine is not None and self._stage is not None
+        start, found = time.perf_counter(), []
+        while True:
+            found.append(self._engine.timed(*self._stage))
+            if time.perf_counter() - start >= LEAST_SECONDS or len(found) == MOST_CALLS:
+                break
+        return {name: statistics.median(seconds[name] for seconds in found) for name in found[0]}
+
+    def close(self) -> dict[str, Any]:
+        """Forgets the open stage and its memory."""
+        self._engine = self._stage = None
+        gc.collect()
+        with suppress(AttributeError, OSError, TypeError):  # not glibc, which keeps freed blocks
+            ctypes.CDLL(None).malloc_trim(0)
+        return {}
+
+    def first(self, steps: int, solver: str, output: str) -> dict[str, Any]:
+        """Loads the model and separates a clip as a user does, of this project with `Separator`."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FlowSepWarning)
+            engine = open_engine(self._task)
+            if isinstance(engine, BundleEngine) and engine.is_whole_clip(self._inputs):
+                waveform = engine.separate(self._inputs, steps, solver)
+            else:
+                waveform = whole_clip(engine, self._inputs, steps, solver)
+        np.savez(output, waveform)
+        remarks = [str(each.message) for each in caught if issubclass(each.category, FlowSepWarning)]
+        return {"peak_bytes": peak_bytes(), "remarks": remarks}
+
+    def clip(self, steps: int, solver: str) -> dict[str, Any]:
+        """Runs every stage on a batch of clips; the model is loaded the first time."""
+        start = time.perf_counter()
+        if self._engine is None:
+            self._engine = open_engine(self._task)
+        whole_clip(self._engine, self._inputs, steps, solver)
+        return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident, mapped files included."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # not getrusage: on Linux its peak is inherited from the process that started this one
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> None:
+    """Reads requests until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # from here on nothing that a library prints can be taken for an answer
+    worker: Worker | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if worker is None:
+                worker = Worker(Task(**request))
+                answer: dict[str, Any] = {}
+            else:
+                command: Callable[..., dict[str, Any]] = getattr(worker, request.pop("command"))
+                answer = command(**request)
+        except Exception as error:
+            first = (str(error).strip() or "no message").splitlines()[0]
+            answer = {"error": f"{type(error).__name__}: {first}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

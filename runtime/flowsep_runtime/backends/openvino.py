@@ -1,0 +1,312 @@
+"""OpenVINO on the CPU: float32, or bfloat16 where the processor computes it.
+
+Three things about this engine decided the shape of this module:
+
+- Its kernels are chosen when a graph is compiled, and the quicker ones need to know every shape. So a graph
+  is compiled for one row of the shape that it is first given, and the rows of a batch go through one after
+  another: on a CPU a batch gains nothing, it would take more memory, and a row's numbers do not depend on
+  its neighbours.
+- Its own cache of compiled graphs does not tell settings apart: what was compiled with fusion is given to
+  someone who asked for none. So each setting of each graph has a folder of its own there.
+- It has been wrong in bfloat16, so a graph is tried before it is used (see `trials.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import Array
+from ..caches import cache_folder, keep_newest, recall, remember
+from ..errors import BackendError, FlowSepWarning, shown
+from ..manifest import Manifest
+from . import Arithmetic, give_memory_back, threads_in_words
+from .trials import Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, Core, InferRequest, Model, Node
+    from openvino.frontend import FrontEnd
+
+SHAPES_KEPT = 2  # of a graph: the last two lengths that it was given
+COMPILED_GRAPHS, COMPILED_BYTES = 64, 4 << 30  # in the cache folder
+VERDICTS, REMEMBERED_VERDICTS = "openvino", 512
+
+
+class Setting(NamedTuple):
+    """One way to run a graph: `name` stands in messages and in what is remembered."""
+
+    name: str
+    properties: Mapping[str, str]
+
+
+_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+_BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
+_UNFUSED = {"SNIPPETS_MODE": "DISABLE"}
+
+#: In the order in which they are tried.
+EXACT = (Setting("float32", _FLOAT32), Setting("float32 without fusion", _FLOAT32 | _UNFUSED))
+FAST = (Setting("bf16", _BF16), Setting("bf16 without fusion", _BF16 | _UNFUSED))
+
+#: The graphs that take all the time. The others run once for a window or a query, and stay in float32: their
+#: rounding would reach every step of the solver, and would gain nothing.
+QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
+
+#: Not kept compiled: the copy would be as large as the bundle's largest file, for something that is wanted
+#: once for each new query.
+NOT_CACHED = ("encode_text",)
+
+
+def why_not() -> str | None:
+    """None if openvino is installed, else what to install."""
+    if find_spec("openvino") is None:
+        return "openvino is not installed, run: pip install 'flowsep-engine[openvino]'"
+    return None
+
+
+def arithmetic(precision: Arithmetic) -> str:
+    """bfloat16 only where the processor has it: elsewhere it would be imitated, which is slower."""
+    return FAST[0].name if precision == "fast" and "BF16" in _capabilities() else EXACT[0].name
+
+
+def open(
+    folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
+) -> OpenVino:
+    """Opens a bundle; graphs are compiled when they are first wanted."""
+    return OpenVino(folder, manifest, arithmetic(precision) == FAST[0].name, threads, cache)
+
+
+@cache
+def _core() -> Core:
+    import openvino
+
+    return openvino.Core()
+
+
+@cache
+def _front_end() -> FrontEnd:
+    from openvino.frontend import FrontEndManager
+
+    return FrontEndManager().load_by_framework("onnx")
+
+
+def _capabilities() -> list[str]:
+    return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+class _Model:
+    """A compiled graph and the requests that are not in use; each call has one to itself."""
+
+    def __init__(self, graph: str, compiled: CompiledModel, setting: Setting, outputs: list[str]) -> None:
+        self.setting = setting
+        self._graph = graph
+        self._compiled = compiled
+        self._outputs = outputs
+        self._idle: list[InferRequest] = []
+
+    def run(self, row: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            results = request.infer(dict(row), share_inputs=True)
+            outputs = {name: results[self._compiled.output(name)] for name in self._outputs}
+        except Exception as error:  # OpenVINO's exceptions share no base class
+            raise BackendError(f"OpenVINO failed in graph {self._graph}: {_last_line(error)}") from error
+        self._idle.append(request)
+        return outputs
+
+
+class OpenVino:
+    """Compiled graphs by name and shape of a row, each in the quickest setting that was found right."""
+
+    name = "openvino"
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, fast: bool, threads: int | None = None, cache: bool = True
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._fast = fast
+        self._threads = threads
+        self._cache = cache
+        self._models: dict[str, OrderedDict[str, _Model]] = {}
+        self._settings: dict[str, str] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def description(self) -> str:
+        usual = (FAST if self._fast else EXACT)[0].name
+        others = [
+            f"{graph} {setting}"
+            for graph, setting in sorted(self._settings.items())
+            if setting != usual and (not self._fast or graph in QUICK_GRAPHS)
+        ]
+        words = f"{usual} ({', '.join(others)})" if others else usual
+        return f"openvino, {words}, {threads_in_words(self._threads)}"
+
+    def load(self, graph: str) -> None:
+        entry = self._manifest.graph(graph, self.name)
+        self._model(graph, clip_shapes(entry, self._manifest.model))
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        shapes = {name: (1, *array.shape[1:]) for name, array in inputs.items()}
+        batch = len(next(iter(inputs.values())))
+        model = self._model(graph, shapes)
+        rows = [
+            model.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(batch)
+        ]
+        if batch == 1:
+            return rows[0]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    def free(self, graph: str) -> None:
+        with self._lock:
+            models = self._models.pop(graph, None)
+        if models:
+            models.clear()
+            give_memory_back()
+
+    def _model(self, graph: str, shapes: Shapes) -> _Model:
+        with self._lock:
+            models = self._models.setdefault(graph, OrderedDict())
+            key = repr(sorted(shapes.items()))
+            if key not in models:
+                while len(models) >= SHAPES_KEPT:
+                    models.popitem(last=False)
+                models[key] = self._tried(graph, shapes)
+                self._settings[graph] = models[key].setting.name
+            models.move_to_end(key)
+            return models[key]
+
+    def _tried(self, graph: str, shapes: Shapes) -> _Model:
+        """The graph in the first setting that is right: finite, and in quick arithmetic close to float32."""
+        quick = FAST if self._fast and graph in QUICK_GRAPHS else ()
+        names = [setting.name for setting in quick + EXACT]
+        key = self._key(graph, shapes, str(least_snr(graph)), *names)
+        verdict = recall(VERDICTS).get(key) if self._cache else None
+        for setting in quick + EXACT:
+            if setting.name == verdict:
+                return self._compiled(graph, shapes, setting)
+
+        inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
+        for setting in EXACT:
+            model = self._compiled(graph, shapes, setting)
+            reference = model.run(inputs)
+            if finite(reference):
+                break
+        else:
+            raise BackendError(
+                f"OpenVINO gives numbers that are not finite in graph {graph}: try --backend cpu."
+            )
+        exact = model.setting
+        if quick:
+            del model  # so that two settings are never in memory together
+            model = self._quickest(graph, shapes, quick, inputs, reference) or self._compiled(
+                graph, shapes, exact
+            )
+        if model.setting != (quick + EXACT)[0]:
+            warnings.warn(
+                f"Graph {graph} is not right in {(quick + EXACT)[0].name} on this machine: "
+                f"it runs in {model.setting.name}.",
+                FlowSepWarning,
+                stacklevel=2,
+            )
+        if self._cache:
+            remember(VERDICTS, key, model.setting.name, REMEMBERED_VERDICTS)
+        return model
+
+    def _quickest(
+        self,
+        graph: str,
+        shapes: Shapes,
+        settings: tuple[Setting, ...],
+        inputs: Mapping[str, Array],
+        reference: Mapping[str, Array],
+    ) -> _Model | None:
+        for setting in settings:
+            try:
+                model = self._compiled(graph, shapes, setting)
+                if snr_db(reference, model.run(inputs)) >= least_snr(graph):
+                    return model
+            except BackendError:  # refusing is one way of not being right
+                continue
+        return None
+
+    def _compiled(self, graph: str, shapes: Shapes, setting: Setting) -> _Model:
+        entry = self._manifest.graph(graph, self.name)
+        path = self._folder / entry.files[0].name
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **setting.properties}
+        if self._threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = self._threads
+        folder = self._cache_folder(graph, shapes, setting)
+        try:
+            # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
+            model = _front_end().convert(_front_end().load(str(path)))
+            _keep_half_weights(model)
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+            try:
+                options = properties if folder is None else properties | {"CACHE_DIR": str(folder)}
+                compiled = _core().compile_model(model, "CPU", options)
+            except Exception:
+                if folder is None:
+                    raise
+                # Perhaps it is only the cache that failed: a full disk, say.
+                compiled = _core().compile_model(model, "CPU", properties)
+        except Exception as error:
+            raise BackendError(f"OpenVINO cannot load {shown(path)}: {_last_line(error)}") from error
+        return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
+
+    def _cache_folder(self, graph: str, shapes: Shapes, setting: Setting) -> Path | None:
+        """The folder of one compiled graph, made and tidied up around; None where nothing can be kept."""
+        if not self._cache or graph in NOT_CACHED:
+            return None
+        try:
+            root = cache_folder() / "openvino"
+            folder = root / self._key(graph, shapes, setting.name)[:32]
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+        except (OSError, RuntimeError):
+            return None
+        keep_newest(root, COMPILED_GRAPHS, COMPILED_BYTES)
+        return folder if os.access(folder, os.W_OK) else None
+
+    def _key(self, graph: str, shapes: Shapes, *how: str) -> str:
+        """Of what is remembered: the graph's files, the engine, the processor, and how the graph is run."""
+        import openvino
+
+        files = [file.sha256 for file in self._manifest.graph(graph, self.name).files]
+        processor = _core().get_property("CPU", "FULL_DEVICE_NAME"), _capabilities()
+        parts = files, openvino.__version__, processor, sorted(shapes.items()), how
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _keep_half_weights(model: Model) -> None:
+    """Marks the casts of weights that are stored in half precision as what they are, decompression.
+
+    Without the mark OpenVINO widens such weights when it loads them, and then holds them twice: for a text
+    encoder of matrix products alone, twice the memory in bf16. The numbers in float32 are the same bits.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() == "Convert" and _type_of_source(node) == "Constant":
+            node.get_rt_info()["decompression_0"] = ""
+
+
+def _type_of_source(node: Node) -> str:
+    return str(node.input_value(0).get_node().get_type_name())
+
+
+def _last_line(error: Exception) -> str:
+    """OpenVINO's messages begin with the place in its source and end with what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

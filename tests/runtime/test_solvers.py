@@ -1,0 +1,87 @@
+"""Every solver ends where the flow ends, at its order."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowsep_runtime.solvers import SOLVERS, Solver, solver_named
+
+# the first step of ab3 is Euler's, whose error is of the second order
+ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 2, "ab3": 2}
+EVALUATIONS = {"midpoint": 2, "heun": 2}
+NAMES = [method + grid for grid, method in product(("", "-start", "-end"), ORDERS)]
+
+
+def method_of(name: str) -> str:
+    return name.split("-")[0]
+
+
+STARTS = np.array([1.0, -2.0, 0.3])
+FREQUENCIES = np.array([3.0, 1.0, 5.0])
+
+
+def error(solver: Solver, steps: int) -> float:
+    """Of dx/dt = x + cos(w t), curves in time and space: the errors of some can vanish, of all cannot."""
+    times = solver.times(steps).astype(np.float64)
+
+    def velocity(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], k: int) -> object:
+        return x + np.cos(FREQUENCIES * times[k])
+
+    # a float64 state shows the order beyond float32's rounding
+    *_, last = solver.integrate(velocity, STARTS, steps)  # type: ignore[arg-type]
+    w = FREQUENCIES
+    exact = (STARTS + 1 / (1 + w**2)) * np.e + (w * np.sin(w) - np.cos(w)) / (1 + w**2)
+    return float(np.linalg.norm(last - exact))
+
+
+def test_the_table_is_every_method_on_every_grid() -> None:
+    assert list(SOLVERS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_error_falls_with_the_order_of_the_method(name: str) -> None:
+    few, many = (error(SOLVERS[name], steps) for steps in (20, 80))
+    assert np.log2(few / many) / 2 > ORDERS[method_of(name)] - 0.3
+
+
+@given(name=st.sampled_from(NAMES), steps=st.integers(1, 30))
+def test_a_constant_velocity_is_followed_exactly(name: str, steps: int) -> None:
+    start = np.zeros(3, np.float32)
+    states = list(SOLVERS[name].integrate(lambda x, k: np.full_like(x, 2), start, steps))
+    assert len(states) == steps
+    assert states[-1].dtype == np.float32
+    assert np.allclose(states[-1], 2, rtol=1e-6)
+    assert not start.any()
+
+
+@given(name=st.sampled_from(NAMES), steps=st.integers(1, 30))
+def test_times_lie_in_the_unit_interval_and_every_one_is_asked_once_in_order(name: str, steps: int) -> None:
+    solver = SOLVERS[name]
+    times = solver.times(steps)
+    assert times.dtype == np.float32
+    assert len(times) == steps * EVALUATIONS.get(method_of(name), 1)
+    assert times[0] == 0 and times.min() >= 0 and times.max() <= 1
+    asked: list[int] = []
+
+    def velocity(
+        x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], k: int
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        asked.append(k)
+        return x
+
+    list(solver.integrate(velocity, np.ones(1, np.float32), steps))
+    assert asked == list(range(len(times)))
+
+
+def test_eulers_times_are_the_published_ones() -> None:
+    assert solver_named("euler").times(4).tolist() == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_grid_is_dense_where_its_name_says() -> None:
+    start, last = (np.diff(SOLVERS[f"euler-{end}"].times(6)) for end in ("start", "end"))
+    assert (np.diff(start) > 0).all() and (np.diff(last) < 0).all()
