@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import numpy as np
 
 from flowsep_runtime import Pipeline
+from flowsep_runtime.backends import Precision
 from flowsep_runtime.resident import Clip
 
 CLIP, PREPARATION = "clip", "preparation"
@@ -90,7 +91,7 @@ def gpu_memory_in_use() -> int | None:
 @click.option("--backend", default="auto", show_default=True, help="Engine.")
 @click.option(
     "--precision",
-    type=click.Choice(["exact", "fast"]),
+    type=click.Choice(["exact", "fast", "auto"]),
     default="exact",
     show_default=True,
     help="Arithmetic.",
@@ -102,7 +103,7 @@ def gpu_memory_in_use() -> int | None:
 def main(
     bundle: Path,
     backend: str,
-    precision: Literal["exact", "fast"],
+    precision: Precision,
     batch: int,
     steps: int | None,
     rounds: int,
@@ -117,10 +118,16 @@ def main(
     memory = None if before is None or after is None else after - before
     rows = summary(pipeline, seconds, batch)
     if as_json:
-        about = {"backend": pipeline.backend.name, "batch": batch, "steps": steps, "gpu_bytes": memory}
+        about = {
+            "backend": pipeline.backend.name,
+            "description": pipeline.backend.description,
+            "batch": batch,
+            "steps": steps,
+            "gpu_bytes": memory,
+        }
         click.echo(json.dumps(about | {"milliseconds": rows, "seconds": seconds}))
         return
-    click.echo(f"{pipeline.backend.name}, batch {batch}, {steps} steps, {rounds} clips\n")
+    click.echo(f"{pipeline.backend.description}, batch {batch}, {steps} steps, {rounds} clips\n")
     click.echo("| stage | median, ms | 95 %, ms |\n| --- | --- | --- |")
     for stage, row in rows.items():
         click.echo(f"| {stage} | {row['p50']:.3f} | {row['p95']:.3f} |")

@@ -19,6 +19,7 @@ from flowsep_runtime.backends import why_not
 from flowsep_runtime.backends.cuda_device import Device
 from flowsep_runtime.backends.tensorrt import this_machine
 from flowsep_runtime.backends.tensorrt_engine import Loader
+from flowsep_runtime.caches import write_whole
 from flowsep_runtime.checksums import sha256_of
 from flowsep_runtime.engines import (
     ENGINE,
@@ -30,7 +31,6 @@ from flowsep_runtime.engines import (
     axis_ranges,
     engines_folder,
     sources,
-    write_atomically,
 )
 from flowsep_runtime.errors import BackendError, OptionError, shown
 from flowsep_runtime.glue import GLUE, glue_path, glue_shape
@@ -120,8 +120,8 @@ def _build(
             progress(f"building {name}", index / len(names))
             content = builder.build(name, path, inputs, ranges)
             plan = folder / f"{name}-{key[:12]}.plan"
-            write_atomically(plan, content)
-            write_atomically(cache, builder.timing_cache)
+            write_whole(plan, content)
+            write_whole(cache, builder.timing_cache)
             # loading it is the proof that it can be, and tells how much memory it wants
             engine = loader.load(plan)
             entry = EngineEntry(FileEntry.of(plan), key, digests, int(engine.device_memory_size_v2))

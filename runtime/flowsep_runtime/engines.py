@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from .caches import write_whole
 from .checksums import remembered_sha256
 from .errors import BackendError, OptionError, shown
 from .manifest import FileEntry, GraphEntry, Manifest, StageEntry
@@ -115,17 +114,7 @@ class EngineSet:
     def write(self, folder: Path) -> None:
         """Writes `engines.json`, atomically; call it when every plan is there."""
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
-        write_atomically(folder / SIDECAR, text.encode())
-
-
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Writes a file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(folder / SIDECAR, text.encode())
 
 
 def engines_folder(bundle: Path, machine: Machine) -> Path:

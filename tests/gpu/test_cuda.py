@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ from flowsep_runtime.backends import (
 )
 from flowsep_runtime.backends import onnxruntime_cuda as cuda
 from flowsep_runtime.glue import GLUE, glue_path
-from flowsep_runtime.manifest import STAGES, Manifest
+from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
 
 from .conftest import clip, normal
 
@@ -131,6 +132,64 @@ def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
 def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
     backend: Any = pipeline.backend
     assert backend.keep_solution("heun", 2, normal(0, 1, 8, 8, 16), {}) is None
+
+
+@pytest.mark.parametrize("solver", ["euler-start", "euler-end", "midpoint", "heun-end", "ab2", "ab3-start"])
+def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
+    stages: list[str] = []
+    seen: list[tuple[int, int]] = []
+
+    def stage(name: str) -> Any:
+        stages.append(name)
+        return nullcontext()
+
+    for seed in (0, 10):
+        given = clip(2, seed)
+        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
+        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
+    assert seen == 2 * [(step, 4) for step in range(1, 5)]
+    assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"], (
+        "nothing is done twice"
+    )
+
+
+def test_with_low_memory_only_one_stage_is_held_at_a_time(
+    toy: Path, pipeline: Pipeline, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: Any = pipeline.backend
+    sparing = Separator(Pipeline(toy, pipeline.manifest, backend, low_memory=True), cache=False)
+    held: list[set[str]] = []
+    keep = cuda.OnnxRuntimeCuda.keep
+
+    def watched(self: Any, graph: str, inputs: Any) -> Any:
+        result = keep(self, graph, inputs)
+        held.append({key[0] for key in self._sessions} - set(GLUE))
+        return result
+
+    monkeypatch.setattr(cuda.OnnxRuntimeCuda, "keep", watched)
+    sparing.warm_up()
+    audio = normal(3, 30000)
+    found = sparing.separate(audio, 16000, "rain", steps=2)
+    expected = Separator(on_cpu, cache=False).separate(audio, 16000, "rain", steps=2)
+    assert np.allclose(found.target, expected.target, atol=1e-5)
+    assert set().union(*held) == set(GRAPHS) - {"velocity"}, "the velocity runs in the loop"
+    for graphs in held:
+        assert any(graphs <= set(stage) for stage in STAGES.values()), graphs
+    assert not {key[0] for key in backend._sessions} - set(GLUE)
+
+
+def test_the_text_encoder_is_freed_after_the_first_query_but_not_after_a_warm_up(pipeline: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    separator = Separator(pipeline, cache=False)
+    separator.separate(normal(3, 100), 16000, "rain", steps=1)
+    assert "encode_text" not in {key[0] for key in backend._sessions}
+    separator.separate(normal(3, 100), 16000, "dog barking", steps=1)
+    assert "encode_text" in {key[0] for key in backend._sessions}
+    backend.free("encode_text")
+    warm = Separator(pipeline, cache=False)
+    warm.warm_up(steps=1)
+    warm.separate(normal(3, 100), 16000, "rain", steps=1)
+    assert "encode_text" in {key[0] for key in backend._sessions}
 
 
 def test_a_separator_warms_up_and_separates(pipeline: Pipeline, on_cpu: Pipeline) -> None:

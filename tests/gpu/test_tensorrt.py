@@ -7,6 +7,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import pytest
 
 from flowsep_export.engines import build_engines
 from flowsep_runtime import BackendError, FlowSepWarning, OptionError, Pipeline, Separator
-from flowsep_runtime.backends import DeviceBackend, SolverLoop, open_backend, why_not
+from flowsep_runtime.backends import DeviceBackend, SolverLoop, open_backend, open_chosen, why_not
 from flowsep_runtime.backends.tensorrt import TensorRt
 from flowsep_runtime.engines import SIDECAR, Range
-from flowsep_runtime.manifest import Manifest
+from flowsep_runtime.glue import GLUE
+from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
 from tests.runtime.toy_bundle import MODEL
 
 from .conftest import clip, normal
@@ -178,6 +180,33 @@ def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
     assert backend.keep_solution("heun", 2, normal(0, 1, 8, 16, 16), {}) is None
 
 
+@pytest.mark.parametrize("solver", ["euler-start", "euler-end", "midpoint", "heun-end", "ab2", "ab3-start"])
+def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
+    stages: list[str] = []
+    seen: list[tuple[int, int]] = []
+
+    def stage(name: str) -> Any:
+        stages.append(name)
+        return nullcontext()
+
+    for seed in (0, 10):
+        given = clip(2, seed)
+        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
+        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
+    assert seen == 2 * [(step, 4) for step in range(1, 5)]
+    assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"], (
+        "nothing is done twice"
+    )
+
+
+def test_loops_of_one_length_on_several_grids_are_told_apart(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    for solver in ("euler", "euler-start", "euler"):
+        found = pipeline.generate(clip(), 3, solver)
+        assert np.allclose(found, on_cpu.generate(clip(), 3, solver), atol=1e-5)
+    assert len(backend._loops) == 2
+
+
 def test_threads_wait_for_each_other(pipeline: Pipeline, on_cpu: Pipeline) -> None:
     results: dict[int, Any] = {}
 
@@ -218,6 +247,55 @@ def test_memory_is_freed_with_the_backend(built: Path, machine: Machine) -> None
     assert machine.faults() == []
 
 
+def test_a_graph_that_was_freed_gives_its_memory_back(
+    pipeline: Pipeline, on_cpu: Pipeline, machine: Machine
+) -> None:
+    backend: Any = pipeline.backend
+    pipeline.free()  # nothing is loaded yet
+    expected = on_cpu.generate(clip(), 3)
+    for _ in range(2):
+        assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
+        memory = len(machine.cuda.memory)
+        backend.free("vocode")
+        assert len(machine.cuda.memory) < memory and "vocode" not in backend._engines
+        assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
+        assert len(machine.cuda.memory) == memory
+        backend.free("velocity")
+        assert not backend._loops and not any(key[0] == "advance" for key in backend._bound)
+        assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
+        pipeline.free()
+        assert not machine.cuda.memory and not machine.cuda.pinned and not machine.cuda.executables
+
+
+def test_with_low_memory_a_stage_leaves_nothing_for_the_next(
+    built: Path, machine: Machine, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline.load(built, "tensorrt", low_memory=True)
+    backend: Any = pipeline.backend
+    held: list[set[str]] = []
+    bind = TensorRt._bind
+
+    def watched(self: Any, *arguments: Any) -> Any:
+        result = bind(self, *arguments)
+        held.append({key[0] for key in self._bound} - set(GLUE))
+        return result
+
+    monkeypatch.setattr(TensorRt, "_bind", watched)
+    separator = Separator(pipeline, cache=False)
+    separator.warm_up()
+    assert not machine.cuda.memory
+    audio = normal(3, 2 * MODEL.clip_samples)
+    found = separator.separate(audio, 16000, "rain", steps=2)
+    expected = Separator(on_cpu, cache=False).separate(audio, 16000, "rain", steps=2)
+    assert np.allclose(found.target, expected.target, atol=1e-5)
+    assert set().union(*held) == set(GRAPHS)  # the velocity too, which runs in the loop
+    for graphs in held:
+        assert any(graphs <= set(stage) for stage in STAGES.values()), graphs
+    assert not machine.cuda.memory and not machine.cuda.pinned
+    backend.close()
+    assert machine.faults() == []
+
+
 def test_too_little_memory_is_one_sentence(built: Path, machine: Machine) -> None:
     machine.cuda.free_bytes = 20000
     with pytest.raises(BackendError, match=r"not enough memory .cudaMalloc: cudaErrorMemoryAllocation"):
@@ -234,6 +312,19 @@ def test_auto_takes_it_where_the_bundle_has_engines(built: Path, toy: Path, mach
     assert Pipeline.load(toy).backend.name == on_this_cpu
     backend = Pipeline.load(built).backend
     assert backend.name == "tensorrt"
+    backend.close()  # type: ignore[attr-defined]
+    assert machine.faults() == []
+
+
+def test_auto_leaves_half_precision_to_another_engine_where_exact_is_asked_for(
+    built: Path, machine: Machine
+) -> None:
+    half = dataclasses.replace(Manifest.read(built), precision="float16")
+    backend, precision = open_chosen("auto", built, half, "exact")
+    assert (backend.name in ("openvino", "cpu"), precision) == (True, "exact")
+    backend, precision = open_chosen("auto", built, half, "auto")
+    assert (backend.name, precision) == ("tensorrt", "fast")
+    assert backend.description.startswith("tensorrt ") and "NVIDIA Double 1" in backend.description
     backend.close()  # type: ignore[attr-defined]
     assert machine.faults() == []
 

@@ -76,8 +76,8 @@ class OrtArray:
 
     def numpy(self) -> Array:
         """A copy on the host."""
-        array: Array = self.value.numpy()
-        return array
+        # numpy() gives a view where the host can see the memory, and the next run would write into it
+        return np.array(self.value.numpy())
 
 
 class _OfSchedule(NamedTuple):
