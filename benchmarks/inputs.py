@@ -65,7 +65,11 @@ def make_inputs(
     from flowsep_ref.mel import normalise
 
     arrays = random_inputs(config, frames, batch, seed).arrays()
-    recording = read_recording(EXAMPLE, config) if EXAMPLE.is_file() else synthetic_mixture(config)
+    recording = (
+        read_recording(EXAMPLE, config.audio.sampling_rate, config.clip_samples)
+        if EXAMPLE.is_file()
+        else synthetic_mixture(config)
+    )
     clip = torch.from_numpy(np.resize(recording, frames * config.audio.hop_length))[None]
     waveform: Floats = normalise(clip).repeat(batch, 1).numpy()
     rng = np.random.default_rng(seed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flowsep_export.engine_options import EngineRequest, engine_options
 from flowsep_runtime import __version__
 from flowsep_runtime.console import run
 from flowsep_runtime.errors import OptionError, shown
@@ -17,6 +18,7 @@ from flowsep_runtime.errors import OptionError, shown
 if TYPE_CHECKING:
     from flowsep_export.export import Source
     from flowsep_ref import FlowSep
+    from flowsep_runtime.engines import Range
 
 PROGRAM = "flowsep-export"
 PUBLISHED = "published"
@@ -66,6 +68,7 @@ EXAMPLE = Path("examples/mix.wav")
     show_default=True,
     help="Solver steps that flowsep-run takes with this bundle by default.",
 )
+@engine_options
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.version_option(__version__, prog_name=PROGRAM)
@@ -78,6 +81,12 @@ def command(
     recording: Path | None,
     no_verify: bool,
     steps: int,
+    tensorrt: bool,
+    bundle: Path | None,
+    batch: Range,
+    frames: Range | None,
+    builder_level: int,
+    workspace: float | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -85,6 +94,21 @@ def command(
 
     Every stage is verified against PyTorch; beyond tolerance nothing is written.
     """
+    heard = recording or (EXAMPLE if EXAMPLE.is_file() else None)
+    request = EngineRequest(batch, frames, builder_level, workspace, heard, not no_verify)
+    if tensorrt:
+        request.check()
+    if bundle is not None:
+        if checkpoint is not None or not tensorrt:
+            raise OptionError(
+                "--bundle takes engines for a bundle that is there: give it with --tensorrt alone."
+            )
+        answer = request.build(bundle)
+        if as_json:
+            click.echo(json.dumps(answer.content()))
+        else:
+            answer.show()
+        return
     from flowsep_export.bundle import check_destination
     from flowsep_export.export import export_bundle
     from flowsep_export.report import export_progress, print_report
@@ -106,10 +130,12 @@ def command(
             default_steps=steps,
             progress=progress,
         )
+    engines = request.build(output, source.model) if tensorrt else None
     seconds = time.monotonic() - started
     if as_json:
         content = asdict(manifest)
         kept = {key: content[key] for key in ("name", "precision", "stages", "ranges", "provenance")}
+        kept |= {} if engines is None else {"engines": engines.content()}
         click.echo(json.dumps({"bundle": str(output), "seconds": round(seconds, 1)} | kept))
         return
     if no_verify:
@@ -118,6 +144,8 @@ def command(
         print_report(manifest)
     size = sum(file.bytes for file in manifest.files()) / 1e6
     click.echo(f"{shown(output)}: {manifest.precision}, {size:.0f} MB, {seconds:.0f} s")
+    if engines is not None:
+        engines.show()
 
 
 def _checkpoint_path(checkpoint: str | None) -> Path:
@@ -160,8 +188,11 @@ def _source(
         recording = EXAMPLE
     if recording is None:
         click.echo(f"{PROGRAM}: no --recording given: calibrating on a synthetic mixture", err=True)
+    sizes = model.config
     samples = (
-        synthetic_mixture(model.config) if recording is None else read_recording(recording, model.config)
+        synthetic_mixture(sizes)
+        if recording is None
+        else read_recording(recording, sizes.audio.sampling_rate, sizes.clip_samples)
     )
     return Source(
         model=model,

@@ -25,3 +25,7 @@ class DownloadError(ExportError):
 
 class TokenizerError(FlowSepError):
     """No tokenizer there, or not this model's."""
+
+
+class EngineError(ExportError):
+    """TensorRT cannot make an engine of a graph."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from flowsep_runtime.manifest import Manifest
+from flowsep_runtime.manifest import Manifest, StageEntry
 
 
 @contextmanager
@@ -43,10 +43,10 @@ def _bar(*columns: Any) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
 
 
-def error_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+def error_rows(stages: Mapping[str, StageEntry]) -> list[tuple[str, ...]]:
     """Stage, then relative error and SNR on random input and on the recording, then the tolerance."""
     rows: list[tuple[str, ...]] = []
-    for name, entry in manifest.stages.items():
+    for name, entry in stages.items():
         error = entry.error
         cells = (
             _number(error.relative, ".1e"),
@@ -63,7 +63,17 @@ COLUMNS = ("stage", "error, random", "dB", "error, recording", "dB", "tolerance"
 
 def print_report(manifest: Manifest) -> None:
     """The table of errors and the ranges, on stdout: boxed on a terminal, plain in a pipe."""
-    rows = error_rows(manifest)
+    print_errors(manifest.stages)
+    for graph, entry in manifest.ranges.items():
+        print(
+            f"largest half-precision value in {graph}: {entry.largest:.3g} at {entry.tensor}, "
+            f"limit {entry.limit:.3g}"
+        )
+
+
+def print_errors(stages: Mapping[str, StageEntry]) -> None:
+    """The table of errors alone."""
+    rows = error_rows(stages)
     if sys.stdout.isatty():
         table = Table(*COLUMNS)
         for row in rows:
@@ -73,11 +83,6 @@ def print_report(manifest: Manifest) -> None:
         widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
         for row in (COLUMNS, *rows):
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    for graph, entry in manifest.ranges.items():
-        print(
-            f"largest half-precision value in {graph}: {entry.largest:.3g} at {entry.tensor}, "
-            f"limit {entry.limit:.3g}"
-        )
 
 
 def _number(value: float | None, form: str) -> str:

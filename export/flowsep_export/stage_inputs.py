@@ -143,7 +143,7 @@ def recorded_inputs(
     )
 
 
-def read_recording(path: Path, config: FlowSepConfig) -> Floats:
+def read_recording(path: Path, rate: int, clip_samples: int) -> Floats:
     """A clip of a recording `[S]`, mono, at the model's rate.
 
     Raises:
@@ -153,8 +153,7 @@ def read_recording(path: Path, config: FlowSepConfig) -> Floats:
     samples = np.ascontiguousarray(recording.samples.mean(axis=1, keepdims=True))
     if np.ptp(checked_samples(samples, recording.sample_rate)) < 1e-4:
         raise AudioError(f"{shown(path)} is silent: give a recording with sound in it.")
-    rate = config.audio.sampling_rate
-    length = min(round(len(samples) * rate / recording.sample_rate), config.clip_samples)
+    length = min(round(len(samples) * rate / recording.sample_rate), clip_samples)
     return resampled(samples, recording.sample_rate, rate, length)[:, 0]
 
 

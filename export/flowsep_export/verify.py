@@ -6,7 +6,7 @@ The stages run through `flowsep_runtime.Pipeline`, as they will in use.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +78,25 @@ def checks() -> dict[str, Check]:
     return {**STAGES, CHAIN: chain}
 
 
+Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
+"""What a check should give."""
+
+
+def reference_judge(model: FlowSep) -> Judge:
+    """The PyTorch model says what is right."""
+
+    def judge(check: Check, inputs: StageInputs) -> Sequence[np.ndarray[Any, Any]]:
+        with torch.inference_mode():
+            return [tensor.numpy() for tensor in check(model, inputs.tensors())]
+
+    return judge
+
+
+def bundle_judge(pipeline: Pipeline) -> Judge:
+    """A bundle on the CPU says what is right: it was held against the PyTorch model when it was exported."""
+    return lambda check, inputs: check(pipeline, inputs.arrays())
+
+
 def verify(
     model: FlowSep,
     folder: Path,
@@ -92,22 +111,34 @@ def verify(
     Returns:
         The manifest's entry of every stage, and of the chain.
     """
+
+    def opened(stage: str) -> Iterator[Pipeline]:
+        for spelling in spellings(manifest, stage):
+            yield Pipeline(folder, spelling, open_backend("cpu", folder, spelling))
+
+    return measure(reference_judge(model), opened, manifest.precision, cases, progress)
+
+
+def measure(
+    judge: Judge,
+    opened: Callable[[str], Iterable[Pipeline]],
+    precision: Precision,
+    cases: Sequence[Case],
+    progress: Callable[[str], None] = lambda stage: None,
+) -> dict[str, StageEntry]:
+    """The errors of every stage, and of the chain: the largest of what `opened` gives for it."""
     entries = {}
     for name, check in checks().items():
         progress(name)
         quietest = QUIETEST if name in WAVEFORMS else 0.0
         worst: dict[str, float] = {}
-        for spelling in spellings(manifest, name):
-            pipeline = Pipeline(folder, spelling, open_backend("cpu", folder, spelling))
+        for pipeline in opened(name):
             for case in cases:
-                with torch.inference_mode():
-                    reference = check(model, case.inputs.tensors())
+                reference = judge(check, case.inputs)
                 output = check(pipeline, case.inputs.arrays())
-                errors = [
-                    relative_error(o, r.numpy(), quietest) for o, r in zip(output, reference, strict=True)
-                ]
+                errors = [relative_error(o, r, quietest) for o, r in zip(output, reference, strict=True)]
                 worst[case.kind] = max(worst.get(case.kind, 0.0), *errors)
-        entries[name] = _entry(name, manifest.precision, worst)
+        entries[name] = _entry(name, precision, worst)
     return entries
 
 

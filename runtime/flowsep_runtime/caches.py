@@ -43,7 +43,7 @@ def remember(memory: str, key: str, entry: object, limit: int) -> None:
         write_whole(cache_folder() / f"{memory}.json", json.dumps(newest).encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Writes a file that appears whole or not at all, and the folders above it.
 
     Raises:

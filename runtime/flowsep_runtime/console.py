@@ -31,7 +31,12 @@ def engine_options(command: Function) -> Function:
             show_default=True,
             help="float32 arithmetic; the engine's quickest that is close to it; or fast where there is one.",
         ),
-        click.option("--backend", default="auto", show_default=True, help="Engine: auto, openvino or cpu."),
+        click.option(
+            "--backend",
+            default="auto",
+            show_default=True,
+            help="Engine: auto, tensorrt, cuda, openvino or cpu.",
+        ),
     ):
         command = option(command)
     return command

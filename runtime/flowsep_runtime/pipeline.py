@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .arrays import Array, Floats, Ints
-from .backends import Arithmetic, Backend, Precision, Schedule, SolverLoop, choose, open_backend
+from .backends import Arithmetic, Backend, DeviceBackend, Precision, Schedule, SolverLoop, open_chosen
 from .errors import OptionError
 from .manifest import STAGES, Manifest
+from .resident import Clip, StageContext, generate_resident
 from .solvers import solver_named
 
 
@@ -81,8 +83,7 @@ class Pipeline:
         """
         folder = Path(bundle_dir)
         manifest = Manifest.read(folder)
-        backend, arithmetic = choose(backend, precision)
-        engine = open_backend(backend, folder, manifest, arithmetic, threads, cache)
+        engine, arithmetic = open_chosen(backend, folder, manifest, precision, threads, cache)
         return cls(folder, manifest, engine, arithmetic, low_memory)
 
     def load_stage(self, stage: str) -> None:
@@ -104,14 +105,7 @@ class Pipeline:
 
     def log_mel(self, waveform: ArrayLike) -> Floats:
         """Waveform [B, 160 T], normalised (SPEC section 1) -> natural-log mel spectrogram [B, T, 64]."""
-        samples = _floats(waveform)
-        model = self.manifest.model
-        multiple = model.hop_length * model.frame_multiple
-        if samples.ndim != 2 or samples.shape[1] == 0 or samples.shape[1] % multiple:
-            raise ValueError(
-                f"waveform must be [batch, samples] with samples a multiple of {multiple}: {samples.shape}"
-            )
-        return self._run("log_mel", waveform=samples)[0]
+        return self._run("log_mel", waveform=self._waveform(waveform))[0]
 
     def encode_text(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> Floats:
         """Token ids and 0/1 mask, each [B, 50] -> hidden states [B, 50, D]."""
@@ -213,6 +207,45 @@ class Pipeline:
         """Log-mel [B, T, 64] -> waveform [B, 160 T + 32] at 16 kHz, in [-1, 1]."""
         return self._run("vocode", log_mel=self._mel(log_mel))[0]
 
+    def generate(
+        self,
+        clip: Clip,
+        steps: int,
+        solver: str = "euler",
+        progress: Callable[[int, int], None] | None = None,
+        stage: StageContext = lambda name: nullcontext(),
+    ) -> Floats:
+        """All stages in a row but for the text's: a mixture's waveform to the target's.
+
+        Args:
+            clip: Normalised waveform, noise and text; see there for shapes.
+            steps, solver, progress: As for `solve`.
+            stage: `stage(name)` is entered for every stage's work.
+
+        Returns:
+            Waveform [B, 160 T + 32] at 16 kHz, in [-1, 1].
+        """
+        self._waveform(clip.waveform)
+
+        def solve(mixture_latent: Floats) -> Floats:
+            noise = np.repeat(clip.noise, len(mixture_latent) // len(clip.noise), axis=0)
+            return self.solve(noise, mixture_latent, clip.text, clip.mask, steps, solver, progress)
+
+        # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
+        if isinstance(self.backend, DeviceBackend) and not self.low_memory:
+            return generate_resident(self.backend, clip, steps, solver, solve, progress, stage)
+        with stage("log_mel"):
+            log_mel = self.log_mel(clip.waveform)
+        with stage("encode_mixture"):
+            mean, std = self.encode_mixture(log_mel)
+            mixture_latent = mean + std * clip.posterior_noise
+        with stage("solve"):
+            latent = solve(mixture_latent)
+        with stage("decode_latent"):
+            log_mel = self.decode_latent(latent)
+        with stage("vocode"):
+            return self.vocode(log_mel)
+
     def _velocity(self, x: Floats, time_features: Floats, invariants: _Invariants) -> Floats:
         return self._run(
             "velocity",
@@ -255,6 +288,16 @@ class Pipeline:
             graph, {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         )
         return tuple(outputs[tensor.name] for tensor in self.manifest.graphs[graph].outputs)
+
+    def _waveform(self, waveform: ArrayLike) -> Floats:
+        array = _floats(waveform)
+        model = self.manifest.model
+        multiple = model.hop_length * model.frame_multiple
+        if array.ndim != 2 or array.shape[1] == 0 or array.shape[1] % multiple:
+            raise ValueError(
+                f"waveform must be [batch, samples] with samples a multiple of {multiple}: {array.shape}"
+            )
+        return array
 
     def _latent(self, latent: ArrayLike, name: str) -> Floats:
         array = _floats(latent)

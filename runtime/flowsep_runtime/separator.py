@@ -16,11 +16,13 @@ from numpy.typing import ArrayLike
 
 from .arrays import Floats
 from .audio import SILENCE, centred, checked_samples, resampled
-from .backends import Precision
+from .backends import DeviceBackend, Precision
 from .embeddings import Embeddings
 from .errors import BackendError, BundleError, FlowSepWarning, OptionError, QueryError, shown
+from .manifest import STAGES
 from .masking import masked_mixture
 from .pipeline import Pipeline
+from .resident import Clip
 from .solvers import solver_named
 from .text import EncodedQuery, Tokenizer
 from .windows import cross_fade, window_starts
@@ -128,6 +130,47 @@ class Separator:
             bundle = BUNDLED
         return cls(Pipeline.load(bundle, backend, precision, threads, low_memory, cache), cache)
 
+    def warm_up(self, channels: int = 1, steps: int | None = None, solver: str | None = None) -> None:
+        """Does now what the first separation would do besides its work.
+
+        Graphs are loaded, and the text encoder stays; an engine on a GPU also runs a clip of silence, so that
+        its memory is allocated and its CUDA graphs are captured. With low memory every stage is loaded once
+        and given back: what an engine keeps in the cache folder is then there.
+
+        Args:
+            channels: Channels that sound in the recordings to come; at most 4 go through the model together.
+            steps, solver: As they will be given to `separate`.
+        """
+        pipeline = self.pipeline
+        with self._turn:
+            try:
+                for stage in STAGES:
+                    pipeline.load_stage(stage)
+                if isinstance(pipeline.backend, DeviceBackend) and not pipeline.low_memory:
+                    self._run_silence(channels, steps, solver or "euler")
+            finally:
+                if pipeline.low_memory:
+                    pipeline.free()
+        # Who warms up will have more than one query.
+        self._queries_encoded = max(1, self._queries_encoded)
+
+    def _run_silence(self, channels: int, steps: int | None, solver: str) -> None:
+        pipeline, model = self.pipeline, self.pipeline.manifest.model
+        # Not through the remembered queries: it is the encoder itself that has to be ready.
+        tokens = self._loaded_tokenizer()("sound")
+        text = pipeline.encode_text(tokens.input_ids, tokens.attention_mask)
+        latent = (
+            1,
+            model.latent_channels,
+            model.clip_frames // model.latent_stride,
+            model.latent_frequencies,
+        )
+        noise = np.random.default_rng(0).standard_normal(latent, np.float32)
+        waveform = np.zeros((min(channels, self._largest_batch()), model.clip_samples), np.float32)
+        mask = np.asarray(tokens.attention_mask, np.float32)
+        clip = Clip(waveform, noise, noise, text, mask)
+        pipeline.generate(clip, model.default_steps if steps is None else steps, solver)
+
     def separate(
         self,
         audio: ArrayLike,
@@ -231,7 +274,8 @@ class Separator:
 
         starts = window_starts(length, model.clip_samples, int(model.clip_samples * OVERLAP))
         channels = mixture.shape[1]
-        groups = [slice(first, first + LARGEST_BATCH) for first in range(0, channels, LARGEST_BATCH)]
+        together = self._largest_batch()
+        groups = [slice(first, first + together) for first in range(0, channels, together)]
         run.steps_in_all = len(starts) * len(groups) * run.steps
         generator = np.random.default_rng(run.seed)
         shape = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
@@ -264,25 +308,13 @@ class Separator:
         waveform[:, : len(window)] = (sound[:, sounding] * gain).T
 
         pipeline = self.pipeline
-        with self._stage("log_mel", run):
-            log_mel = pipeline.log_mel(waveform)
-        with self._stage("encode_mixture", run):
-            mean, std = pipeline.encode_mixture(log_mel)
-            mixture_latent = mean + std * posterior_noise
-        with self._stage("solve", run):
-            latent = pipeline.solve(
-                np.repeat(noise, len(sounding), axis=0),
-                mixture_latent,
-                query.text,
-                query.mask,
-                run.steps,
-                run.solver,
-                lambda done, steps: run.advance(1),
-            )
-        with self._stage("decode_latent", run):
-            log_mel = pipeline.decode_latent(latent)
-        with self._stage("vocode", run):
-            generated = pipeline.vocode(log_mel)
+        generated = pipeline.generate(
+            Clip(waveform, posterior_noise, noise, query.text, np.asarray(query.mask, np.float32)),
+            run.steps,
+            run.solver,
+            lambda done, steps: run.advance(1),
+            lambda stage: self._stage(stage, run),
+        )
         if not np.isfinite(generated).all():
             raise BackendError(
                 f"The {pipeline.backend.name} backend gave numbers that are not finite: try another backend."
@@ -290,12 +322,16 @@ class Separator:
         target[:, sounding] = generated[:, : len(window)].T / gain
         return target
 
+    def _largest_batch(self) -> int:
+        backend = self.pipeline.backend
+        most = backend.batches.most if isinstance(backend, DeviceBackend) else LARGEST_BATCH
+        return min(most, LARGEST_BATCH)
+
     def _encoded(self, run: _Run) -> EncodedQuery:
-        if self._tokenizer is None:
-            with run.clock("load"):
-                self._tokenizer = Tokenizer(self.pipeline.folder, self.pipeline.manifest)
+        with run.clock("load"):
+            tokenizer = self._loaded_tokenizer()
         with run.clock("encode_text"):
-            tokens = self._tokenizer(run.query)
+            tokens = tokenizer(run.query)
             text = self._embeddings.recall(tokens)
         if text is None:
             with self._stage("encode_text", run):
@@ -306,6 +342,11 @@ class Separator:
             if self._queries_encoded == 1:
                 self.pipeline.free_stage("encode_text")
         return EncodedQuery(text, tokens.attention_mask, tokens.truncated)
+
+    def _loaded_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self.pipeline.folder, self.pipeline.manifest)
+        return self._tokenizer
 
     @contextmanager
     def _stage(self, stage: str, run: _Run) -> Iterator[None]:

@@ -121,6 +121,15 @@ SOLVERS: Mapping[str, Solver] = {
 }
 
 
+def euler_steps(solver: str, steps: int) -> Floats | None:
+    """The lengths [steps] of the steps of Euler's method on a solver's grid, for a loop outside this module;
+    None if the solver is another method."""
+    for suffix, warp in _GRIDS.items():
+        if solver == f"euler{suffix}":
+            return np.diff(warp(np.arange(steps + 1) / steps)).astype(np.float32)
+    return None
+
+
 def solver_named(name: str) -> Solver:
     """The row of that name.
 

@@ -431,17 +431,22 @@ def test_without_the_cache_nothing_is_kept(
 
 
 def test_the_backends_of_this_machine_are_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowsep_runtime.backends.openvino.find_spec", lambda name: None)
+    for module in ("tensorrt", "onnxruntime_cuda", "openvino"):
+        monkeypatch.setattr(f"flowsep_runtime.backends.{module}.find_spec", lambda name: None)
     code, out, err = run("--list-backends")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
+        "tensorrt  not available; tensorrt is not installed, run: pip install 'flowsep-engine[tensorrt]'",
+        "cuda      not available; onnxruntime is not installed, run: pip install 'flowsep-engine[gpu]'",
         "openvino  not available; openvino is not installed, run: pip install 'flowsep-engine[openvino]'",
         "cpu       available; exact is float32, fast is float32",
     ]
     code, out, err = run("--json", "--list-backends")
     assert (code, err) == (0, "")
-    missing, cpu = json.loads(out)
-    assert (missing["name"], missing["available"], missing["precisions"]) == ("openvino", False, {})
+    *missing, cpu = json.loads(out)
+    assert [(found["name"], found["available"], found["precisions"]) for found in missing] == [
+        (name, False, {}) for name in ("tensorrt", "cuda", "openvino")
+    ]
     assert (cpu["available"], cpu["why_not"]) == (True, None)
     assert cpu["precisions"] == {"exact": "float32", "fast": "float32"}
 

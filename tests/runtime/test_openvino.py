@@ -99,8 +99,10 @@ def test_several_threads_get_their_own_results(toy_bundle: Path) -> None:
         assert len(results[n]) == 20 and all(np.array_equal(found, alone) for found in results[n])
 
 
-def test_auto_takes_openvino_and_says_so(toy_bundle: Path) -> None:
-    assert next(iter(BACKENDS)) == "openvino"
+def test_auto_takes_openvino_on_a_cpu_and_says_so(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(BACKENDS) == ["tensorrt", "cuda", "openvino", "cpu"]
+    for module in ("tensorrt", "onnxruntime_cuda"):
+        monkeypatch.setattr(f"flowsep_runtime.backends.{module}.find_spec", lambda name: None)
     exact = Pipeline.load(toy_bundle, threads=2)
     assert (exact.backend.description, exact.precision) == ("openvino, float32, 2 threads", "exact")
 

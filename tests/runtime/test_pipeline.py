@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
 from flowsep_runtime.backends import BACKENDS, Schedule, open_backend, report, why_not
 from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
+from flowsep_runtime.resident import Clip
 
 from .toy_bundle import Reference
 
@@ -238,6 +241,27 @@ def test_auto_says_what_is_missing_when_no_engine_can_run(
     without(monkeypatch, "openvino", "onnxruntime")
     with pytest.raises(OptionError, match=r"flowsep-engine\[openvino\].*pip install 'flowsep-engine\[cpu\]'"):
         Pipeline.load(toy_bundle)
+    assert list(BACKENDS)[-1] == "cpu", "auto tries the engine that runs everywhere last"
+
+
+def test_generate_is_all_stages_in_a_row(pipeline: Pipeline, reference: Reference) -> None:
+    waveform, text, mask = normal(2, 64 * 160), normal(1, 50, 6), tokens()[1]
+    posterior_noise, noise = normal(1, 8, 16, 16), normal(1, 8, 16, 16)
+    stages: list[str] = []
+
+    def stage(name: str) -> Any:
+        stages.append(name)
+        return nullcontext()
+
+    clip = Clip(waveform, posterior_noise, noise, text, mask.astype(np.float32))
+    found = pipeline.generate(clip, 3, stage=stage)
+    mean, std = reference.encode_mixture(reference.log_mel(waveform))
+    start = np.repeat(noise, 2, axis=0)
+    latent = reference.euler(start, mean + std * posterior_noise, text, mask, 3)
+    assert close(found, reference.vocode(reference.decode_latent(latent)))
+    assert stages == ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"]
+    with pytest.raises(ValueError, match="multiple of 5120"):
+        pipeline.generate(replace(clip, waveform=waveform[:, 1:]), 3)
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast", "auto"])

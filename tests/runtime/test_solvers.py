@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsep_runtime.solvers import SOLVERS, Solver, solver_named
+from flowsep_runtime.solvers import SOLVERS, Solver, euler_steps, solver_named
 
 # the first step of ab3 is Euler's, whose error is of the second order
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 2, "ab3": 2}
@@ -85,3 +85,17 @@ def test_eulers_times_are_the_published_ones() -> None:
 def test_a_grid_is_dense_where_its_name_says() -> None:
     start, last = (np.diff(SOLVERS[f"euler-{end}"].times(6)) for end in ("start", "end"))
     assert (np.diff(start) > 0).all() and (np.diff(last) < 0).all()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_the_lengths_of_eulers_steps_are_those_of_its_grid(steps: int) -> None:
+    for name, solver in SOLVERS.items():
+        lengths = euler_steps(name, steps)
+        if not name.startswith("euler"):
+            assert lengths is None
+            continue
+        assert lengths is not None and lengths.dtype == np.float32
+        x = np.zeros(1, np.float32)
+        for length, state in zip(lengths, solver.integrate(lambda x, k: x + 1, x, steps), strict=True):
+            x = x + length * (x + 1)
+            assert np.array_equal(state, x)

@@ -102,13 +102,15 @@ SHAPES: Mapping[str, tuple[int | str, ...]] = {
 }
 
 
-def _tensor(name: str) -> TensorEntry:
-    return TensorEntry(name, "int64" if name in ("input_ids", "attention_mask") else "float32", SHAPES[name])
+def _tensor(name: str, graph: str) -> TensorEntry:
+    # the loop takes a row of the schedule's for each of its batch
+    shape = ("batch", TIME_WIDTH) if (name, graph) == ("time_features", "velocity") else SHAPES[name]
+    return TensorEntry(name, "int64" if name in ("input_ids", "attention_mask") else "float32", shape)
 
 
 def _write_graph(folder: Path, name: str, nodes: Callable[[Builder], None]) -> GraphEntry:
-    inputs = tuple(_tensor(tensor) for tensor in GRAPHS[name][0])
-    outputs = tuple(_tensor(tensor) for tensor in GRAPHS[name][1])
+    inputs = tuple(_tensor(tensor, name) for tensor in GRAPHS[name][0])
+    outputs = tuple(_tensor(tensor, name) for tensor in GRAPHS[name][1])
     builder = Builder()
     nodes(builder)
     graph = helper.make_graph(

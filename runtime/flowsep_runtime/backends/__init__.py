@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ..arrays import Array, Floats
+from ..engines import Range
 from ..errors import OptionError
 from ..manifest import Manifest
 
@@ -83,6 +84,42 @@ class SolverLoop(Protocol):
         """The solution [B, 8, t, 16], or None to leave this schedule to the host's loop."""
 
 
+class Resident(Protocol):
+    """An array in an engine's own memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy's."""
+
+    def numpy(self) -> Array:
+        """A copy on the host."""
+
+
+@runtime_checkable
+class DeviceBackend(Protocol):
+    """What a backend adds that can leave arrays in its own memory from stage to stage (see `resident.py`)."""
+
+    @property
+    def batches(self) -> Range:
+        """The batches that it can run."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """Alone with the device; residents are valid inside only."""
+
+    def keep(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, Resident]:
+        """As `Backend.run`, also for the graphs of `glue.py`, on arrays and residents; what has batch 1 goes
+        to every row. The outputs are valid until the graph runs again."""
+
+    def keep_solution(
+        self, solver: str, steps: int, noise: Any, invariants: Mapping[str, Any]
+    ) -> Resident | None:
+        """As `SolverLoop.solve`, from and to residents; `invariants` are the velocity graph's inputs that no
+        step changes."""
+
+    def synchronize(self) -> None:
+        """Waits until all work is done."""
+
+
 class _Module(Protocol):
     def why_not(self) -> str | None: ...
 
@@ -94,7 +131,12 @@ class _Module(Protocol):
 
 
 #: Name -> module, in the order in which "auto" tries them.
-BACKENDS: Mapping[str, str] = {"openvino": "openvino", "cpu": "onnxruntime_cpu"}
+BACKENDS: Mapping[str, str] = {
+    "tensorrt": "tensorrt",
+    "cuda": "onnxruntime_cuda",
+    "openvino": "openvino",
+    "cpu": "onnxruntime_cpu",
+}
 
 _ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "fast")
 
@@ -123,37 +165,19 @@ def report(name: str) -> BackendReport:
     return BackendReport(name, reason, known)
 
 
+def refuse_half(name: str, manifest: Manifest, precision: Arithmetic) -> None:
+    """For a backend that computes a half-precision graph in half precision.
+
+    Raises:
+        OptionError: If the bundle is such a one and the precision "exact".
+    """
+    if precision == "exact" and manifest.precision == "float16":
+        raise OptionError(f"The {name} backend computes this bundle in half precision: add --precision fast.")
+
+
 def why_not(name: str) -> str | None:
     """Why this machine cannot run a backend, in words; None if it can."""
     return _module(name).why_not()
-
-
-def choose(name: str = "auto", precision: Precision = "exact") -> tuple[str, Arithmetic]:
-    """The backend and the precision that "auto" stands for on this machine.
-
-    Args:
-        name: A name of `BACKENDS`, or "auto": the first that can run here; unless float32 is asked for, one
-            that has a quicker arithmetic goes before all that have none.
-        precision: "exact", "fast", or "auto": "fast" where the backend has a quicker arithmetic.
-
-    Raises:
-        OptionError: If there is no such backend or precision, or this machine cannot run it.
-    """
-    if precision not in ("exact", "fast", "auto"):
-        raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
-    reasons, able = [], []
-    for candidate in BACKENDS if name == "auto" else (name,):
-        reason = why_not(candidate)
-        if reason is None:
-            able.append(candidate)
-        else:
-            reasons.append(f"backend {candidate}: {reason}")
-    if not able:
-        raise OptionError(f"No engine can run here ({'; '.join(reasons)}).")
-    if precision == "exact":
-        return able[0], "exact"
-    quick = [candidate for candidate in able if _is_quicker(candidate)]
-    return (quick or able)[0], "exact" if precision == "auto" and not quick else "fast"
 
 
 def open_backend(
@@ -167,7 +191,7 @@ def open_backend(
     """Opens a bundle on an engine.
 
     Args:
-        name: A name of `BACKENDS`, or "auto" (see `choose`).
+        name: A name of `BACKENDS`, or "auto" (see `open_chosen`).
         folder: The bundle.
         manifest: What `Manifest.read(folder)` gave.
         precision: "exact", "fast" or "auto".
@@ -177,10 +201,40 @@ def open_backend(
     Raises:
         OptionError: If there is no such backend or precision, or this machine cannot run it.
     """
+    return open_chosen(name, folder, manifest, precision, threads, cache)[0]
+
+
+def open_chosen(
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    precision: Precision = "exact",
+    threads: int | None = None,
+    cache: bool = True,
+) -> tuple[Backend, Arithmetic]:
+    """As `open_backend`; also says what "auto" stands for.
+
+    As a name it is the first backend that can run this bundle on this machine; unless float32 is asked for,
+    those that have a quicker arithmetic go before all that have none. As a precision it is "fast" where the
+    backend has a quicker arithmetic.
+    """
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1 and not {threads}.")
-    backend, arithmetic = choose(name, precision)
-    return _module(backend).open(folder, manifest, arithmetic, threads, cache)
+    if precision not in ("exact", "fast", "auto"):
+        raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
+    reasons = {candidate: why_not(candidate) for candidate in (BACKENDS if name == "auto" else (name,))}
+    able = [candidate for candidate, reason in reasons.items() if reason is None]
+    quick = [] if precision == "exact" else [candidate for candidate in able if _is_quicker(candidate)]
+    for candidate in (*quick, *(other for other in able if other not in quick)):
+        arithmetic: Arithmetic = "fast" if candidate in quick or precision == "fast" else "exact"
+        try:
+            return _module(candidate).open(folder, manifest, arithmetic, threads, cache), arithmetic
+        except OptionError as error:  # it runs here, but not this bundle
+            if name != "auto":
+                raise
+            reasons[candidate] = str(error).rstrip(".")
+    said = "; ".join(f"backend {candidate}: {reason}" for candidate, reason in reasons.items())
+    raise OptionError(f"No engine can run here ({said}).")
 
 
 def threads_in_words(threads: int | None) -> str:

@@ -1,0 +1,227 @@
+"""What an ONNX graph asks of a machine: kernels, operations, bytes, counted at given sizes.
+
+Counted: nodes that compute something once constants and shapes are folded, the multiplications and additions
+of products and convolutions, and the bytes that these nodes read and write if each is a kernel of its own.
+
+Estimated, because only an engine knows: how many kernels are left after fusion, and what they move. The
+estimate lets every pointwise or layout node join the kernel before it, and takes MatMul, softmax, MatMul for
+one kernel. Padding, concatenation and resizing stay kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import TensorProto
+from onnxscript.optimizer import fold_constants_ir
+
+VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}
+"""No work: the same bytes under another shape."""
+
+POINTWISE = {
+    *(
+        "Abs",
+        "Add",
+        "Cast",
+        "Clip",
+        "Cos",
+        "Div",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Expand",
+        "Gelu",
+        "Log",
+        "Max",
+        "Min",
+    ),
+    *(
+        "Mul",
+        "Neg",
+        "Pow",
+        "Reciprocal",
+        "Sigmoid",
+        "Sin",
+        "Slice",
+        "Softplus",
+        "Split",
+        "Sqrt",
+        "Sub",
+        "Tanh",
+    ),
+    *("Transpose", "Where"),
+}
+"""Joins the kernel before it, in the estimate."""
+
+PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run of a graph."""
+
+    nodes: int  # in the file
+    launches: int  # nodes that compute, one kernel each
+    kernels: int  # estimate after fusion
+    flops: float  # of products and convolutions, a multiplication and an addition are two
+    bytes: float  # read and written by one kernel a node
+    fused_bytes: float  # estimate after fusion
+    weight_bytes: float
+
+
+class _Graph:
+    def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
+        for value in (*model.graph.input, *model.graph.output):
+            for axis in value.type.tensor_type.shape.dim:
+                if axis.dim_param in sizes:
+                    axis.dim_value = sizes[axis.dim_param]
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        self.nodes_in_file = len(model.graph.node)
+        folded = ir.from_proto(model)
+        # small constants only: what computes shapes, and no weights
+        fold_constants_ir(folded, onnx_shape_inference=True, input_size_limit=256, output_size_limit=256)
+        graph = onnx.shape_inference.infer_shapes(ir.to_proto(folded), data_prop=True).graph
+        self.nodes = list(graph.node)
+        self.outputs = {value.name for value in graph.output}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, int] = {}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            kind = value.type.tensor_type
+            self.types[value.name] = kind.elem_type
+            if kind.HasField("shape") and all(axis.HasField("dim_value") for axis in kind.shape.dim):
+                self.shapes[value.name] = tuple(axis.dim_value for axis in kind.shape.dim)
+        for tensor in graph.initializer:
+            self.shapes[tensor.name], self.types[tensor.name] = tuple(tensor.dims), tensor.data_type
+        self.constants = {tensor.name for tensor in graph.initializer}
+        for node in self.nodes:
+            # what follows from weights and shapes alone is computed when the graph is loaded
+            if node.op_type in ("Shape", "Constant") or (
+                node.input and all(name in self.constants for name in node.input if name)
+            ):
+                self.constants.update(node.output)
+
+    def elements(self, name: str) -> int:
+        if name not in self.shapes:
+            raise ValueError(f"the shape of {name} does not follow from the sizes given")
+        return math.prod(self.shapes[name])
+
+    def bytes_of(self, name: str) -> int:
+        return self.elements(name) * int(_itemsize(self.types[name]))
+
+
+def count(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
+    """The cost of one run.
+
+    Args:
+        model: A graph; its weights are not read. Changed in place.
+        sizes: Of every dynamic axis of its inputs, by name.
+
+    Raises:
+        ValueError: If a shape does not follow from the sizes.
+    """
+    graph = _Graph(model, sizes)
+    work = [n for n in graph.nodes if n.op_type not in VIEWS and not graph.constants.issuperset(n.output)]
+    groups = _groups(graph, work)
+    weights = {name for n in work for name in n.input if name in graph.constants}
+    return Cost(
+        nodes=graph.nodes_in_file,
+        launches=len(work),
+        kernels=len(set(groups.values())),
+        flops=float(sum(_flops(graph, node) for node in work if node.op_type in PRODUCTS)),
+        bytes=float(sum(_moved(graph, [node]) for node in work)),
+        fused_bytes=float(_fused_bytes(graph, work, groups)),
+        weight_bytes=float(sum(graph.bytes_of(name) for name in weights)),
+    )
+
+
+def _flops(graph: _Graph, node: onnx.NodeProto) -> int:
+    first, second = (graph.shapes[name] for name in node.input[:2])
+    out = graph.elements(node.output[0])
+    if node.op_type == "Conv":  # weight [out, in / groups, kernel…]
+        return 2 * out * math.prod(second[1:])
+    if node.op_type == "ConvTranspose":  # weight [in, out / groups, kernel…]
+        return 2 * math.prod(first) * math.prod(second[1:])
+    if node.op_type == "Gemm":
+        transposed = next((a.i for a in node.attribute if a.name == "transA"), 0)
+        return 2 * out * first[0 if transposed else 1]
+    return 2 * out * first[-1]
+
+
+def _source(graph: _Graph, makers: Mapping[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
+    """What computes a tensor, seen through views."""
+    node = makers.get(name)
+    while node is not None and node.op_type in VIEWS:
+        node = makers.get(node.input[0])
+    return None if node is None or graph.constants.issuperset(node.output) else node
+
+
+def _groups(graph: _Graph, work: list[onnx.NodeProto]) -> dict[int, int]:
+    """Node -> its kernel, both as ids, in the estimate."""
+    makers = {name: node for node in graph.nodes for name in node.output}
+    kernels: dict[int, int] = {}
+    for node in work:
+        sources = [
+            source
+            for name in node.input
+            if name not in graph.constants and (source := _source(graph, makers, name)) is not None
+        ]
+        joins = node.op_type in POINTWISE or (
+            node.op_type == "Softmax" and _is_attention(sources, kernels, work)
+        )
+        if node.op_type == "MatMul" and not joins:
+            joins = any(_ends_in_softmax(source, makers) for source in sources[:1])
+        kernels[id(node)] = kernels[id(sources[0])] if joins and sources else id(node)
+    return kernels
+
+
+def _is_attention(
+    sources: list[onnx.NodeProto], kernels: Mapping[int, int], work: list[onnx.NodeProto]
+) -> bool:
+    """Whether the kernel that a softmax could join is a product."""
+    return bool(sources) and any(id(n) == kernels[id(sources[0])] and n.op_type == "MatMul" for n in work)
+
+
+def _ends_in_softmax(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    while node.op_type == "Cast" and node.input[0] in makers:
+        node = makers[node.input[0]]
+    return node.op_type == "Softmax"
+
+
+def _moved(graph: _Graph, nodes: list[onnx.NodeProto]) -> int:
+    names = {name for node in nodes for name in (*node.input, *node.output) if name}
+    return sum(graph.bytes_of(name) for name in names if not _is_shape_input(graph, name))
+
+
+def _is_shape_input(graph: _Graph, name: str) -> bool:
+    """Pads, axes, slices: small integers that the host knows."""
+    return name in graph.constants and graph.types.get(name) == TensorProto.INT64
+
+
+def _fused_bytes(graph: _Graph, work: list[onnx.NodeProto], groups: Mapping[int, int]) -> int:
+    """What crosses the border of a kernel, each tensor once a kernel; views count as what they show."""
+    views = {node.output[0]: node.input[0] for node in graph.nodes if node.op_type in VIEWS}
+
+    def seen(name: str) -> str:
+        while name in views:
+            name = views[name]
+        return name
+
+    made = {name: groups[id(node)] for node in work for name in node.output if name}
+    reads = {
+        (groups[id(node)], seen(name))
+        for node in work
+        for name in node.input
+        if name and not _is_shape_input(graph, name) and made.get(seen(name)) != groups[id(node)]
+    }
+    written = {name for _, name in reads if name in made} | {seen(name) for name in graph.outputs}
+    return sum(graph.bytes_of(name) for _, name in reads) + sum(graph.bytes_of(name) for name in written)
+
+
+def _itemsize(kind: int) -> int:
+    return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)

@@ -1,0 +1,273 @@
+"""The `cuda` backend: what can be seen without a GPU.
+
+Sessions here are ONNX Runtime's on the CPU; everything around them (shapes, addresses, the loop, residents)
+is the backend's own, with real arithmetic.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from flowsep_export.glue import glue_graphs
+from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
+from flowsep_runtime.backends import (
+    BACKENDS,
+    DeviceBackend,
+    SolverLoop,
+    cuda_libraries,
+    open_backend,
+    why_not,
+)
+from flowsep_runtime.backends import onnxruntime_cuda as cuda
+from flowsep_runtime.glue import GLUE, glue_path
+from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
+
+from .conftest import clip, normal
+
+
+def session_on_the_cpu(path: Path, sizes: Mapping[str, int], options: Mapping[str, str]) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    for axis, size in sizes.items():
+        settings.add_free_dimension_override_by_name(axis, size)
+    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def pipeline(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    monkeypatch.setattr(cuda, "open_session", session_on_the_cpu)
+    monkeypatch.setattr(cuda, "DEVICE", "cpu")
+    manifest = Manifest.read(toy)
+    yield Pipeline(toy, manifest, cuda.open(toy, manifest, "exact", None, False))
+
+
+def test_it_is_a_device_backend_with_a_loop(pipeline: Pipeline) -> None:
+    assert isinstance(pipeline.backend, DeviceBackend)
+    assert isinstance(pipeline.backend, SolverLoop)
+    assert pipeline.backend.name in BACKENDS
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_stage_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, batch: int) -> None:
+    given = clip(batch)
+    latent, text, mask = normal(5, batch, 8, 16, 16), given.text, given.mask
+    mel = on_cpu.log_mel(given.waveform)
+    ids = np.full((batch, 50), 3)
+    calls: dict[str, tuple[Any, ...]] = {
+        "log_mel": (given.waveform,),
+        "encode_text": (ids, np.ones((batch, 50))),
+        "encode_mixture": (mel,),
+        "velocity": (latent, 0.3, normal(6, 1, 8, 16, 16), text, mask),
+        "solve": (latent, normal(6, 1, 8, 16, 16), text, mask, 5),
+        "decode_latent": (latent,),
+        "vocode": (mel,),
+    }
+    assert set(calls) == set(STAGES)
+    for stage, arguments in calls.items():
+        found, expected = (getattr(p, stage)(*arguments) for p in (pipeline, on_cpu))
+        for one, other in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):
+            assert np.allclose(one, other, atol=1e-5), stage
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(1, 3), (2, 4), (1, 1)])
+def test_a_clip_that_stays_on_the_device_is_the_hosts(
+    pipeline: Pipeline, on_cpu: Pipeline, batch: int, steps: int
+) -> None:
+    seen: list[tuple[int, int]] = []
+    for seed in (0, 10):  # twice, on the same sessions and addresses
+        given = clip(batch, seed)
+        found = pipeline.generate(given, steps, progress=lambda *done: seen.append(done))
+        assert np.allclose(found, on_cpu.generate(given, steps), atol=1e-5)
+    assert seen == 2 * [(step, steps) for step in range(1, steps + 1)]
+
+
+def test_addresses_are_bound_once_and_used_again(pipeline: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    pipeline.generate(clip(), 4)
+    bindings = dict(backend._bindings)
+    numbers = [binding._options.get_run_config_entry("gpu_graph_id") for binding in bindings.values()]
+    assert len(set(numbers)) == len(numbers), "every set of addresses is a captured graph of its own"
+    assert sum(key[0] == "velocity" for key in bindings) == 2
+    pipeline.generate(clip(seed=7), 4)
+    assert backend._bindings == bindings
+
+
+def test_a_graph_that_was_freed_is_loaded_again(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    mel = on_cpu.log_mel(clip().waveform)
+    first = pipeline.vocode(mel)
+    backend.free("vocode")
+    assert not backend._sessions and not backend._bindings
+    assert np.array_equal(pipeline.vocode(mel), first)
+
+
+def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
+    """Nothing that computes shapes may be left for the CPU."""
+    from flowsep_runtime.backends.ort_shapes import GraphShapes
+
+    shapes = GraphShapes(Manifest.read(toy))
+    sizes = shapes.sizes(
+        "advance", {"x": (2, 8, 4, 16), "velocity": (2, 8, 4, 16), "dt": (1,), "row": (1, 9)}, 2
+    )
+    assert sizes == {"batch": 2, "channels": 8, "t": 4, "frequencies": 16, "shifts": 9}
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(toy.parent / "advance.onnx")
+    for axis, size in sizes.items():
+        settings.add_free_dimension_override_by_name(axis, size)
+    onnxruntime.InferenceSession(str(glue_path("advance")), settings, providers=["CPUExecutionProvider"])
+    left = [node.op_type for node in onnx.load(settings.optimized_model_filepath).graph.node]
+    assert "Shape" not in left and "Concat" not in left
+
+
+def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    assert backend.keep_solution("heun", 2, normal(0, 1, 8, 8, 16), {}) is None
+
+
+@pytest.mark.parametrize("solver", ["euler-start", "euler-end", "midpoint", "heun-end", "ab2", "ab3-start"])
+def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
+    stages: list[str] = []
+    seen: list[tuple[int, int]] = []
+
+    def stage(name: str) -> Any:
+        stages.append(name)
+        return nullcontext()
+
+    for seed in (0, 10):
+        given = clip(2, seed)
+        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
+        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
+    assert seen == 2 * [(step, 4) for step in range(1, 5)]
+    assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"], (
+        "nothing is done twice"
+    )
+
+
+def test_with_low_memory_only_one_stage_is_held_at_a_time(
+    toy: Path, pipeline: Pipeline, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: Any = pipeline.backend
+    sparing = Separator(Pipeline(toy, pipeline.manifest, backend, low_memory=True), cache=False)
+    held: list[set[str]] = []
+    keep = cuda.OnnxRuntimeCuda.keep
+
+    def watched(self: Any, graph: str, inputs: Any) -> Any:
+        result = keep(self, graph, inputs)
+        held.append({key[0] for key in self._sessions} - set(GLUE))
+        return result
+
+    monkeypatch.setattr(cuda.OnnxRuntimeCuda, "keep", watched)
+    sparing.warm_up()
+    audio = normal(3, 30000)
+    found = sparing.separate(audio, 16000, "rain", steps=2)
+    expected = Separator(on_cpu, cache=False).separate(audio, 16000, "rain", steps=2)
+    assert np.allclose(found.target, expected.target, atol=1e-5)
+    assert set().union(*held) == set(GRAPHS) - {"velocity"}, "the velocity runs in the loop"
+    for graphs in held:
+        assert any(graphs <= set(stage) for stage in STAGES.values()), graphs
+    assert not {key[0] for key in backend._sessions} - set(GLUE)
+
+
+def test_the_text_encoder_is_freed_after_the_first_query_but_not_after_a_warm_up(pipeline: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    separator = Separator(pipeline, cache=False)
+    separator.separate(normal(3, 100), 16000, "rain", steps=1)
+    assert "encode_text" not in {key[0] for key in backend._sessions}
+    separator.separate(normal(3, 100), 16000, "dog barking", steps=1)
+    assert "encode_text" in {key[0] for key in backend._sessions}
+    backend.free("encode_text")
+    warm = Separator(pipeline, cache=False)
+    warm.warm_up(steps=1)
+    warm.separate(normal(3, 100), 16000, "rain", steps=1)
+    assert "encode_text" in {key[0] for key in backend._sessions}
+
+
+def test_a_separator_warms_up_and_separates(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    separator = Separator(pipeline)
+    separator.warm_up(channels=2, steps=2)
+    backend: Any = pipeline.backend
+    sessions = set(backend._sessions)
+    audio = normal(3, 9000, 2)
+    found = separator.separate(audio, 16000, "dog barking", steps=2)
+    assert np.allclose(
+        found.target, Separator(on_cpu).separate(audio, 16000, "dog barking", steps=2).target, atol=1e-5
+    )
+    assert set(backend._sessions) == sessions, "nothing was left for the first separation to prepare"
+    assert {"log_mel", "encode_mixture", "solve", "decode_latent", "vocode"} < set(found.timings)
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_the_graphs_between_stages_are_what_their_script_writes(name: str) -> None:
+    assert onnx.load(glue_path(name)) == glue_graphs()[name]
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_falling_back_to_the_cpu_is_an_error(toy: Path) -> None:
+    """The real thing: this ONNX Runtime has no CUDA provider and would take the CPU without a word."""
+    sizes = {"batch": 1, "frames": 32}
+    with pytest.raises(BackendError, match=r"vocode\.onnx.*fallback|would run .*vocode\.onnx on the CPU"):
+        cuda.open_session(toy / "vocode.onnx", sizes, cuda.provider_options(Manifest.read(toy)))
+
+
+def test_half_precision_is_not_exact(toy: Path) -> None:
+    import dataclasses
+
+    half = dataclasses.replace(Manifest.read(toy), precision="float16")
+    with pytest.raises(OptionError, match="add --precision fast"):
+        cuda.open(toy, half, "exact", None, False)
+    assert cuda.provider_options(half)["use_tf32"] == "1"
+    assert cuda.provider_options(Manifest.read(toy))["use_tf32"] == "0"
+
+
+def test_provider_options_can_be_measured(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cuda.OPTIONS_VARIABLE, "prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC")
+    options = cuda.provider_options(Manifest.read(toy))
+    assert (options["prefer_nhwc"], options["cudnn_conv_algo_search"]) == ("1", "HEURISTIC")
+    monkeypatch.setenv(cuda.OPTIONS_VARIABLE, "prefer_nhwc")
+    with pytest.raises(OptionError, match="NAME=VALUE"):
+        cuda.provider_options(Manifest.read(toy))
+
+
+def test_without_it_the_reason_is_said(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = why_not("cuda")
+    assert reason is not None and "flowsep-engine[gpu]" in reason
+    with pytest.raises(OptionError, match="backend cuda: this onnxruntime is for CPUs"):
+        open_backend("cuda", toy, Manifest.read(toy))
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    assert "not installed" in str(why_not("cuda"))
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda.PROVIDER])
+    missing: set[str] = {"libcuda"}
+    devices = 1
+
+    def count(pointer: Any) -> int:
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_int))[0] = devices
+        return 0
+
+    def load(library: str) -> Any:
+        if any(name in library for name in missing):
+            raise OSError(f"{library}: cannot open shared object file")
+        return SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count)
+
+    monkeypatch.setattr(cuda_libraries, "load", load)
+    assert "no NVIDIA driver" in str(why_not("cuda"))
+    missing.clear()
+    devices = 0
+    assert why_not("cuda") == "there is no NVIDIA GPU here"
+    devices = 1
+    missing.add("libcudnn")
+    assert "libcudnn.so.9" in str(why_not("cuda"))
+    missing.clear()
+    assert why_not("cuda") is None

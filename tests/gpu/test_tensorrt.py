@@ -1,0 +1,385 @@
+"""The `tensorrt` backend on the strict double: numbers, order, captures, fall-backs, nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowsep_export.engines import build_engines
+from flowsep_runtime import BackendError, FlowSepWarning, OptionError, Pipeline, Separator
+from flowsep_runtime.backends import DeviceBackend, SolverLoop, open_backend, open_chosen, why_not
+from flowsep_runtime.backends.tensorrt import TensorRt
+from flowsep_runtime.engines import SIDECAR, Range
+from flowsep_runtime.glue import GLUE
+from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
+from tests.runtime.toy_bundle import MODEL
+
+from .conftest import clip, normal
+from .doubles import VERSIONS, Machine, installed
+
+FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
+
+
+@pytest.fixture(scope="module")
+def built(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy bundle with engines for both versions of TensorRT; must not be changed."""
+    bundle = Path(shutil.copytree(toy, tmp_path_factory.mktemp("engines") / "toy"))
+    for version in VERSIONS:
+        with installed(version) as machine:
+            build_engines(bundle, Range(1, 1, 3), FRAMES)
+            assert machine.faults() == []
+    return bundle
+
+
+@pytest.fixture(params=VERSIONS)
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    with installed(request.param) as machine:
+        yield machine
+
+
+@pytest.fixture
+def pipeline(built: Path, machine: Machine) -> Iterator[Pipeline]:
+    """On the double; whatever a test does, nothing may be left unchecked or not freed."""
+    pipeline = Pipeline.load(built, "tensorrt")
+    yield pipeline
+    assert isinstance(pipeline.backend, TensorRt)
+    pipeline.backend.close()
+    assert machine.faults() == []
+
+
+def test_it_is_a_device_backend_with_a_loop(pipeline: Pipeline) -> None:
+    assert isinstance(pipeline.backend, DeviceBackend)
+    assert isinstance(pipeline.backend, SolverLoop)
+    assert pipeline.backend.batches == Range(1, 1, 3)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_stage_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, batch: int) -> None:
+    given = clip(batch)
+    latent, mixture = normal(5, batch, 8, 16, 16), normal(6, 1, 8, 16, 16)
+    mel = on_cpu.log_mel(given.waveform)
+    calls: dict[str, tuple[Any, ...]] = {
+        "log_mel": (given.waveform,),
+        "encode_text": (np.full((batch, 50), 3), np.ones((batch, 50))),
+        "encode_mixture": (mel,),
+        "velocity": (latent, 0.3, mixture, given.text, given.mask),
+        "solve": (latent, mixture, given.text, given.mask, 5),
+        "decode_latent": (latent,),
+        "vocode": (mel,),
+    }
+    for stage, arguments in calls.items():
+        found, expected = (getattr(p, stage)(*arguments) for p in (pipeline, on_cpu))
+        assert np.allclose(found, expected, atol=1e-5), stage
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(1, 3), (2, 4), (1, 1)])
+def test_a_clip_that_stays_on_the_device_is_the_hosts(
+    pipeline: Pipeline, on_cpu: Pipeline, batch: int, steps: int
+) -> None:
+    seen: list[tuple[int, int]] = []
+    for seed in (0, 10):  # the second time everything is a replay
+        given = clip(batch, seed)
+        found = pipeline.generate(given, steps, progress=lambda *done: seen.append(done))
+        assert np.allclose(found, on_cpu.generate(given, steps), atol=1e-5)
+    assert seen == 2 * [(step, steps) for step in range(1, steps + 1)]
+
+
+def test_a_warm_clip_is_one_launch_a_graph_and_one_for_all_steps(
+    pipeline: Pipeline, machine: Machine
+) -> None:
+    pipeline.generate(clip(), 4)
+    before = machine.cuda.launches
+    memory, pinned = len(machine.cuda.memory), len(machine.cuda.pinned)
+    pipeline.generate(clip(seed=3), 4)
+    # log_mel, encode_mixture, posterior, velocity_mixture, velocity_text, the loop, decode_latent, vocode
+    assert machine.cuda.launches - before == 8
+    assert (len(machine.cuda.memory), len(machine.cuda.pinned)) == (memory, pinned)
+
+
+def test_loops_of_several_lengths_share_the_velocity_engine(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    for steps in (2, 5, 2):
+        assert np.allclose(pipeline.generate(clip(), steps), on_cpu.generate(clip(), steps), atol=1e-5)
+    assert len(backend._loops) == 2
+    assert sum(key[0] == "velocity" for key in backend._bound) == 1
+
+
+def test_all_engines_share_one_buffer_for_activations(pipeline: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    pipeline.generate(clip(), 2)
+    assert len(backend._bound) > 6
+    assert {bound._context._scratch for bound in backend._bound.values()} == {
+        (backend._scratch.pointer, backend._scratch.nbytes)
+    }
+
+
+@pytest.mark.parametrize("fault", ["refuses_captures", "loses_captures"])
+def test_without_captures_it_is_slower_and_right(
+    built: Path, machine: Machine, on_cpu: Pipeline, fault: str
+) -> None:
+    """`loses_captures` is the trap: no error, and a graph whose replays leave the last run's output."""
+    setattr(machine.trt, fault, True)
+    pipeline = Pipeline.load(built, "tensorrt")
+    with pytest.warns(FlowSepWarning, match="without a CUDA graph"):
+        first = pipeline.generate(clip(), 3)
+    assert np.allclose(first, on_cpu.generate(clip(), 3), atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert np.allclose(pipeline.generate(clip(seed=5), 3), on_cpu.generate(clip(seed=5), 3), atol=1e-5)
+    pipeline.backend.close()  # type: ignore[attr-defined]
+    assert machine.faults() == []
+
+
+def test_a_loop_that_lost_a_single_step_is_done_without(
+    built: Path, machine: Machine, on_cpu: Pipeline
+) -> None:
+    """One velocity of twelve is that of the step before: hardly to be seen in the result."""
+    pipeline = Pipeline.load(built, "tensorrt")
+    backend: Any = pipeline.backend
+    machine.trt.loses_capture = 7
+    latent, given = normal(1, 1, 8, 16, 16), clip()
+    with pytest.warns(FlowSepWarning, match="the solver's loop without a CUDA graph"):
+        found = pipeline.solve(latent, latent, given.text, given.mask, 12)
+    assert np.allclose(found, on_cpu.solve(latent, latent, given.text, given.mask, 12), atol=1e-5)
+    backend.close()
+    assert machine.faults() == []
+
+
+@pytest.mark.parametrize("function", ["cudaGraphInstantiate", "cudaGraphGetNodes"])
+def test_a_graph_that_cannot_be_made_is_done_without(
+    built: Path, machine: Machine, on_cpu: Pipeline, function: str
+) -> None:
+    machine.cuda.fails.add(function)
+    pipeline = Pipeline.load(built, "tensorrt")
+    mel = on_cpu.log_mel(clip().waveform)
+    with pytest.warns(FlowSepWarning, match="graph vocode without a CUDA graph"):
+        assert np.allclose(pipeline.vocode(mel), on_cpu.vocode(mel), atol=1e-5)
+    machine.cuda.fails.clear()
+    pipeline.backend.close()  # type: ignore[attr-defined]
+    assert machine.faults() == []
+
+
+def test_shapes_that_were_not_built_are_named(pipeline: Pipeline) -> None:
+    with pytest.raises(
+        BackendError, match=r"graph decode_latent takes latent of .* and not \(4, 8, 16, 16\)"
+    ):
+        pipeline.decode_latent(normal(0, 4, 8, 16, 16))
+
+
+def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    assert backend.keep_solution("heun", 2, normal(0, 1, 8, 16, 16), {}) is None
+
+
+@pytest.mark.parametrize("solver", ["euler-start", "euler-end", "midpoint", "heun-end", "ab2", "ab3-start"])
+def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
+    stages: list[str] = []
+    seen: list[tuple[int, int]] = []
+
+    def stage(name: str) -> Any:
+        stages.append(name)
+        return nullcontext()
+
+    for seed in (0, 10):
+        given = clip(2, seed)
+        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
+        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
+    assert seen == 2 * [(step, 4) for step in range(1, 5)]
+    assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"], (
+        "nothing is done twice"
+    )
+
+
+def test_loops_of_one_length_on_several_grids_are_told_apart(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    backend: Any = pipeline.backend
+    for solver in ("euler", "euler-start", "euler"):
+        found = pipeline.generate(clip(), 3, solver)
+        assert np.allclose(found, on_cpu.generate(clip(), 3, solver), atol=1e-5)
+    assert len(backend._loops) == 2
+
+
+def test_threads_wait_for_each_other(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    results: dict[int, Any] = {}
+
+    def work(seed: int) -> None:
+        results[seed] = pipeline.generate(clip(seed=seed), 2)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(4):
+        assert np.allclose(results[seed], on_cpu.generate(clip(seed=seed), 2), atol=1e-5)
+
+
+def test_a_separator_warms_up_and_separates(pipeline: Pipeline, on_cpu: Pipeline, machine: Machine) -> None:
+    separator = Separator(pipeline)
+    separator.warm_up(channels=2, steps=2)
+    memory = len(machine.cuda.memory)
+    audio = normal(3, 9000, 2)
+    found = separator.separate(audio, 16000, "dog barking", steps=2)
+    expected = Separator(on_cpu).separate(audio, 16000, "dog barking", steps=2)
+    assert np.allclose(found.target, expected.target, atol=1e-5)
+    assert len(machine.cuda.memory) == memory, "the first separation had to prepare something"
+
+
+def test_more_channels_than_the_engines_take_go_in_turns(pipeline: Pipeline, on_cpu: Pipeline) -> None:
+    audio = normal(3, 6000, 4)
+    found = Separator(pipeline).separate(audio, 16000, "rain", steps=1)
+    expected = Separator(on_cpu).separate(audio, 16000, "rain", steps=1)
+    assert np.allclose(found.target, expected.target, atol=1e-5)
+
+
+def test_memory_is_freed_with_the_backend(built: Path, machine: Machine) -> None:
+    pipeline = Pipeline.load(built, "tensorrt")
+    pipeline.generate(clip(), 2)
+    del pipeline
+    assert machine.faults() == []
+
+
+def test_a_graph_that_was_freed_gives_its_memory_back(
+    pipeline: Pipeline, on_cpu: Pipeline, machine: Machine
+) -> None:
+    backend: Any = pipeline.backend
+    pipeline.free()  # nothing is loaded yet
+    expected = on_cpu.generate(clip(), 3)
+    for _ in range(2):
+        assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
+        memory = len(machine.cuda.memory)
+        backend.free("vocode")
+        assert len(machine.cuda.memory) < memory and "vocode" not in backend._engines
+        assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
+        assert len(machine.cuda.memory) == memory
+        backend.free("velocity")
+        assert not backend._loops and not any(key[0] == "advance" for key in backend._bound)
+        assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
+        pipeline.free()
+        assert not machine.cuda.memory and not machine.cuda.pinned and not machine.cuda.executables
+
+
+def test_with_low_memory_a_stage_leaves_nothing_for_the_next(
+    built: Path, machine: Machine, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline.load(built, "tensorrt", low_memory=True)
+    backend: Any = pipeline.backend
+    held: list[set[str]] = []
+    bind = TensorRt._bind
+
+    def watched(self: Any, *arguments: Any) -> Any:
+        result = bind(self, *arguments)
+        held.append({key[0] for key in self._bound} - set(GLUE))
+        return result
+
+    monkeypatch.setattr(TensorRt, "_bind", watched)
+    separator = Separator(pipeline, cache=False)
+    separator.warm_up()
+    assert not machine.cuda.memory
+    audio = normal(3, 2 * MODEL.clip_samples)
+    found = separator.separate(audio, 16000, "rain", steps=2)
+    expected = Separator(on_cpu, cache=False).separate(audio, 16000, "rain", steps=2)
+    assert np.allclose(found.target, expected.target, atol=1e-5)
+    assert set().union(*held) == set(GRAPHS)  # the velocity too, which runs in the loop
+    for graphs in held:
+        assert any(graphs <= set(stage) for stage in STAGES.values()), graphs
+    assert not machine.cuda.memory and not machine.cuda.pinned
+    backend.close()
+    assert machine.faults() == []
+
+
+def test_too_little_memory_is_one_sentence(built: Path, machine: Machine) -> None:
+    machine.cuda.free_bytes = 20000
+    with pytest.raises(BackendError, match=r"not enough memory .cudaMalloc: cudaErrorMemoryAllocation"):
+        pipeline = Pipeline.load(built, "tensorrt")
+        pipeline.generate(clip(), 2)
+    machine.trt.truths.clear()
+
+
+# --- opening
+
+
+def test_auto_takes_it_where_the_bundle_has_engines(built: Path, toy: Path, machine: Machine) -> None:
+    on_this_cpu = next(name for name in ("openvino", "cpu") if why_not(name) is None)
+    assert Pipeline.load(toy).backend.name == on_this_cpu
+    backend = Pipeline.load(built).backend
+    assert backend.name == "tensorrt"
+    backend.close()  # type: ignore[attr-defined]
+    assert machine.faults() == []
+
+
+def test_auto_leaves_half_precision_to_another_engine_where_exact_is_asked_for(
+    built: Path, machine: Machine
+) -> None:
+    half = dataclasses.replace(Manifest.read(built), precision="float16")
+    backend, precision = open_chosen("auto", built, half, "exact")
+    assert (backend.name in ("openvino", "cpu"), precision) == (True, "exact")
+    backend, precision = open_chosen("auto", built, half, "auto")
+    assert (backend.name, precision) == ("tensorrt", "fast")
+    assert backend.description.startswith("tensorrt ") and "NVIDIA Double 1" in backend.description
+    backend.close()  # type: ignore[attr-defined]
+    assert machine.faults() == []
+
+
+def test_what_is_missing_is_said(toy: Path, machine: Machine) -> None:
+    with pytest.raises(OptionError, match=r"no engines for NVIDIA Double 1 .* run flowsep-export --tensorrt"):
+        Pipeline.load(toy, "tensorrt")
+    machine.cuda.devices = 0
+    assert why_not("tensorrt") == "there is no NVIDIA GPU with a driver here (cudaErrorInsufficientDriver)"
+
+
+def test_without_the_libraries_the_reason_is_said() -> None:
+    assert "flowsep-engine[tensorrt]" in str(why_not("tensorrt"))
+
+
+def test_another_gpu_has_no_engines(built: Path, machine: Machine) -> None:
+    machine.cuda.name = b"NVIDIA Double 2"
+    with pytest.raises(OptionError, match="no engines for NVIDIA Double 2"):
+        Pipeline.load(built, "tensorrt")
+    assert machine.faults() == []
+
+
+def test_half_precision_is_not_exact(built: Path, machine: Machine) -> None:
+    half = dataclasses.replace(Manifest.read(built), precision="float16")
+    with pytest.raises(OptionError, match="add --precision fast"):
+        open_backend("tensorrt", built, half, "exact")
+
+
+def _damaged(bundle: Path, machine: Machine, how: str) -> None:
+    (folder,) = bundle.glob(f"engines/*{machine.trt.version}")
+    (plan,) = folder.glob("vocode-*.plan")
+    if how == "plan":
+        plan.write_bytes(plan.read_bytes()[:-1])
+    elif how == "no plan":
+        plan.unlink()
+    elif how == "no json":
+        (folder / SIDECAR).write_text("{", encoding="utf-8")
+    else:
+        (folder / SIDECAR).write_text('{"format": 99}', encoding="utf-8")
+
+
+@pytest.mark.parametrize("how", ["plan", "no plan", "no json", "format"])
+def test_damaged_engines_are_refused(built: Path, tmp_path: Path, machine: Machine, how: str) -> None:
+    bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
+    _damaged(bundle, machine, how)
+    with pytest.raises(BackendError, match=r"engines\.json is damaged"):
+        Pipeline.load(bundle, "tensorrt")
+    assert machine.faults() == []
+
+
+def test_engines_of_other_graphs_are_refused(built: Path, machine: Machine) -> None:
+    manifest = Manifest.read(built)
+    files = (dataclasses.replace(manifest.graphs["vocode"].files[0], sha256="0" * 64),)
+    other = dataclasses.replace(manifest.graphs["vocode"], files=files)
+    manifest = dataclasses.replace(manifest, graphs=manifest.graphs | {"vocode": other})
+    with pytest.raises(OptionError, match="built from another vocode"):
+        open_backend("tensorrt", built, manifest)
+    assert machine.faults() == []
