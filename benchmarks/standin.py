@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import shutil
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from flowsep_ref import FlowSep, FlowSepConfig
@@ -34,9 +36,15 @@ def stand_in(config: FlowSepConfig, seed: int = 0) -> FlowSep:
 
 
 def write_stand_in(config: FlowSepConfig, folder: Path, seed: int = 0) -> None:
-    """The same as a folder that `FlowSep.from_checkpoint` takes, with the bundled tokenizer."""
+    """The same as a folder that `FlowSep.from_checkpoint` takes, with the bundled tokenizer.
+
+    A vocabulary too small for that tokenizer grows to its size: words are looked up, which takes no time.
+    """
+    tokenizer = FlowSep.bundled_path() / TOKENIZER
+    words = max(config.text.vocab_size, Tokenizer.from_file(str(tokenizer)).get_vocab_size())
+    config = replace(config, text=replace(config.text, vocab_size=words))
     stand_in(config, seed).save(folder)
-    shutil.copy(FlowSep.bundled_path() / TOKENIZER, folder / TOKENIZER)
+    shutil.copy(tokenizer, folder / TOKENIZER)
 
 
 def _tensor(key: str, shape: tuple[int, ...], seed: int) -> Tensor:
