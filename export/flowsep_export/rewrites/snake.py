@@ -7,6 +7,7 @@ plain convolutions at the low rate, the snake does not mix samples, and the way 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -25,7 +26,8 @@ DEGREE = 6
 """Coefficients of the polynomial in the square of the distance to the nearest zero; 2e-8 from sin²."""
 
 
-def sin_squared_polynomial(degree: int = DEGREE) -> tuple[list[float], float]:
+@cache
+def sin_squared_polynomial(degree: int = DEGREE) -> tuple[tuple[float, ...], float]:
     """Coefficients c of sin²(πd) ≈ s · (c[0] + c[1] s + …), s = d², |d| ≤ ½, and the largest error.
 
     Chebyshev's nodes, where interpolation is close to the best polynomial there is.
@@ -35,7 +37,7 @@ def sin_squared_polynomial(degree: int = DEGREE) -> tuple[list[float], float]:
     coefficients = fit.convert().coef
     s = np.linspace(0, 0.25, 10001)
     error = s * np.polynomial.polynomial.polyval(s, coefficients) - np.sin(np.pi * np.sqrt(s)) ** 2
-    return [float(c) for c in coefficients], float(np.abs(error).max())
+    return tuple(float(c) for c in coefficients), float(np.abs(error).max())
 
 
 class PolyphaseSnake(nn.Module):
@@ -48,6 +50,12 @@ class PolyphaseSnake(nn.Module):
     The factor of the sine's argument lies in the taps of the way up and is taken back in those of the way
     down, so that between them there is one multiplication by a channel's constant.
     """
+
+    up_even: Tensor
+    up_odd: Tensor
+    down_even: Tensor
+    down_odd: Tensor
+    bend: Tensor
 
     def __init__(self, snake: AntiAliasedSnake, spelling: Spelling) -> None:
         super().__init__()
@@ -82,15 +90,13 @@ class PolyphaseSnake(nn.Module):
         odd = torch.cat([first] * 3 + [odd] + [last] * 2, dim=-1).to(x.dtype)
         return self.convolve(even, self.down_even) + self.convolve(odd, self.down_odd)
 
-    def convolve(self, x: Tensor, taps: Tensor | nn.Module) -> Tensor:
+    def convolve(self, x: Tensor, taps: Tensor) -> Tensor:
         """One filter a channel, without padding."""
-        assert isinstance(taps, Tensor)
         return F.conv2d(x, taps.to(x.dtype), groups=x.shape[1])
 
     def snake(self, u: Tensor) -> Tensor:
         """The snake of a scaled signal, equally scaled, in float32."""
         u = u.float()
-        assert isinstance(self.bend, Tensor)
         if self.spelling == "cosine":
             return u + self.bend * (1.0 - torch.cos(u))
         d = u - torch.round(u)
