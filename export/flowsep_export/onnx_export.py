@@ -26,6 +26,7 @@ from torch.export import ExportedProgram
 from flowsep_export.graphs import Graph, TensorSpec
 from flowsep_export.half_weights import store_as_half
 from flowsep_export.reshapes import make_reshapes_static
+from flowsep_export.rewrites.snake import TRANSLATIONS
 from flowsep_runtime.manifest import FileEntry
 
 OPSET = 20
@@ -64,6 +65,7 @@ def to_onnx(graph: Graph, program: ExportedProgram) -> ir.Model:
             opset_version=OPSET,
             input_names=[spec.name for spec in graph.inputs],
             output_names=[spec.name for spec in graph.outputs],
+            custom_translation_table=TRANSLATIONS,
             optimize=False,
             verbose=False,
         )

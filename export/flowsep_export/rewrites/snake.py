@@ -7,21 +7,24 @@ plain convolutions at the low rate, the snake does not mix samples, and the way 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
+from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from flowsep_ref.vocoder import TAPS, AntiAliasedSnake
+from flowsep_ref.vocoder import AntiAliasedSnake
 
 Spelling = Literal["cosine", "polynomial"]
 """How sin² is written.  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
 Round and a polynomial in plain operations, for engines that fuse those and run cosines one by one."""
 
-HALF = TAPS // 2
+END = 2**63 - 1
 DEGREE = 6
 """Coefficients of the polynomial in the square of the distance to the nearest zero; 2e-8 from sin²."""
 
@@ -81,28 +84,120 @@ class PolyphaseSnake(nn.Module):
         constant("bend", bend[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        first, last = x[..., :1], x[..., -1:]
-        padded = torch.cat([first] * 3 + [x] + [last] * 3, dim=-1)
-        even = self.snake(self.convolve(padded[..., :-1], self.up_even))
-        odd = self.snake(self.convolve(padded[..., 1:], self.up_odd))
-        first, last = even[..., :1], odd[..., -1:]
-        even = torch.cat([first] * 2 + [even] + [last] * 3, dim=-1).to(x.dtype)
-        odd = torch.cat([first] * 3 + [odd] + [last] * 2, dim=-1).to(x.dtype)
-        return self.convolve(even, self.down_even) + self.convolve(odd, self.down_odd)
+        taps = (self.up_even, self.up_odd, self.down_even, self.down_odd)
+        return polyphase_snake(x, *(t.to(x.dtype) for t in taps), self.bend, self.spelling == "polynomial")
 
-    def convolve(self, x: Tensor, taps: Tensor) -> Tensor:
-        """One filter a channel, without padding."""
-        return F.conv2d(x, taps.to(x.dtype), groups=x.shape[1])
 
-    def snake(self, u: Tensor) -> Tensor:
-        """The snake of a scaled signal, equally scaled, in float32."""
-        u = u.float()
-        if self.spelling == "cosine":
-            return u + self.bend * (1.0 - torch.cos(u))
-        d = u - torch.round(u)
-        s = d * d
+@torch.library.custom_op("flowsep::polyphase_snake", mutates_args=())
+def polyphase_snake(
+    x: Tensor,
+    up_even: Tensor,
+    up_odd: Tensor,
+    down_even: Tensor,
+    down_odd: Tensor,
+    bend: Tensor,
+    polynomial: bool,
+) -> Tensor:
+    """`PolyphaseSnake`'s arithmetic as one operator: a vocoder has a hundred, of sixty operations each, and
+    torch.export takes milliseconds for every operation, several times over.
+
+    Args:
+        x: `[B, C, 1, L]`.
+        up_even, up_odd, down_even, down_odd: taps `[C, 1, 1, 6]` of x's dtype.
+        bend: `[C, 1, 1]`, float32; between the ways up and down all is float32.
+        polynomial: the spelling.
+    """
+    snake = _bent_by_polynomial if polynomial else _bent_by_cosine
+    first, last = x[..., :1], x[..., -1:]
+    padded = torch.cat([first] * 3 + [x] + [last] * 3, dim=-1)
+    even = snake(_filtered(padded[..., :-1], up_even).float(), bend)
+    odd = snake(_filtered(padded[..., 1:], up_odd).float(), bend)
+    first, last = even[..., :1], odd[..., -1:]
+    even = torch.cat([first] * 2 + [even] + [last] * 3, dim=-1).to(x.dtype)
+    odd = torch.cat([first] * 3 + [odd] + [last] * 2, dim=-1).to(x.dtype)
+    return _filtered(even, down_even) + _filtered(odd, down_odd)
+
+
+@polyphase_snake.register_fake
+def _(
+    x: Tensor,
+    up_even: Tensor,
+    up_odd: Tensor,
+    down_even: Tensor,
+    down_odd: Tensor,
+    bend: Tensor,
+    polynomial: bool,
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _filtered(x: Tensor, taps: Tensor) -> Tensor:
+    """One filter a channel, without padding."""
+    return F.conv2d(x, taps, groups=x.shape[1])
+
+
+def _bent_by_cosine(u: Tensor, bend: Tensor) -> Tensor:
+    return u + bend * (1.0 - torch.cos(u))
+
+
+def _bent_by_polynomial(u: Tensor, bend: Tensor) -> Tensor:
+    d = u - torch.round(u)
+    s = d * d
+    coefficients, _ = sin_squared_polynomial()
+    p = torch.full_like(s, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        p = p * s + c
+    return u + bend * (p * s)
+
+
+def polyphase_snake_onnx(
+    x: ir.Value,
+    up_even: ir.Value,
+    up_odd: ir.Value,
+    down_even: ir.Value,
+    down_odd: ir.Value,
+    bend: ir.Value,
+    polynomial: bool,
+) -> ir.Value:
+    """`polyphase_snake` in ONNX's operators, line by line."""
+    half = x.dtype == ir.DataType.FLOAT16
+    channels = bend.shape[0]  # type: ignore[index]
+
+    def filtered(x: ir.Value, taps: ir.Value) -> ir.Value:
+        return op.Conv(x, taps, group=channels)
+
+    def cut(x: ir.Value, start: int, end: int) -> ir.Value:
+        return op.Slice(x, op.Constant(value_ints=[start]), op.Constant(value_ints=[end]), last_axis)
+
+    def snake(x: ir.Value, taps: ir.Value) -> ir.Value:
+        u = filtered(x, taps)
+        return bent(op.Cast(u, to=ir.DataType.FLOAT) if half else u)
+
+    def bent(u: ir.Value) -> ir.Value:
+        if not polynomial:
+            return op.Add(u, op.Mul(bend, op.Sub(op.Constant(value_float=1.0), op.Cos(u))))
+        d = op.Sub(u, op.Round(u))
+        s = op.Mul(d, d)
         coefficients, _ = sin_squared_polynomial()
-        p = torch.full_like(s, coefficients[-1])
+        p = op.Constant(value_float=coefficients[-1])
         for c in reversed(coefficients[:-1]):
-            p = p * s + c
-        return u + self.bend * (p * s)
+            p = op.Add(op.Mul(p, s), op.Constant(value_float=c))
+        return op.Add(u, op.Mul(bend, op.Mul(p, s)))
+
+    def joined(parts: list[ir.Value]) -> ir.Value:
+        whole = op.Concat(*parts, axis=-1)
+        return op.Cast(whole, to=ir.DataType.FLOAT16) if half else whole
+
+    last_axis = op.Constant(value_ints=[-1])
+    first, last = cut(x, 0, 1), cut(x, -1, END)
+    padded = op.Concat(*[first] * 3, x, *[last] * 3, axis=-1)
+    even, odd = snake(cut(padded, 0, -1), up_even), snake(cut(padded, 1, END), up_odd)
+    first, last = cut(even, 0, 1), cut(odd, -1, END)
+    even, odd = joined([*[first] * 2, even, *[last] * 3]), joined([*[first] * 3, odd, *[last] * 2])
+    return op.Add(filtered(even, down_even), filtered(odd, down_odd))
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.flowsep.polyphase_snake.default: polyphase_snake_onnx
+}
+"""For `torch.onnx.export`."""
