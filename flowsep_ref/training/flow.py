@@ -20,7 +20,7 @@ from flowsep_ref.vae import VAE
 SIGMA_MIN = 1e-4
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
-ABSENT = 0.1
+ABSENT = 0.15
 """Share of queries for what is not in the mixture; their target is silence."""
 SHARES = (8, 4, 2, 1)
 """Pieces are an eighth of a clip, a quarter, half of one, or whole."""

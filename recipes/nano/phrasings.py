@@ -32,7 +32,10 @@ REPEATS = 40
 """So often a caption counts among the sentences that the tokenizer learns from."""
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789'-.,▁")
 
-ADJECTIVES = ("", "", "loud", "small", "large", "distant", "old", "young", "single", "big", "quiet")
+ADJECTIVES = (
+    *("", "", "loud", "small", "large", "distant", "old", "young", "single", "big", "quiet"),
+    *("steady", "heavy", "gentle", "fast", "slow", "deep"),
+)
 PLACES = (
     "",
     "",
@@ -48,6 +51,9 @@ PLACES = (
     "loudly",
     "softly",
     "repeatedly",
+    "on and on",
+    "from afar",
+    "close by",
 )
 WITH_DOING = (
     "{a} {thing} {doing}",
@@ -56,6 +62,7 @@ WITH_DOING = (
     "the sound of {a} {thing} {doing}",
 )
 WITH_NOISE = ("{noise}", "the {noise}", "sound of {noise}", "the {noise} of {a} {thing}", "{thing} {noise}")
+WITH_TWO_NOISES = ("the {noise} of {a} {other}", "{noise} and {other}")
 ALONE = ("{thing}", "{a} {thing}", "the sound of {a} {thing}", "{thing} sounds", "noise of {a} {thing}")
 ARTICLES = ("a", "the", "", "some")
 
@@ -82,6 +89,11 @@ def _forms(words: dict[str, list[str]]) -> Iterator[str]:
         WITH_NOISE, words["things"], words["noises"], ARTICLES
     ):
         yield form.format(a=article, thing=thing, noise=noise)
+    for form, noise, other, article in itertools.product(
+        WITH_TWO_NOISES, words["noises"], words["noises"], ARTICLES
+    ):
+        if noise != other:
+            yield form.format(a=article, noise=noise, other=other)
     for form, thing, article, place in itertools.product(ALONE, things, ARTICLES, set(PLACES)):
         yield f"{form.format(a=article, thing=thing)} {place}"
 
