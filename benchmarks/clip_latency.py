@@ -112,6 +112,7 @@ def main(
     """Time warm clips of BUNDLE on an engine."""
     before = gpu_memory_in_use()
     pipeline = Pipeline.load(bundle, backend, precision)
+    # Euler's: the loop that a GPU runs in one piece
     steps = steps or pipeline.manifest.model.default_steps
     seconds = measure(pipeline, batch, steps, rounds)
     after = gpu_memory_in_use()

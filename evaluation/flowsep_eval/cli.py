@@ -94,7 +94,7 @@ def build(
     help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
 )
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
-@click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
+@click.option("--solver", help="Solver of the flow.  [default: the bundle's]")
 @engine_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
@@ -109,7 +109,7 @@ def run_command(
     output: Path,
     bundle: Path | None,
     steps: int | None,
-    solver: str,
+    solver: str | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
@@ -129,16 +129,19 @@ def run_command(
     from flowsep_runtime import Separator
     from flowsep_runtime.solvers import solver_named
 
-    solver_named(solver)
+    if solver is not None:
+        solver_named(solver)
     check_pictures()
     sets = dict(zip(set_names(manifests), (read_manifest(path, limit) for path in manifests), strict=True))
     check_folder(output, force)
     embedder = None if clap is None else Clap(clap)
     separator = Separator.load(bundle, backend, precision, threads)
+    pipeline = separator.pipeline
+    steps, solver = pipeline.manifest.model.schedule(pipeline.precision, steps, solver)
     settings = {
-        "steps": steps or separator.pipeline.manifest.model.default_steps,
+        "steps": steps,
         "solver": solver,
-        "precision": separator.pipeline.precision,
+        "precision": pipeline.precision,
         "threads": threads,
         "seed": seed,
         "limit": limit,

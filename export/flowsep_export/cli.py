@@ -14,6 +14,7 @@ from flowsep_export.engine_options import EngineRequest, engine_options
 from flowsep_runtime import __version__
 from flowsep_runtime.console import run
 from flowsep_runtime.errors import OptionError, shown
+from flowsep_runtime.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from flowsep_export.export import Source
@@ -24,6 +25,7 @@ PROGRAM = "flowsep-export"
 PUBLISHED = "published"
 PUBLISHED_PLACE = Path("model_logs/pretrained/v2_100k.ckpt")
 EXAMPLE = Path("examples/mix.wav")
+FAST_STEPS, FAST_SOLVER = 4, "euler"  # docs/performance.md says how they were chosen
 
 
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,6 +70,20 @@ EXAMPLE = Path("examples/mix.wav")
     show_default=True,
     help="Solver steps that flowsep-run takes with this bundle by default.",
 )
+@click.option(
+    "--fast-steps",
+    type=click.IntRange(1),
+    default=FAST_STEPS,
+    show_default=True,
+    help="The same for --precision fast.",
+)
+@click.option(
+    "--fast-solver",
+    type=click.Choice(list(SOLVERS)),
+    default=FAST_SOLVER,
+    show_default=True,
+    help="Solver that --precision fast takes by default.",
+)
 @engine_options
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -81,6 +97,8 @@ def command(
     recording: Path | None,
     no_verify: bool,
     steps: int,
+    fast_steps: int,
+    fast_solver: str,
     tensorrt: bool,
     bundle: Path | None,
     batch: Range,
@@ -128,6 +146,7 @@ def command(
             verified=not no_verify,
             force=force,
             default_steps=steps,
+            fast=(min(fast_steps, steps), fast_solver),
             progress=progress,
         )
     engines = request.build(output, source.model) if tensorrt else None

@@ -77,6 +77,7 @@ def export_bundle(
     force: bool = False,
     range_limit: float = LIMIT,
     default_steps: int = DEFAULT_STEPS,
+    fast: tuple[int, str] | None = None,
     progress: Progress = lambda doing, done: None,
 ) -> Manifest:
     """Write a bundle.
@@ -89,6 +90,7 @@ def export_bundle(
         force: replace a bundle that is there.
         range_limit: the largest half-precision activation allowed on calibration input.
         default_steps: solver steps that the runtime takes where it is told no others.
+        fast: the same, and the solver, for fast arithmetic; None for those of exact arithmetic.
         progress: called before each piece of work.
 
     Raises:
@@ -105,7 +107,7 @@ def export_bundle(
         manifest = Manifest(
             name=source.name,
             precision=precision,
-            model=_model_entry(source.model, default_steps),
+            model=_model_entry(source.model, default_steps, fast),
             tokenizer=TokenizerEntry(FILE, sha256_of(folder / FILE), pad_id(source.tokenizer)),
             graphs=exported,
             stages=verify.unverified(precision),
@@ -197,8 +199,9 @@ def _tensor_entry(spec: TensorSpec) -> TensorEntry:
     return TensorEntry(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
 
 
-def _model_entry(model: FlowSep, default_steps: int) -> ModelEntry:
+def _model_entry(model: FlowSep, default_steps: int, fast: tuple[int, str] | None) -> ModelEntry:
     config = model.config
+    fast_steps, fast_solver = fast or (None, "euler")
     return ModelEntry(
         text_width=config.text.d_model,
         sample_rate=config.audio.sampling_rate,
@@ -212,6 +215,8 @@ def _model_entry(model: FlowSep, default_steps: int) -> ModelEntry:
         text_length=config.text.max_length,
         vocoder_tail=vocoder_tail(config),
         default_steps=default_steps,
+        fast_steps=fast_steps,
+        fast_solver=fast_solver,
     )
 
 

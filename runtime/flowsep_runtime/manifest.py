@@ -33,6 +33,7 @@ from typing import Literal
 from .checksums import remembered_sha256, sha256_of
 from .errors import BundleError, shown
 from .records import RecordError, from_json
+from .solvers import SOLVERS
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
@@ -132,13 +133,25 @@ class ModelEntry:
     latent_stride: int = 4  # mel frames a latent frame
     frame_multiple: int = 32  # mel frames come in multiples of this
     text_length: int = 50  # tokens
-    default_steps: int = 20
+    default_steps: int = 20  # of Euler's method, in exact arithmetic
     vocoder_tail: int = 32  # samples that the vocoder gives beyond hop_length * frames
+    fast_steps: int | None = None  # of `fast_solver`, in fast arithmetic; None: as in exact arithmetic
+    fast_solver: str = "euler"
 
     @property
     def clip_frames(self) -> int:
         """Mel frames of a whole clip."""
         return self.clip_samples // self.hop_length
+
+    def schedule(
+        self, precision: Literal["exact", "fast"], steps: int | None, solver: str | None
+    ) -> tuple[int, str]:
+        """Steps and solver to run with: where None, the bundle's own choice for an arithmetic."""
+        if precision == "exact" or self.fast_steps is None:
+            own = self.default_steps, "euler"
+        else:
+            own = self.fast_steps, self.fast_solver
+        return own[0] if steps is None else steps, solver or own[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,9 +270,12 @@ class Manifest:
         """
         for field in dataclasses.fields(self.model):
             least = 0 if field.name == "vocoder_tail" else 1
-            if getattr(self.model, field.name) < least:
+            value = getattr(self.model, field.name)
+            if isinstance(value, int) and value < least:
                 raise RecordError(f"model.{field.name} must be at least {least}")
         model = self.model
+        if model.fast_solver not in SOLVERS:
+            raise RecordError(f"model.fast_solver is {model.fast_solver!r}, which this version does not have")
         if model.clip_samples % (model.hop_length * model.frame_multiple):
             raise RecordError("model.clip_samples must be a multiple of hop_length x frame_multiple")
         if model.frame_multiple % model.latent_stride:

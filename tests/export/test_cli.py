@@ -66,10 +66,19 @@ def test_without_verification_no_error_is_claimed(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, out, _ = run(
-        capsys, monkeypatch, *options, "--no-verify", "--steps=7", f"--output={tmp_path / 'bundle'}"
+        capsys,
+        monkeypatch,
+        *options,
+        "--no-verify",
+        "--steps=7",
+        "--fast-steps=3",
+        "--fast-solver=ab2",
+        f"--output={tmp_path / 'bundle'}",
     )
     assert code == 0 and "not verified" in out
-    assert Manifest.read(tmp_path / "bundle").model.default_steps == 7
+    model = Manifest.read(tmp_path / "bundle").model
+    assert model.schedule("exact", None, None) == (7, "euler")
+    assert model.schedule("fast", None, None) == (3, "ab2")
     errors = [entry.error for entry in Manifest.read(tmp_path / "bundle").stages.values()]
     assert {error.relative for error in errors} == {error.real_relative for error in errors} == {None}
 

@@ -52,6 +52,24 @@ def test_fields_of_a_later_minor_version_are_ignored(own_bundle: Path) -> None:
     assert Manifest.read(own_bundle).name == "toy"
 
 
+def test_an_arithmetic_has_its_own_schedule_and_the_callers_comes_first(own_bundle: Path) -> None:
+    edit(own_bundle, lambda content: content["model"].update(default_steps=20))
+    model = Manifest.read(own_bundle).model
+    assert model.schedule("fast", None, None) == model.schedule("exact", None, None) == (20, "euler")
+    edit(own_bundle, lambda content: content["model"].update(fast_steps=3, fast_solver="ab2"))
+    model = Manifest.read(own_bundle).model
+    assert model.schedule("exact", None, None) == (20, "euler")
+    assert model.schedule("fast", None, None) == (3, "ab2")
+    assert model.schedule("fast", 5, None) == (5, "ab2")
+    assert model.schedule("exact", None, "heun") == (20, "heun")
+
+
+@pytest.mark.parametrize("change", [{"fast_solver": "magic"}, {"fast_steps": 0}, {"fast_steps": "many"}])
+def test_a_schedule_that_cannot_be_run_is_refused(own_bundle: Path, change: dict[str, object]) -> None:
+    edit(own_bundle, lambda content: content["model"].update(change))
+    assert "model.fast" in refusal(own_bundle)
+
+
 def test_a_newer_format_asks_for_an_upgrade(own_bundle: Path) -> None:
     edit(own_bundle, lambda content: content.update(format=FORMAT + 1))
     assert "newer flowsep" in refusal(own_bundle)
