@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contestants import REFERENCE, Contestant
-from benchmarks.engines import VELOCITY
+from benchmarks.contestants import REFERENCE, Contestant, Device
+from benchmarks.engines import CLIP, VELOCITY
 from benchmarks.inputs import STAGES
 from benchmarks.models import Model, size_of
 from benchmarks.processes import Process, WorkerError, running, task_of
@@ -21,18 +21,25 @@ from flowsep_runtime.solvers import solver_named
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured and how."""
+    """What is measured and how; `seconds` is the length of one of the `batch` clips."""
 
     steps: int
     solver: str
     rounds: int
     threads: int
     seconds: float
+    batch: int = 1
+    device: Device = "cpu"
 
     @property
     def evaluations(self) -> int:
         """Runs of the velocity network in one clip."""
         return len(solver_named(self.solver).times(self.steps))
+
+    @property
+    def audio(self) -> float:
+        """Seconds of sound in all clips together."""
+        return self.batch * self.seconds
 
 
 @dataclass
@@ -42,10 +49,12 @@ class Result:
     Attributes:
         contestant: Whom.
         stages: Seconds of a call, one value a round; the velocity's are of one step.
+        whole: Seconds of a whole clip, where it was measured as one piece (on a GPU).
         snr: Of every stage against the reference on the same inputs, in dB.
         clip_snr: The same of a whole clip's waveform, from the same noise.
         cold: Seconds from the start of a process to its first whole clip: with empty caches, and again.
-        peak_bytes: Of the second such process.
+        peak_bytes: Of the second such process, on the host.
+        gpu_bytes: Of the GPU's memory that it holds when every stage has run; None without a GPU.
         disk_bytes: Of the files that it was loaded from.
         cache_bytes: Of what it left in its caches.
         remarks: What the runtime warned of: a graph that runs in another arithmetic than asked for, say.
@@ -54,18 +63,20 @@ class Result:
 
     contestant: Contestant
     stages: dict[str, Summary] = field(default_factory=dict)
+    whole: Summary | None = None
     snr: dict[str, float] = field(default_factory=dict)
     clip_snr: float = float("nan")
     cold: tuple[float, float] | None = None
     peak_bytes: int = 0
+    gpu_bytes: int | None = None
     disk_bytes: int = 0
     cache_bytes: int = 0
     remarks: list[str] = field(default_factory=list)
     left_out: str | None = None
 
     def clip(self, evaluations: int) -> Summary:
-        """Seconds of a whole clip, composed of the stages of each round."""
-        return weighted_sum(
+        """Seconds of a whole clip: as measured in one piece, or composed of the stages of each round."""
+        return self.whole or weighted_sum(
             [(times_in_clip(stage, evaluations), seconds) for stage, seconds in self.stages.items()]
         )
 
@@ -126,10 +137,14 @@ def _cold_starts(result: Result, model: Model, inputs: Path, settings: Settings,
         with running(contestant.name, task, cache) as process:
             answer = process.ask("first", steps=settings.steps, solver=settings.solver, output=str(output))
             seconds.append(process.age())
+            if settings.device == "cuda":
+                held = process.ask("gpu_bytes", steps=settings.steps, solver=settings.solver)
+                result.gpu_bytes = held["gpu_bytes"]
         result.remarks = list(dict.fromkeys([*result.remarks, *answer["remarks"]]))
     result.cold = seconds[0], seconds[1]
     result.peak_bytes = answer["peak_bytes"]
-    source = {"torch": model.weights, "plain": model.plain, "bundle": model.bundle}[contestant.kind]
+    bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
+    source = {"torch": model.weights, "plain": model.plain, "bundle": bundle}[contestant.kind]
     assert source is not None
     result.disk_bytes, result.cache_bytes = size_of(source), size_of(cache)
     return _outputs(output)[0]
@@ -154,53 +169,73 @@ def _rounds(results: Sequence[Result], model: Model, inputs: Path, settings: Set
             name = result.contestant.name
             task = task_of(result.contestant, model, settings.threads, inputs)
             processes[name] = Process(name, task, scratch / "cache" / name)
+        turns = _Turns(results, processes, settings.rounds)
         for stage in STAGES:
-            _measure_stage(stage, results, processes, settings.rounds, scratch)
+            _measure_stage(stage, turns, scratch)
+        if settings.device == "cuda":
+            _measure_clip(turns, settings)
     finally:
         for process in processes.values():
             process.end()
 
 
-def _measure_stage(
-    stage: str,
-    results: Sequence[Result],
-    processes: Mapping[str, Process],
-    rounds: int,
-    scratch: Path,
-) -> None:
-    """Only this stage is loaded, by everyone: nine whole models would not fit into the memory."""
+@dataclass(frozen=True)
+class _Turns:
+    """Contestants that do the same one after the other; who fails is left out of what follows."""
 
-    def ask(result: Result, command: str, **arguments: object) -> dict[str, float]:
+    results: Sequence[Result]
+    processes: Mapping[str, Process]
+    rounds: int
+
+    def ask(self, result: Result, command: str, **arguments: object) -> dict[str, float]:
+        """Has one do something, if it still takes part."""
         if result.left_out is not None:
             return {}
+        process = self.processes[result.contestant.name]
         try:
-            return processes[result.contestant.name].ask(command, **arguments)
+            return process.ask(command, **arguments)
         except WorkerError as error:
-            processes[result.contestant.name].end()
+            process.end()
             _leave_out(result, str(error))
             return {}
 
+    def measured(self, what: str) -> Iterator[tuple[Result, dict[str, Summary]]]:
+        """Rounds of what all have open, which is closed afterwards: seconds by name, of who is left."""
+        found: dict[str, list[dict[str, float]]] = {result.contestant.name: [] for result in self.results}
+        for k in range(self.rounds):
+            say(f"{what}: round {k + 1} of {self.rounds}")
+            # there and back again, so that no one always comes after the same neighbour
+            for result in self.results if k % 2 == 0 else reversed(self.results):
+                found[result.contestant.name].append(self.ask(result, "measure"))
+        for result in self.results:
+            self.ask(result, "close")
+            if result.left_out is None:
+                seconds = found[result.contestant.name]
+                yield result, {name: Summary(tuple(each[name] for each in seconds)) for name in seconds[0]}
+
+
+def _measure_stage(stage: str, turns: _Turns, scratch: Path) -> None:
+    """Only this stage is loaded, by everyone: nine whole models would not fit into the memory."""
     say(f"{stage}: loading and warming up")
     wanted: list[Array] = []
-    for result in results:
+    for result in turns.results:
         output = scratch / f"{result.contestant.name}.npz"
-        ask(result, "open", stage=stage, output=str(output))
+        turns.ask(result, "open", stage=stage, output=str(output))
         if result.left_out is None:
             actual = _outputs(output)
             wanted = wanted or actual
             result.snr[stage] = snr_db(wanted, actual)
-    found: dict[str, list[dict[str, float]]] = {result.contestant.name: [] for result in results}
-    for k in range(rounds):
-        say(f"{stage}: round {k + 1} of {rounds}")
-        # there and back again, so that no one always comes after the same neighbour
-        for result in results if k % 2 == 0 else reversed(results):
-            found[result.contestant.name].append(ask(result, "measure"))
-    for result in results:
-        ask(result, "close")
-        if result.left_out is None:
-            seconds = found[result.contestant.name]
-            for name in seconds[0]:
-                result.stages[name] = Summary(tuple(each[name] for each in seconds))
+    for result, found in turns.measured(stage):
+        result.stages.update(found)
+
+
+def _measure_clip(turns: _Turns, settings: Settings) -> None:
+    """A whole clip in one piece: on a GPU a stage's work is asked for while the one before is still done."""
+    say(f"{CLIP}: loading and warming up")
+    for result in turns.results:
+        turns.ask(result, "open_clip", steps=settings.steps, solver=settings.solver)
+    for result, found in turns.measured(CLIP):
+        result.whole = found[CLIP]
 
 
 def _leave_out(result: Result, why: str) -> None:
@@ -209,6 +244,7 @@ def _leave_out(result: Result, why: str) -> None:
     say(f"left out: {why}")
     result.left_out = why
     result.stages.clear()
+    result.whole = None
 
 
 def _outputs(path: Path) -> list[Array]:

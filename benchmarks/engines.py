@@ -14,16 +14,29 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from benchmarks.inputs import QUERY, SEED
+from benchmarks.peak import wait
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.solvers import solver_named
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchmarks.worker import Task
+    from flowsep_runtime.backends import DeviceBackend
 
 VELOCITY, FEATURES = "velocity", "features"
 """A step of the solver's loop, and what an engine computes once before it."""
 
+CLIP = "clip"
+"""All of it, where it is measured as one piece."""
+
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""The modes of torch.compile that launch a compiled function as one CUDA graph."""
+
 Outputs = tuple[Floats, ...]
+
+LOOP_STEPS = 20
+"""Of a loop that a GPU runs in one piece: it is timed as a whole, and a step is its share."""
 
 
 class Engine(Protocol):
@@ -35,8 +48,21 @@ class Engine(Protocol):
     def timed(self, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
         """Runs a stage; seconds, of the velocity for a step of the loop."""
 
-    def solve(self, noise: Floats, condition: Sequence[Array], steps: int, solver: str) -> Floats:
-        """The whole loop; `condition` is mixture latent, text and mask."""
+    def clip(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
+        """Mixture and query to waveform `[B, 160·T + 32]`."""
+
+
+class Stages(Protocol):
+    """An engine that leaves the order of the stages to `whole_clip`; its arrays may be its own."""
+
+    def put(self, array: Array) -> Any:
+        """An array of the host's, as the engine takes it."""
+
+    def run(self, stage: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """Runs a stage on its own arrays."""
+
+    def get(self, array: Any) -> Floats:
+        """An array of its own, on the host."""
 
 
 def open_engine(task: Task) -> Engine:
@@ -51,25 +77,28 @@ def open_engine(task: Task) -> Engine:
     raise ValueError(f"there is no kind {task.kind!r}")
 
 
-def whole_clip(engine: Engine, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
-    """Mixture and query to waveform `[B, 160·T + 32]`, as everyone does it."""
-    (log_mel,) = engine.call("log_mel", [inputs["waveform"]])
-    (text,) = engine.call("encode_text", [inputs["input_ids"], inputs["attention_mask"]])
-    mean, std = engine.call("encode_mixture", [log_mel])
-    condition = [mean + std * inputs["posterior_noise"], text, inputs["attention_mask"]]
-    latent = engine.solve(inputs["noise"], condition, steps, solver)
-    (log_mel,) = engine.call("decode_latent", [latent])
-    (waveform,) = engine.call("vocode", [log_mel])
-    return waveform
+def whole_clip(stages: Stages, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
+    """A clip on a baseline: one upload, and one download."""
+    given = {name: stages.put(array) for name, array in inputs.items()}
+    (log_mel,) = stages.run("log_mel", [given["waveform"]])
+    (text,) = stages.run("encode_text", [given["input_ids"], given["attention_mask"]])
+    mean, std = stages.run("encode_mixture", [log_mel])
+    condition = [mean + std * given["posterior_noise"], text, given["attention_mask"]]
+    latent = stepped(stages, given["noise"], condition, steps, solver)
+    (log_mel,) = stages.run("decode_latent", [latent])
+    (waveform,) = stages.run("vocode", [log_mel])
+    return stages.get(waveform)
 
 
-def stepped(engine: Engine, noise: Floats, condition: Sequence[Array], steps: int, solver: str) -> Floats:
-    """The loop of an engine that has none of its own: the runtime's solvers over `velocity`."""
+def stepped(stages: Stages, noise: Any, condition: Sequence[Any], steps: int, solver: str) -> Any:
+    """The loop of an engine that has none of its own: the runtime's solvers over `velocity`, on arrays of
+    the engine; `condition` is mixture latent, text and mask."""
     method = solver_named(solver)
     times = method.times(steps)
 
-    def velocity(x: Floats, k: int) -> Floats:
-        return engine.call(VELOCITY, [x, np.full(len(x), times[k], np.float32), *condition])[0]
+    def velocity(x: Any, k: int) -> Any:
+        t = stages.put(np.full(len(x), times[k], np.float32))
+        return stages.run(VELOCITY, [x, t, *condition])[0]
 
     x = noise
     for state in method.integrate(velocity, noise, steps):
@@ -78,7 +107,7 @@ def stepped(engine: Engine, noise: Floats, condition: Sequence[Array], steps: in
 
 
 class TorchEngine:
-    """The reference, eager or compiled, in float32 or under bf16 autocast."""
+    """The reference, eager or compiled: in float32, with half-precision weights, or under bf16 autocast."""
 
     def __init__(self, task: Task) -> None:
         import torch
@@ -86,33 +115,84 @@ class TorchEngine:
         from flowsep_ref import FlowSep
 
         torch.set_num_threads(task.threads)
+        if task.device == "cuda":
+            settle_gpu(is_exact=not task.precision)
         self._torch = torch
         self._task = task
-        self._model = FlowSep.from_checkpoint(task.weights, task.config)
+        model = FlowSep.from_checkpoint(task.weights, task.config)
+        if task.precision == "fp16":
+            from flowsep_export.precision import halve
+
+            model = halve(model)
+        self._model = model.to(task.device)
         self._compiled: dict[str, Callable[..., Any]] = {}
 
     def call(self, stage: str, arguments: Sequence[Array]) -> Outputs:
-        torch = self._torch
-        is_half = self._task.precision == "bf16"
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16) if is_half else nullcontext():
-            result = self._method(stage)(*(torch.as_tensor(argument) for argument in arguments))
-        tensors = result if isinstance(result, tuple) else (result,)
-        return tuple(tensor.float().numpy() for tensor in tensors)
+        return tuple(map(self.get, self.run(stage, [self.put(argument) for argument in arguments])))
 
     def timed(self, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
-        return _seconds(self, stage, arguments)
+        given = [self.put(argument) for argument in arguments]
+        wait(self._task.device)
+        start = time.perf_counter()
+        self.run(stage, given)
+        wait(self._task.device)
+        return {stage: time.perf_counter() - start}
 
-    def solve(self, noise: Floats, condition: Sequence[Array], steps: int, solver: str) -> Floats:
-        return stepped(self, noise, condition, steps, solver)
+    def clip(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
+        return whole_clip(self, inputs, steps, solver)
+
+    def put(self, array: Array) -> Tensor:
+        return self._torch.as_tensor(array, device=self._task.device)
+
+    def run(self, stage: str, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        torch = self._torch
+        is_cast = self._task.precision == "bf16"
+        if self._task.precision == "fp16" and stage in TAKE_WEIGHTS_TYPE:
+            arguments = [argument.half() for argument in arguments]
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16) if is_cast else nullcontext():
+            result = self._method(stage)(*arguments)
+            tensors = [tensor.float() for tensor in (result if isinstance(result, tuple) else (result,))]
+            if self._task.compilation in CUDA_GRAPHS:
+                # the next run of any compiled function may write where this one's results lie
+                tensors = [tensor.clone() for tensor in tensors]
+        return tuple(tensors)
+
+    def get(self, array: Tensor) -> Floats:
+        result: Floats = array.cpu().numpy()
+        return result
 
     def _method(self, stage: str) -> Callable[..., Any]:
         method: Callable[..., Any] = getattr(self._model, stage)
-        if not self._task.is_compiled:
+        if not self._task.compilation:
             return method
         if stage not in self._compiled:
-            options: dict[str, Any] | None = {"freezing": True} if self._task.precision == "bf16" else None
-            self._compiled[stage] = self._torch.compile(method, dynamic=False, options=options)
+            self._compiled[stage] = self._torch.compile(
+                method, dynamic=False, **COMPILE_OPTIONS[self._task.compilation]
+            )
         return self._compiled[stage]
+
+
+TAKE_WEIGHTS_TYPE = ("encode_mixture", "decode_latent", "vocode")
+"""Stages of the reference that begin with a layer, which takes its weights' type only."""
+
+COMPILE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "freezing": {"options": {"freezing": True}},
+    **{mode: {"mode": mode} for mode in CUDA_GRAPHS},
+}
+"""What torch.compile is given, by a contestant's compilation."""
+
+
+def settle_gpu(is_exact: bool) -> None:
+    """PyTorch's arithmetic on a GPU: float32 that is float32, unless half precision is asked for anyway.
+
+    Convolutions are searched for at the first run, as shapes stay the same: this project's engines do so too.
+    """
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = not is_exact
+    torch.backends.cudnn.allow_tf32 = not is_exact
+    torch.backends.cudnn.benchmark = True
 
 
 class PlainEngine:
@@ -134,8 +214,17 @@ class PlainEngine:
     def timed(self, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
         return _seconds(self, stage, arguments)
 
-    def solve(self, noise: Floats, condition: Sequence[Array], steps: int, solver: str) -> Floats:
-        return stepped(self, noise, condition, steps, solver)
+    def clip(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
+        return whole_clip(self, inputs, steps, solver)
+
+    def put(self, array: Array) -> Array:
+        return array
+
+    def run(self, stage: str, arguments: Sequence[Array]) -> Outputs:
+        return self.call(stage, arguments)
+
+    def get(self, array: Floats) -> Floats:
+        return array
 
 
 def _onnxruntime(path: Path, threads: int, precision: str) -> Callable[[Sequence[Array]], Outputs]:
@@ -185,8 +274,11 @@ class BundleEngine:
     def timed(self, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
         """The velocity is timed in the loop, where what stays the same has been computed once: from the end
         of the first step to the end of the second. What comes before the first is `features`."""
-        from flowsep_runtime.backends import SolverLoop
+        from flowsep_runtime.backends import DeviceBackend, SolverLoop
 
+        backend = self.pipeline.backend
+        if isinstance(backend, DeviceBackend) and not self.pipeline.low_memory:
+            return self._timed_on(backend, stage, arguments)
         if stage != VELOCITY:
             return _seconds(self, stage, arguments)
         x, _, mixture_latent, text, mask = arguments
@@ -196,27 +288,56 @@ class BundleEngine:
             stamps.append(time.perf_counter())
 
         self.pipeline.solve(x, mixture_latent, text, mask, steps=2, progress=stamp)
-        if isinstance(self.pipeline.backend, SolverLoop):
+        if isinstance(backend, SolverLoop):
             # such a loop may report all steps at its end, so that only the whole of it can be timed
             return {VELOCITY: (time.perf_counter() - stamps[0]) / 2, FEATURES: 0.0}
         start, first, second = stamps
         return {VELOCITY: second - first, FEATURES: max(0.0, first - start - (second - first))}
+
+    def _timed_on(self, backend: DeviceBackend, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
+        """Results stay on the device, as between stages; the upload of the arguments is in the time."""
+        with backend.session():
+            if stage != VELOCITY:
+                names = [tensor.name for tensor in self.pipeline.manifest.graphs[stage].inputs]
+                given = dict(zip(names, arguments, strict=True))
+                start = time.perf_counter()
+                backend.keep(stage, given)
+                backend.synchronize()
+                return {stage: time.perf_counter() - start}
+            x, _, mixture_latent, text, mask = arguments
+            start = time.perf_counter()
+            features = backend.keep("velocity_mixture", {"mixture_latent": mixture_latent})
+            context = backend.keep("velocity_text", {"text": text, "mask": np.asarray(mask, np.float32)})
+            backend.synchronize()
+            begin = time.perf_counter()
+            backend.keep_solution("euler", LOOP_STEPS, x, {**features, **context})
+            backend.synchronize()
+            return {VELOCITY: (time.perf_counter() - begin) / LOOP_STEPS, FEATURES: begin - start}
+
+    def clip(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
+        from flowsep_runtime.resident import Clip
+
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        clip = Clip(
+            inputs["waveform"],
+            inputs["posterior_noise"],
+            inputs["noise"],
+            self.pipeline.encode_text(ids, mask),
+            np.asarray(mask, np.float32),
+        )
+        return self.pipeline.generate(clip, steps, solver)
 
     def is_whole_clip(self, inputs: Mapping[str, Array]) -> bool:
         """Whether the waveform is one clip of the model's own length, which `Separator` does not fill up."""
         return inputs["waveform"].shape == (1, self.pipeline.manifest.model.clip_samples)
 
     def separate(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
-        """The same as `whole_clip`, through what people call."""
+        """The same as `clip`, through what people call."""
         from flowsep_runtime import Separator
 
         rate = self.pipeline.manifest.model.sample_rate
         found = Separator(self.pipeline).separate(inputs["waveform"][0], rate, QUERY, steps, solver, SEED)
         return found.target[None]
-
-    def solve(self, noise: Floats, condition: Sequence[Array], steps: int, solver: str) -> Floats:
-        mixture_latent, text, mask = condition
-        return self.pipeline.solve(noise, mixture_latent, text, mask, steps, solver)
 
 
 def _seconds(engine: Engine, stage: str, arguments: Sequence[Array]) -> dict[str, float]:

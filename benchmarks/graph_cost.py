@@ -32,7 +32,7 @@ class Row:
     cost: Cost
 
 
-def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int) -> list[Row]:
+def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int, queries: int = 1) -> list[Row]:
     """Every graph of a clip's separation, in the order of use.
 
     Args:
@@ -41,6 +41,7 @@ def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int) -> list
         batch: Channels that go together.
         frames: Mel frames.
         steps: Of the solver.
+        queries: Encoded at once; one serves all channels of a recording.
     """
     manifest = Manifest.read(bundle)
     model = manifest.model
@@ -57,7 +58,7 @@ def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int) -> list
     sizes["shifts"] = int(shifts)
     result = []
     for name in manifest.graphs:
-        own = sizes | ({"batch": 1} if name == "encode_text" else {})
+        own = sizes | ({"batch": queries} if name == "encode_text" else {})
         path = bundle / manifest.graph(name, engine).files[0].name
         runs = steps if name == "velocity" else 1
         result.append(Row(name, runs, count(_load(path, engine, own), own)))

@@ -82,13 +82,12 @@ def make_inputs(
     return arrays | {"waveform": waveform}
 
 
-def tokens_of(model: Model) -> Tokens:
-    """The query, as the model's bundle reads it."""
+def tokens_of(bundle: Path) -> Tokens:
+    """The query, as a model's bundle reads it."""
     from flowsep_runtime.manifest import Manifest
     from flowsep_runtime.text import Tokenizer
 
-    assert model.bundle is not None
-    return Tokenizer(model.bundle, Manifest.read(model.bundle))(QUERY)
+    return Tokenizer(bundle, Manifest.read(bundle))(QUERY)
 
 
 def write_inputs(path: Path, arrays: Mapping[str, Array]) -> Path:

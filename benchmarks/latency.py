@@ -1,38 +1,57 @@
 """How long a clip takes, stage by stage: this project's engines beside those that anyone could set up.
 
     python -m benchmarks.latency --sizes published --rounds 3
+    python -m benchmarks.latency --device cuda --batch 4
 
 Everyone works from the same weights on the same inputs, in a process of its own, in turns.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from benchmarks import contestants, pictures, tables
-from benchmarks.comparison import Result, Settings, compare
-from benchmarks.engines import FEATURES, VELOCITY
-from benchmarks.inputs import SEED, STAGES, config_of, frames_of, make_inputs, tokens_of, write_inputs
-from benchmarks.machine import machine, sentence
-from benchmarks.models import Sizes, choose, default_work, with_bundle, with_plain_graphs
-from benchmarks.output import check_destinations, model_options, write_text
+from benchmarks import contestants, pictures
+from benchmarks.comparison import Settings, compare
+from benchmarks.contestants import Contestant
+from benchmarks.gpu import device_for
+from benchmarks.inputs import SEED, config_of, frames_of, make_inputs, tokens_of, write_inputs
+from benchmarks.latency_report import ORDER, Findings, as_json, report
+from benchmarks.limits import limits
+from benchmarks.machine import machine
+from benchmarks.models import (
+    Model,
+    Sizes,
+    build_engines,
+    choose,
+    default_work,
+    with_bundle,
+    with_half_bundle,
+    with_plain_graphs,
+)
+from benchmarks.output import check_destinations, model_options, output_options, write_findings
+from benchmarks.peak import Peak
+from benchmarks.processes import running, task_of
 from benchmarks.progress import say
-from benchmarks.spread import DISTURBED_ABOVE, ratio
 from flowsep_runtime.console import run
+from flowsep_runtime.errors import BackendError
 from flowsep_runtime.solvers import solver_named
 
 PROGRAM = "benchmarks.latency"
-FILE = click.Path(path_type=Path)
-ORDER = [name for stage in STAGES for name in ((FEATURES, stage) if stage == VELOCITY else (stage,))]
 
 
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @model_options
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where everyone computes; auto is a GPU where PyTorch finds one.",
+)
 @click.option(
     "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."
 )
@@ -40,6 +59,7 @@ ORDER = [name for stage in STAGES for name in ((FEATURES, stage) if stage == VEL
 @click.option(
     "--seconds", type=click.FloatRange(0.1, 60), default=10.24, show_default=True, help="Of a clip."
 )
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="For everyone.")
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Interleaved rounds.")
 @click.option(
@@ -47,18 +67,18 @@ ORDER = [name for stage in STAGES for name in ((FEATURES, stage) if stage == VEL
     metavar="NAME,…",
     help=f"Contestants; {contestants.REFERENCE} is always among them.  [default: all that can run here]",
 )
-@click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
-@click.option("--markdown", type=FILE, help="Write the tables, which are also printed.")
-@click.option("--picture", type=FILE, help="Draw the clip's time as stacked bars (PNG).")
+@output_options("Draw the clip's time as stacked bars")
 def command(
     sizes: Sizes,
     checkpoint: Path | None,
     config: Path | None,
     bundle: Path | None,
     work: Path | None,
+    device: str,
     steps: int,
     solver: str,
     seconds: float,
+    batch: int,
     threads: int,
     rounds: int,
     backends: str | None,
@@ -70,158 +90,81 @@ def command(
     solver_named(solver)
     check_destinations(json_file, markdown, picture)
     work = (work or default_work()).resolve()
-    taking_part, left_out = contestants.chosen(backends)
+    place = device_for(device)
+    taking_part, left_out = contestants.chosen(backends, place)
     model = choose(sizes, work, checkpoint, config, bundle)
     architecture = config_of(model)
     frames = frames_of(architecture, seconds)
-    kinds = {contestant.kind for contestant in taking_part}
-    if "bundle" in kinds:
-        model = with_bundle(model, work)
-    if "plain" in kinds:
-        model = with_plain_graphs(model, work, frames)
+    model = _with_forms(model, taking_part, work, frames, batch)
+    if any(contestant.engine == "tensorrt" for contestant in taking_part) and bundle is None:
+        taking_part = _with_engines(taking_part, model, batch, frames, left_out)
     audio = architecture.audio
     settings = Settings(
-        steps, solver, rounds, threads, seconds=frames * audio.hop_length / audio.sampling_rate
+        steps,
+        solver,
+        rounds,
+        threads,
+        seconds=frames * audio.hop_length / audio.sampling_rate,
+        batch=batch,
+        device=place,
     )
     say(f"{model.name}: {', '.join(contestant.name for contestant in taking_part)}; {threads} threads")
     facts = machine()
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="run-") as scratch:
-        tokens = None if model.bundle is None else tokens_of(model)
-        arrays = make_inputs(architecture, frames, 1, SEED, tokens)
+        tokens = None if model.any_bundle is None else tokens_of(model.any_bundle)
+        arrays = make_inputs(architecture, frames, batch, SEED, tokens)
         inputs = write_inputs(Path(scratch) / "inputs.npz", arrays)
+        peak = None
+        if place == "cuda":
+            name, peak = _gpu(taking_part[0], model, threads, inputs, Path(scratch))
+            facts["gpu"] = name
         results = compare(taking_part, model, inputs, settings, Path(scratch))
-    text = report(model.name, results, settings, facts, left_out)
-    click.echo(text)
-    if markdown is not None:
-        write_text(markdown, text + "\n")
-    if json_file is not None:
-        content = as_json(model.name, results, settings, facts, left_out)
-        write_text(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    least = limits(model.any_bundle, batch, frames, peak) if peak and model.any_bundle else {}
+    findings = Findings(model.name, results, settings, facts, left_out, peak, least)
+    write_findings(report(findings), as_json(findings), json_file, markdown)
     if picture is not None:
         pictures.stacked_bars(results, settings, ORDER, picture)
 
 
-def report(
-    name: str,
-    results: list[Result],
-    settings: Settings,
-    facts: Mapping[str, object],
-    left_out: list[str],
-) -> str:
-    """What a reader wants to know, in Markdown."""
-    measured = [result for result in results if result.left_out is None]
-    reference = measured[0]
-    evaluations = settings.evaluations
-    lines = [
-        f"One clip of {settings.seconds:g} s, the {name} model, batch 1, {settings.threads} threads, "
-        f"{settings.rounds} interleaved rounds, {settings.solver}, {settings.steps} steps "
-        f"({evaluations} network evaluations).",
-        _clip_table(measured, reference, evaluations, settings.seconds),
-    ]
-    blocks: dict[str, Callable[[Result, str], str]] = {
-        "Seconds a call, median / 95th percentile; the velocity's for one step:": (
-            lambda result, stage: tables.seconds(result.stages.get(stage))
-        ),
-        f"Times faster than {reference.contestant.name}, median (range over rounds):": (
-            lambda result, stage: tables.spread(result.ratios(reference).get(stage))
-        ),
-        f"SNR against {reference.contestant.name} on the same inputs, dB:": (
-            lambda result, stage: tables.decibels(result.snr[stage]) if stage in result.snr else ""
-        ),
-    }
-    for title, cell in blocks.items():
-        stages = [stage for stage in ORDER if any(cell(result, stage) for result in measured)]
-        rows = [[r.contestant.name, *(cell(r, stage) for stage in stages)] for r in measured]
-        lines += [title, tables.table(["", *stages], rows)]
-    lines += [f"{r.contestant.name}: {remark}" for r in measured for remark in r.remarks]
-    remarks = [*left_out, *(result.left_out for result in results if result.left_out is not None)]
-    lines += [f"Left out: {remark}." for remark in remarks]
-    lines.append(
-        f"*disturbed*: the 95th percentile over rounds was more than {DISTURBED_ABOVE:g} times the median. "
-        f"{sentence(facts)}."
-    )
-    return "\n\n".join(lines)
+def _with_forms(
+    model: Model, taking_part: Sequence[Contestant], work: Path, frames: int, batch: int
+) -> Model:
+    """The model in every form that someone needs."""
+    bundles = [contestant for contestant in taking_part if contestant.kind == "bundle"]
+    if any(not contestant.needs_half_bundle for contestant in bundles):
+        model = with_bundle(model, work)
+    if any(contestant.needs_half_bundle for contestant in bundles):
+        model = with_half_bundle(model, work)
+    if any(contestant.kind == "plain" for contestant in taking_part):
+        model = with_plain_graphs(model, work, frames, batch)
+    return model
 
 
-def _clip_table(measured: list[Result], reference: Result, evaluations: int, audio: float) -> str:
-    head = [
-        "",
-        "clip, s (median / p95)",
-        f"times faster than {reference.contestant.name}",
-        "real-time factor",
-    ]
-    head += ["SNR, dB", "cold start, s: first / second", "peak memory", "on disk", "caches"]
-    rows = []
-    for result in measured:
-        clip = result.clip(evaluations)
-        cold = result.cold or (float("nan"), float("nan"))
-        rows.append(
-            [
-                f"{result.contestant.name}: {result.contestant.words}",
-                tables.seconds(clip),
-                tables.spread(ratio(reference.clip(evaluations), clip)),
-                tables.DISTURBED if clip.is_disturbed else tables.digits(clip.median / audio),
-                tables.decibels(result.clip_snr),
-                f"{tables.digits(cold[0])} / {tables.digits(cold[1])}",
-                tables.size(result.peak_bytes),
-                tables.size(result.disk_bytes),
-                tables.size(result.cache_bytes),
-            ]
-        )
-    return tables.table(head, rows)
+def _with_engines(
+    taking_part: Sequence[Contestant], model: Model, batch: int, frames: int, left_out: list[str]
+) -> list[Contestant]:
+    """Builds what TensorRT needs; who then has no engines is left out, and the reason is noted."""
+    kept = []
+    for contestant in taking_part:
+        if contestant.engine == "tensorrt":
+            bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
+            assert bundle is not None
+            try:
+                build_engines(bundle, batch, frames)
+            except BackendError as error:
+                left_out.append(f"{contestant.name}: {str(error).rstrip('.')}")
+                continue
+        kept.append(contestant)
+    return kept
 
 
-def as_json(
-    name: str,
-    results: list[Result],
-    settings: Settings,
-    facts: Mapping[str, object],
-    left_out: list[str],
-) -> dict[str, object]:
-    """Everything that was measured, with every round."""
-    reference = results[0]
-    return {
-        "format": 1,
-        "benchmark": "latency",
-        "model": name,
-        "settings": vars(settings) | {"evaluations": settings.evaluations, "batch": 1},
-        "disturbed_above": DISTURBED_ABOVE,
-        "machine": dict(facts),
-        "left_out": left_out,
-        "contestants": {
-            result.contestant.name: _contestant(result, reference, settings) for result in results
-        },
-    }
-
-
-def _contestant(result: Result, reference: Result, settings: Settings) -> dict[str, object]:
-    found: dict[str, object] = {"words": result.contestant.words}
-    if result.left_out is not None:
-        return found | {"left_out": result.left_out}
-    clip, ratios = result.clip(settings.evaluations), result.ratios(reference)
-    assert result.cold is not None
-    return found | {
-        "stages": {
-            stage: {
-                "seconds": summary.plain(),
-                "times_faster": ratios[stage].plain() if stage in ratios else None,
-                "snr_db": tables.plain_decibels(result.snr[stage]) if stage in result.snr else None,
-            }
-            for stage, summary in result.stages.items()
-        },
-        "clip": {
-            "seconds": clip.plain(),
-            "times_faster": ratio(reference.clip(settings.evaluations), clip).plain(),
-            "snr_db": tables.plain_decibels(result.clip_snr),
-            "real_time_factor": None if clip.is_disturbed else clip.median / settings.seconds,
-        },
-        "remarks": result.remarks,
-        "cold_start_seconds": {"first": result.cold[0], "second": result.cold[1]},
-        "peak_bytes": result.peak_bytes,
-        "disk_bytes": result.disk_bytes,
-        "cache_bytes": result.cache_bytes,
-    }
+def _gpu(reference: Contestant, model: Model, threads: int, inputs: Path, scratch: Path) -> tuple[str, Peak]:
+    """The GPU's name and peaks, measured in a process that has it alone."""
+    say("measuring the GPU's peaks")
+    with running("peak", task_of(reference, model, threads, inputs), scratch / "cache" / "peak") as process:
+        answer = process.ask("peak")
+    return answer["name"], Peak(**answer["peak"])
 
 
 def main() -> None:

@@ -9,7 +9,16 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-LIBRARIES = ("numpy", "torch", "onnx", "onnxruntime", "openvino")
+LIBRARIES = (
+    "numpy",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "cuda-python",
+)
 
 
 def machine() -> dict[str, object]:
@@ -51,4 +60,5 @@ def sentence(facts: Mapping[str, object]) -> str:
     found = facts["versions"]
     assert isinstance(found, Mapping)
     libraries = ", ".join(f"{name} {number}" for name, number in found.items())
-    return f"{facts['processor']}, {facts['cores']} cores; {libraries}; {facts['measured']}"
+    gpu = f"{facts['gpu']}, " if "gpu" in facts else ""
+    return f"{gpu}{facts['processor']}, {facts['cores']} cores; {libraries}; {facts['measured']}"

@@ -22,6 +22,7 @@ from typing import Literal
 from benchmarks.progress import say
 from flowsep_runtime.checksums import cache_folder
 from flowsep_runtime.errors import BackendError, OptionError, shown
+from flowsep_runtime.manifest import Manifest
 from flowsep_runtime.separator import BUNDLED
 
 Sizes = Literal["published", "bundled", "tiny"]
@@ -40,6 +41,7 @@ class Model:
         weights: A checkpoint that `FlowSep.from_checkpoint` takes.
         config: Its sizes (YAML), where it does not carry them.
         bundle: What flowsep-export made of it; None until `with_bundle`.
+        half_bundle: The same in half precision; None until `with_half_bundle`.
         plain: A folder of one plain ONNX graph a stage; None until `with_plain_graphs`.
     """
 
@@ -47,7 +49,13 @@ class Model:
     weights: Path
     config: Path | None = None
     bundle: Path | None = None
+    half_bundle: Path | None = None
     plain: Path | None = None
+
+    @property
+    def any_bundle(self) -> Path | None:
+        """A bundle, in half precision where there is one."""
+        return self.half_bundle or self.bundle
 
 
 def default_work() -> Path:
@@ -84,6 +92,17 @@ def with_bundle(model: Model, work: Path) -> Model:
     """The same with a bundle, as `flowsep-export` makes it."""
     if model.bundle is not None:
         return model
+    return replace(model, bundle=_exported(model, work / model.name / "bundle", []))
+
+
+def with_half_bundle(model: Model, work: Path) -> Model:
+    """The same with a half-precision bundle: the one that is there, if it is, or `flowsep-export --fp16`."""
+    if model.bundle is not None and Manifest.read(model.bundle).precision == "float16":
+        return replace(model, half_bundle=model.bundle)
+    return replace(model, half_bundle=_exported(model, work / model.name / "bundle-fp16", ["--fp16"]))
+
+
+def _exported(model: Model, folder: Path, options: list[str]) -> Path:
     code = [
         path
         for package in ("flowsep_ref", "flowsep_export", "flowsep_runtime")
@@ -92,8 +111,9 @@ def with_bundle(model: Model, work: Path) -> Model:
     ]
     key = _digest(f"{_stamp(model)} torch {version('torch')} onnx {version('onnx')}", *code)
 
-    def export(folder: Path) -> None:
-        command = ["flowsep_export.cli", "--checkpoint", str(model.weights), "-o", str(folder), "--force"]
+    def export(temporary: Path) -> None:
+        command = ["flowsep_export.cli", "--checkpoint", str(model.weights), "-o", str(temporary), "--force"]
+        command += options
         if model.config is not None:
             command += ["--config", str(model.config)]
         if not (model.weights / "tokenizer.json").is_file():
@@ -103,17 +123,30 @@ def with_bundle(model: Model, work: Path) -> Model:
             command.append("--no-verify")  # takes longer than everything else
         _run(command, f"exporting the {model.name} model")
 
-    return replace(model, bundle=kept(work / model.name / "bundle", key, export))
+    return kept(folder, key, export)
 
 
-def with_plain_graphs(model: Model, work: Path, frames: int) -> Model:
-    """The same with plain graphs for clips of so many mel frames."""
+def build_engines(bundle: Path, batch: int, frames: int) -> None:
+    """TensorRT engines of a bundle for this GPU and one shape; what is there already stays.
+
+    Raises:
+        BackendError: If they cannot be built.
+    """
+    shape = ["--batch", str(batch), "--frames", str(frames)]
+    # what they give is measured against the judge in any case
+    command = ["flowsep_export.cli", "--tensorrt", "--bundle", str(bundle), *shape, "--no-verify"]
+    _run(command, f"building TensorRT engines for batch {batch}")
+
+
+def with_plain_graphs(model: Model, work: Path, frames: int, batch: int) -> Model:
+    """The same with plain graphs for so many clips of so many mel frames."""
     code = [Path(__file__).with_name("plain.py"), *_sources("flowsep_ref")]
     code = [path for path in code if "training" not in path.parts]
-    key = _digest(f"{_stamp(model)} torch {version('torch')} {frames}", *code)
+    key = _digest(f"{_stamp(model)} torch {version('torch')} {frames} {batch}", *code)
 
     def export(folder: Path) -> None:
-        command = ["benchmarks.plain", str(model.weights), str(folder), "--frames", str(frames)]
+        command = ["benchmarks.plain", str(model.weights), str(folder)]
+        command += ["--frames", str(frames), "--batch", str(batch)]
         if model.config is not None:
             command += ["--config", str(model.config)]
         _run(command, f"exporting plain graphs of the {model.name} model")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -39,6 +40,21 @@ def model_options(command: Function) -> Function:
     return command
 
 
+def output_options(picture: str) -> Callable[[Function], Function]:
+    """Where what was measured goes; `picture` says what is drawn."""
+
+    def with_options(command: Function) -> Function:
+        for option in (
+            click.option("--picture", type=FILE, help=f"{picture} (PNG)."),
+            click.option("--markdown", type=FILE, help="Write the tables, which are also printed."),
+            click.option("--json", "json_file", type=FILE, help="Write everything that was measured."),
+        ):
+            command = option(command)
+        return command
+
+    return with_options
+
+
 def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[float]:
     """The positive numbers of a comma-separated list, each once, in its order.
 
@@ -71,6 +87,21 @@ def check_destinations(json_file: Path | None, markdown: Path | None, picture: P
             raise OptionError(f"{shown(path)} is a folder: give the name of a file.")
     if picture is not None and find_spec("matplotlib") is None:
         raise OptionError("A picture needs matplotlib: pip install matplotlib.")
+
+
+def write_findings(
+    text: str, content: Mapping[str, object], json_file: Path | None, markdown: Path | None
+) -> None:
+    """Prints the tables, and writes tables and numbers where they are wanted.
+
+    Raises:
+        OutputError: If the disk does not take a file.
+    """
+    click.echo(text)
+    if markdown is not None:
+        write_text(markdown, text + "\n")
+    if json_file is not None:
+        write_text(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

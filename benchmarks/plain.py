@@ -40,9 +40,11 @@ def graph_path(folder: Path, stage: str) -> Path:
     return folder / f"{stage}.onnx"
 
 
-def export_plain(model: FlowSep, folder: Path, frames: int, stages: Iterable[str] = tuple(STAGES)) -> None:
-    """Writes a graph a stage, for batch 1 and clips of so many mel frames."""
-    arrays = make_inputs(model.config, frames, 1, 0)
+def export_plain(
+    model: FlowSep, folder: Path, frames: int, batch: int = 1, stages: Iterable[str] = tuple(STAGES)
+) -> None:
+    """Writes a graph a stage, for so many clips of so many mel frames."""
+    arrays = make_inputs(model.config, frames, batch, 0)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for stage in stages:
         names = STAGES[stage]
@@ -65,9 +67,10 @@ def export_plain(model: FlowSep, folder: Path, frames: int, stages: Iterable[str
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), help="The checkpoint's sizes (YAML).")
 @click.option("--frames", type=click.IntRange(1), required=True, help="Mel frames of a clip.")
-def main(weights: Path, folder: Path, config: Path | None, frames: int) -> None:
+@click.option("--batch", type=click.IntRange(1), default=1, help="Clips at a time.")
+def main(weights: Path, folder: Path, config: Path | None, frames: int, batch: int) -> None:
     """Export WEIGHTS to plain graphs in FOLDER."""
-    export_plain(FlowSep.from_checkpoint(weights, config), folder, frames)
+    export_plain(FlowSep.from_checkpoint(weights, config), folder, frames, batch)
 
 
 if __name__ == "__main__":

@@ -29,16 +29,18 @@ class WorkerError(BackendError):
 
 def task_of(contestant: Contestant, model: Model, threads: int, inputs: Path) -> Task:
     """What the worker has to know."""
+    bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
     return Task(
         kind=contestant.kind,
         engine=contestant.engine,
         precision=contestant.precision,
-        is_compiled=contestant.is_compiled,
+        compilation=contestant.compilation,
         is_low_memory=contestant.is_low_memory,
+        device=contestant.device,
         threads=threads,
         weights=str(model.weights),
         config=None if model.config is None else str(model.config),
-        bundle=None if model.bundle is None else str(model.bundle),
+        bundle=None if bundle is None else str(bundle),
         plain=None if model.plain is None else str(model.plain),
         inputs=str(inputs),
     )

@@ -8,7 +8,6 @@ same noise, so that settings are compared item by item.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ import click
 from benchmarks import contestants, pictures, tables
 from benchmarks.contestants import Contestant
 from benchmarks.machine import machine, sentence
-from benchmarks.output import check_destinations, numbers, write_text
+from benchmarks.output import FILE, check_destinations, numbers, output_options, write_findings
 from benchmarks.settings import Row, Setting, measure
 from flowsep_eval import read_manifest
 from flowsep_eval.bootstrap import Estimate
@@ -31,7 +30,6 @@ from flowsep_runtime.errors import OptionError
 from flowsep_runtime.solvers import SOLVERS, solver_named
 
 PROGRAM = "benchmarks.quality"
-FILE = click.Path(path_type=Path)
 ERROR = "error to the converged trajectory"
 PANELS = ("query_accuracy", RATIO, "mel_si_sdr_improvement", "silenced")
 
@@ -52,9 +50,7 @@ PANELS = ("query_accuracy", RATIO, "mel_si_sdr_improvement", "silenced")
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the engine.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
-@click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
-@click.option("--markdown", type=FILE, help="Write the tables, which are also printed.")
-@click.option("--picture", type=FILE, help="Draw quality against network evaluations (PNG).")
+@output_options("Draw quality against network evaluations")
 def command(
     manifests: tuple[Path, ...],
     bundle: Path | None,
@@ -101,12 +97,7 @@ def command(
         "threads": threads,
         "seed": seed,
     }
-    text = report(rows, about, facts)
-    click.echo(text)
-    if markdown is not None:
-        write_text(markdown, text + "\n")
-    if json_file is not None:
-        write_text(json_file, json.dumps(as_json(rows, about, facts), indent=1, allow_nan=False) + "\n")
+    write_findings(report(rows, about, facts), as_json(rows, about, facts), json_file, markdown)
     if picture is not None:
         draw(rows, picture)
 

@@ -8,7 +8,6 @@ point is a process of its own, so that its peak of memory is its own too.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from benchmarks.growth import Growth, best
 from benchmarks.inputs import SEED, config_of, frames_of, make_inputs, write_inputs
 from benchmarks.machine import machine, sentence
 from benchmarks.models import Model, Sizes, choose, default_work, with_bundle
-from benchmarks.output import check_destinations, model_options, numbers, write_text
+from benchmarks.output import check_destinations, model_options, numbers, output_options, write_findings
 from benchmarks.pictures import Curve, growth_panels
 from benchmarks.processes import running, task_of
 from benchmarks.progress import say
@@ -34,7 +33,6 @@ from flowsep_runtime.errors import OptionError
 from flowsep_runtime.solvers import solver_named
 
 PROGRAM = "benchmarks.scaling"
-FILE = click.Path(path_type=Path)
 UNITS = {"seconds": "seconds of audio", "batch": "batch", "steps": "solver steps", "threads": "threads"}
 
 
@@ -86,9 +84,7 @@ class Sweep:
 @click.option("--steps", default="4,1,8,16", show_default=True, help="Solver steps.")
 @click.option("--threads", default="2,1", show_default=True, help="Threads of the engine.")
 @click.option("--rounds", type=click.IntRange(2), default=3, show_default=True, help="Clips a point.")
-@click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
-@click.option("--markdown", type=FILE, help="Write the table, which is also printed.")
-@click.option("--picture", type=FILE, help="Draw points and fitted laws (PNG).")
+@output_options("Draw points and fitted laws")
 def command(
     sizes: Sizes,
     checkpoint: Path | None,
@@ -126,13 +122,9 @@ def command(
         sweeps = measure_all(varied, contestant, model, solver, rounds, Path(scratch))
     base = {quantity: values[0] for quantity, values in varied.items()}
     text = report(model.name, contestant, solver, base, rounds, sweeps, facts)
-    click.echo(text)
-    if markdown is not None:
-        write_text(markdown, text + "\n")
-    if json_file is not None:
-        settings = {"solver": solver, "rounds": rounds, "base": base}
-        content = as_json(model.name, contestant, settings, sweeps, facts)
-        write_text(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    settings = {"solver": solver, "rounds": rounds, "base": base}
+    content = as_json(model.name, contestant, settings, sweeps, facts)
+    write_findings(text, content, json_file, markdown)
     if picture is not None:
         growth_panels([_curves(sweep) for sweep in sweeps], ["seconds", "peak memory, MB"], picture)
 

@@ -49,6 +49,11 @@ def decibels(value: float) -> str:
     return "equal" if math.isinf(value) and value > 0 else f"{value:.0f}".replace("-", "−")
 
 
+def percent(share: float | None) -> str:
+    """As in `12 %`; nothing where there is none."""
+    return "" if share is None else f"{digits(100 * share)} %"
+
+
 def size(count: int) -> str:
     """Bytes in MB or GB."""
     return f"{digits(count / 1e9)} GB" if count >= 1e9 else f"{digits(count / 1e6)} MB"

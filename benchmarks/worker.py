@@ -17,16 +17,19 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.engines import BundleEngine, Engine, open_engine, whole_clip
+from benchmarks.engines import CLIP, BundleEngine, Engine, open_engine
 from benchmarks.inputs import STAGES, read_inputs
-from flowsep_runtime.arrays import Array
 from flowsep_runtime.errors import FlowSepWarning
+
+WARM_UPS = {"cpu": 1, "cuda": 3}
+"""Calls before the first measured one: on a GPU the first may compile, the second be captured."""
 
 LEAST_SECONDS, MOST_CALLS = 0.2, 20
 """A stage that takes milliseconds is called again, until so much time or so many calls have passed."""
@@ -39,8 +42,9 @@ class Task:
     kind: str
     engine: str
     precision: str
-    is_compiled: bool
+    compilation: str
     is_low_memory: bool
+    device: str
     threads: int
     weights: str
     config: str | None
@@ -56,31 +60,56 @@ class Worker:
         self._task = task
         self._inputs = read_inputs(Path(task.inputs))
         self._engine: Engine | None = None
-        self._stage: tuple[str, list[Array]] | None = None
+        self._timed: Callable[[], dict[str, float]] | None = None
+        if task.device == "cuda":
+            from benchmarks.gpu import Gpu
+
+            self._gpu = Gpu()
+            self._gpu_bytes_before = self._gpu.used_bytes()
 
     def open(self, stage: str, output: str) -> dict[str, Any]:
         """Loads a stage, runs it once, and keeps what it gives."""
         arguments = [self._inputs[name] for name in STAGES[stage]]
         self._engine = open_engine(self._task)
-        self._stage = stage, arguments
         np.savez(output, *self._engine.call(stage, arguments))
-        self._engine.timed(stage, arguments)  # the first call in the loop is a warm-up too
+        return self._warm_up(partial(self._engine.timed, stage, arguments))
+
+    def open_clip(self, steps: int, solver: str) -> dict[str, Any]:
+        """Loads all stages."""
+        self._engine = open_engine(self._task)
+        clip = partial(self._engine.clip, self._inputs, steps, solver)
+
+        def timed() -> dict[str, float]:
+            start = time.perf_counter()
+            clip()  # its waveform is on the host: nothing is left to wait for
+            return {CLIP: time.perf_counter() - start}
+
+        return self._warm_up(timed)
+
+    def _warm_up(self, timed: Callable[[], dict[str, float]]) -> dict[str, Any]:
+        for _ in range(WARM_UPS[self._task.device]):
+            timed()  # the first call in the loop is a warm-up too
+        self._timed = timed
         return {}
 
     def measure(self) -> dict[str, Any]:
-        """Median seconds of the open stage, by name."""
-        assert self._engine is not None and self._stage is not None
+        """Median seconds of what is open, by name."""
+        assert self._timed is not None
         start, found = time.perf_counter(), []
         while True:
-            found.append(self._engine.timed(*self._stage))
+            found.append(self._timed())
             if time.perf_counter() - start >= LEAST_SECONDS or len(found) == MOST_CALLS:
                 break
         return {name: statistics.median(seconds[name] for seconds in found) for name in found[0]}
 
     def close(self) -> dict[str, Any]:
-        """Forgets the open stage and its memory."""
-        self._engine = self._stage = None
+        """Forgets what is open and its memory."""
+        self._engine = self._timed = None
         gc.collect()
+        if self._task.device == "cuda" and self._task.kind == "torch":
+            import torch
+
+            torch.cuda.empty_cache()
         with suppress(AttributeError, OSError, TypeError):  # not glibc, which keeps freed blocks
             ctypes.CDLL(None).malloc_trim(0)
         return {}
@@ -93,7 +122,8 @@ class Worker:
             if isinstance(engine, BundleEngine) and engine.is_whole_clip(self._inputs):
                 waveform = engine.separate(self._inputs, steps, solver)
             else:
-                waveform = whole_clip(engine, self._inputs, steps, solver)
+                waveform = engine.clip(self._inputs, steps, solver)
+        self._engine = engine
         np.savez(output, waveform)
         remarks = [str(each.message) for each in caught if issubclass(each.category, FlowSepWarning)]
         return {"peak_bytes": peak_bytes(), "remarks": remarks}
@@ -103,8 +133,20 @@ class Worker:
         start = time.perf_counter()
         if self._engine is None:
             self._engine = open_engine(self._task)
-        whole_clip(self._engine, self._inputs, steps, solver)
+        self._engine.clip(self._inputs, steps, solver)
         return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
+
+    def gpu_bytes(self, steps: int, solver: str) -> dict[str, Any]:
+        """Memory of the GPU that this process holds when every stage has run and none was given back: what
+        an engine once took for its arrays and its work it keeps."""
+        self.clip(steps, solver)
+        return {"gpu_bytes": self._gpu.used_bytes() - self._gpu_bytes_before}
+
+    def peak(self) -> dict[str, Any]:
+        """What the GPU is called, and what it can do at most."""
+        from benchmarks.peak import measured
+
+        return {"name": self._gpu.name, "peak": asdict(measured())}
 
 
 def peak_bytes() -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import contestants
-from benchmarks.engines import open_engine, stepped, whole_clip
+from benchmarks.engines import TorchEngine, open_engine, stepped
 from benchmarks.inputs import STAGES, make_inputs, read_inputs, write_inputs
 from benchmarks.models import Model, choose, kept, size_of
 from benchmarks.plain import export_plain
@@ -20,6 +20,7 @@ from flowsep_runtime.errors import OptionError
 from flowsep_runtime.separator import BUNDLED
 
 FRAMES = 32
+EAGER = contestants.BASELINES["cpu"][0]
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,11 @@ def test_plain_graphs_compute_what_the_reference_does(
     weights: Path, config: FlowSepConfig, inputs: Path, tmp_path: Path
 ) -> None:
     stages = ["encode_text"]
-    export_plain(FlowSep.from_checkpoint(weights), tmp_path, FRAMES, stages)
+    export_plain(FlowSep.from_checkpoint(weights), tmp_path, FRAMES, stages=stages)
     model = Model("tiny", weights, plain=tmp_path)
     arrays = read_inputs(inputs)
-    eager = open_engine(task_of(contestants.BASELINES[0], model, 1, inputs))
-    engines = [c for c in contestants.BASELINES if c.kind == "plain" and find_spec(c.engine)]
+    eager = open_engine(task_of(EAGER, model, 1, inputs))
+    engines = [c for c in contestants.BASELINES["cpu"] if c.kind == "plain" and find_spec(c.engine)]
     assert engines
     for contestant in engines:
         plain = open_engine(task_of(contestant, model, 1, inputs))
@@ -109,22 +110,24 @@ def test_the_loop_over_velocities_is_the_references_own(
     weights: Path, config: FlowSepConfig, inputs: Path
 ) -> None:
     model = FlowSep.from_checkpoint(weights)
-    task = task_of(contestants.BASELINES[0], Model("tiny", weights), 1, inputs)
+    task = task_of(EAGER, Model("tiny", weights), 1, inputs)
     arrays = make_inputs(config, FRAMES, 2, 0)
     condition = [arrays["mixture_latent"], arrays["text"], arrays["attention_mask"]]
-    found = stepped(open_engine(task), arrays["noise"], condition, 3, "euler")
+    eager = TorchEngine(task)
+    given = [eager.put(array) for array in (arrays["noise"], *condition)]
+    found = eager.get(stepped(eager, given[0], given[1:], 3, "euler"))
     with torch.inference_mode():
         noise, mixture, text, mask = (torch.from_numpy(a) for a in (arrays["noise"], *condition))
         wanted = model.solve(noise, mixture, text, mask, 3).numpy()
     assert snr_db([wanted], [found]) > 100
-    waveform = whole_clip(open_engine(task), arrays, 1, "euler")
+    waveform = eager.clip(arrays, 1, "euler")
     assert waveform.shape == (2, 160 * FRAMES + 32) and np.isfinite(waveform).all()
 
 
 def test_a_worker_that_fails_or_dies_says_so_in_a_sentence(
     weights: Path, inputs: Path, tmp_path: Path
 ) -> None:
-    task = task_of(contestants.BASELINES[0], Model("tiny", tmp_path / "nothing"), 1, inputs)
+    task = task_of(EAGER, Model("tiny", tmp_path / "nothing"), 1, inputs)
     with running("eager", task, tmp_path) as process:
         with pytest.raises(WorkerError, match="eager failed: CheckpointError"):
             process.ask("clip", steps=1, solver="euler")
@@ -142,5 +145,5 @@ def test_the_reference_always_takes_part() -> None:
 
 
 def test_an_unknown_contestant_is_refused() -> None:
-    with pytest.raises(OptionError, match="no contestant 'nobody': choose from eager"):
+    with pytest.raises(OptionError, match="no contestant 'nobody' on a CPU: choose from eager"):
         contestants.chosen("eager,nobody")

@@ -122,6 +122,7 @@ def test_quality_of_the_bundled_model(program: Program, test_set: Path, tmp_path
     ("name", "options", "sentence"),
     [
         ("latency", ["--backends", "nobody"], "There is no contestant 'nobody'"),
+        ("latency", ["--device", "cuda"], "There is no GPU to measure on: there is no NVIDIA driver here"),
         ("latency", ["--solver", "guess"], "There is no solver 'guess'"),
         ("latency", ["--json", "nowhere/file.json"], "There is no folder nowhere"),
         ("latency", ["--bundle", "."], "give both"),

@@ -38,7 +38,6 @@ PROGRAMS = {
     "python -m recipes.nano.example": ("recipes.nano.example", []),
     "python -m recipes.nano.picture": ("recipes.nano.picture", []),
     "python -m benchmarks.latency": ("benchmarks.latency", []),
-    "python -m benchmarks.clip_latency": ("benchmarks.clip_latency", []),
     "python -m benchmarks.graph_cost": ("benchmarks.graph_cost", []),
     "python -m benchmarks.scaling": ("benchmarks.scaling", []),
     "python -m benchmarks.quality": ("benchmarks.quality", []),
