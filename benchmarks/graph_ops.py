@@ -60,6 +60,10 @@ POINTWISE = {
 
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
+ATTENTION, STAND_IN = "MultiHeadAttention", "Mean"
+"""ONNX Runtime's own operator, of which onnx infers no shape: for that time one of as many inputs of the same
+shape (queries, keys and values of one sequence) stands in for it."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -83,11 +87,17 @@ class _Graph:
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
         self.nodes_in_file = len(model.graph.node)
+        for node in model.graph.node:
+            if node.op_type == ATTENTION:
+                node.CopyFrom(onnx.helper.make_node(STAND_IN, node.input, node.output, name=node.name))
         folded = ir.from_proto(model)
         # small constants only: what computes shapes, and no weights
         fold_constants_ir(folded, onnx_shape_inference=True, input_size_limit=256, output_size_limit=256)
         graph = onnx.shape_inference.infer_shapes(ir.to_proto(folded), data_prop=True).graph
         self.nodes = list(graph.node)
+        for node in self.nodes:
+            if node.op_type == STAND_IN:
+                node.op_type = ATTENTION
         self.outputs = {value.name for value in graph.output}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, int] = {}
@@ -133,7 +143,7 @@ def count(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
         nodes=graph.nodes_in_file,
         launches=len(work),
         kernels=len(set(groups.values())),
-        flops=float(sum(_flops(graph, node) for node in work if node.op_type in PRODUCTS)),
+        flops=float(sum(_flops(graph, node) for node in work if node.op_type in PRODUCTS | {ATTENTION})),
         bytes=float(sum(_moved(graph, [node]) for node in work)),
         fused_bytes=float(_fused_bytes(graph, work, groups)),
         weight_bytes=float(sum(graph.bytes_of(name) for name in weights)),
@@ -143,6 +153,8 @@ def count(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
 def _flops(graph: _Graph, node: onnx.NodeProto) -> int:
     first, second = (graph.shapes[name] for name in node.input[:2])
     out = graph.elements(node.output[0])
+    if node.op_type == ATTENTION:  # two products of every query with every key, [B, N, H · D] each
+        return 2 * 2 * out * second[1]
     if node.op_type == "Conv":  # weight [out, in / groups, kernel…]
         return 2 * out * math.prod(second[1:])
     if node.op_type == "ConvTranspose":  # weight [in, out / groups, kernel…]

@@ -11,12 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from tokenizers import Tokenizer
 
 from flowsep_export import onnx_export, verify
 from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import ExportError
+from flowsep_export.finishing_cuda import finish_for_cuda
 from flowsep_export.graphs import VARIANTS, Graph, TensorSpec, graphs, vocoder_tail
 from flowsep_export.precision import halve, mixed_nodes
 from flowsep_export.ranges import LIMIT, graph_inputs, largest_activation
@@ -176,7 +178,20 @@ def _write_variants(
             shared = onnx_export.share_weights(folder, entry.files, exported[name].files)
             entries[name] = replace(entry, files=shared)
         variants[engine] = entries
-    return variants
+    finished = _finish_for_cuda(folder, exported)
+    return variants | ({"cuda": finished} if finished else {})
+
+
+def _finish_for_cuda(folder: Path, exported: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+    """Write the CUDA provider's spelling of graphs in which it can fuse attention."""
+    entries = {}
+    for name, entry in exported.items():
+        model = onnx.load(folder / entry.files[0].name, load_external_data=False)
+        if finish_for_cuda(model):
+            path = folder / f"{name}.cuda.onnx"
+            onnx.save(model, path)
+            entries[name] = replace(entry, files=(FileEntry.of(path), *entry.files[1:]))
+    return entries
 
 
 def _write_graph(

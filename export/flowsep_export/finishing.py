@@ -1,7 +1,8 @@
 """What TensorRT wants otherwise in a graph than ONNX Runtime: done on the bundle's file, just before parsing.
 
-One stage definition, one ONNX file; an engine's own wishes are passes over it, whose results ONNX Runtime can
-still run, so that tests hold them to the file they came from. Weights stay outside: `load` reads none.
+One stage definition, one ONNX file; an engine's own wishes are passes over it (the CUDA provider's are in
+`finishing_cuda.py`), whose results ONNX Runtime can still run, so that tests hold them to the file they came
+from. Weights stay outside: `load` reads none.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def soften_in_half(model: onnx.ModelProto) -> int:
             graph.node.insert(place + offset, node)
     if added:
         graph.initializer.append(helper.make_tensor("lowest_bias", TensorProto.FLOAT, [], [LOWEST_BIAS]))
-    _remove_unused(graph)
+    remove_unread(graph)
     return changed
 
 
@@ -115,9 +116,12 @@ def _half_bias(bias: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _remove_unused(graph: onnx.GraphProto) -> None:
-    """Casts whose results nobody reads any more."""
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for node in [node for node in graph.node if node.op_type == "Cast"]:
-        if node.output[0] not in read:
+def remove_unread(graph: onnx.GraphProto) -> None:
+    """Take out nodes whose results nobody reads, in place."""
+    while True:
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        unread = [node for node in graph.node if read.isdisjoint(node.output)]
+        if not unread:
+            return
+        for node in unread:
             graph.node.remove(node)
