@@ -137,7 +137,7 @@ def _cold_starts(result: Result, model: Model, inputs: Path, settings: Settings,
         with running(contestant.name, task, cache) as process:
             answer = process.ask("first", steps=settings.steps, solver=settings.solver, output=str(output))
             seconds.append(process.age())
-            if settings.device == "cuda":
+            if settings.device == "cuda" and start == "second":
                 held = process.ask("gpu_bytes", steps=settings.steps, solver=settings.solver)
                 result.gpu_bytes = held["gpu_bytes"]
         result.remarks = list(dict.fromkeys([*result.remarks, *answer["remarks"]]))

@@ -125,6 +125,11 @@ def _device(engine: str) -> Device:
     return "cuda" if engine in GPU_ENGINES else "cpu"
 
 
+def device_of(name: str) -> Device:
+    """Where a contestant of this project, or a baseline on the CPU, computes, by its name."""
+    return _device(name.partition("-")[0])
+
+
 def why_absent(contestant: Contestant) -> str | None:
     """Why it cannot take part on this machine; None if it can."""
     if contestant.kind == "bundle":

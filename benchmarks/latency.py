@@ -96,8 +96,9 @@ def command(
     architecture = config_of(model)
     frames = frames_of(architecture, seconds)
     model = _with_forms(model, taking_part, work, frames, batch)
-    if any(contestant.engine == "tensorrt" for contestant in taking_part) and bundle is None:
-        taking_part = _with_engines(taking_part, model, batch, frames, left_out)
+    if place == "cuda":
+        model = with_half_bundle(model, work)  # for the limits too
+        taking_part = _with_engines(taking_part, model, work, batch, frames, left_out)
     audio = architecture.audio
     settings = Settings(
         steps,
@@ -120,7 +121,7 @@ def command(
             name, peak = _gpu(taking_part[0], model, threads, inputs, Path(scratch))
             facts["gpu"] = name
         results = compare(taking_part, model, inputs, settings, Path(scratch))
-    least = limits(model.any_bundle, batch, frames, peak) if peak and model.any_bundle else {}
+    least = limits(model.half_bundle, batch, frames, peak) if peak and model.half_bundle else {}
     findings = Findings(model.name, results, settings, facts, left_out, peak, least)
     write_findings(report(findings), as_json(findings), json_file, markdown)
     if picture is not None:
@@ -130,26 +131,29 @@ def command(
 def _with_forms(
     model: Model, taking_part: Sequence[Contestant], work: Path, frames: int, batch: int
 ) -> Model:
-    """The model in every form that someone needs."""
+    """The model in every form but half precision that someone needs."""
     bundles = [contestant for contestant in taking_part if contestant.kind == "bundle"]
     if any(not contestant.needs_half_bundle for contestant in bundles):
         model = with_bundle(model, work)
-    if any(contestant.needs_half_bundle for contestant in bundles):
-        model = with_half_bundle(model, work)
     if any(contestant.kind == "plain" for contestant in taking_part):
         model = with_plain_graphs(model, work, frames, batch)
     return model
 
 
 def _with_engines(
-    taking_part: Sequence[Contestant], model: Model, batch: int, frames: int, left_out: list[str]
+    taking_part: Sequence[Contestant],
+    model: Model,
+    work: Path,
+    batch: int,
+    frames: int,
+    left_out: list[str],
 ) -> list[Contestant]:
-    """Builds what TensorRT needs; who then has no engines is left out, and the reason is noted."""
+    """Builds what TensorRT needs, in bundles that were exported here and in no others; who cannot have it is
+    left out, and the reason is noted."""
     kept = []
     for contestant in taking_part:
-        if contestant.engine == "tensorrt":
-            bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
-            assert bundle is not None
+        bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
+        if contestant.engine == "tensorrt" and bundle is not None and bundle.is_relative_to(work):
             try:
                 build_engines(bundle, batch, frames)
             except BackendError as error:

@@ -133,5 +133,7 @@ def _environment(threads: int, cache: Path) -> dict[str, str]:
         "MKL_NUM_THREADS": count,
         "XDG_CACHE_HOME": str(cache),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "CUDA_CACHE_PATH": str(cache / "cuda"),
         "PYTHONUNBUFFERED": "1",
     }

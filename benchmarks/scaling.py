@@ -22,7 +22,7 @@ from benchmarks.contestants import Contestant
 from benchmarks.growth import Growth, best
 from benchmarks.inputs import SEED, config_of, frames_of, make_inputs, write_inputs
 from benchmarks.machine import machine, sentence
-from benchmarks.models import Model, Sizes, choose, default_work, with_bundle
+from benchmarks.models import Model, Sizes, choose, default_work, with_bundle, with_half_bundle
 from benchmarks.output import check_destinations, model_options, numbers, output_options, write_findings
 from benchmarks.pictures import Curve, growth_panels
 from benchmarks.processes import running, task_of
@@ -115,7 +115,7 @@ def command(
     }
     model = choose(sizes, work, checkpoint, config, bundle)
     if contestant.kind == "bundle":
-        model = with_bundle(model, work)
+        model = (with_half_bundle if contestant.needs_half_bundle else with_bundle)(model, work)
     work.mkdir(parents=True, exist_ok=True)
     facts = machine()
     with tempfile.TemporaryDirectory(dir=work, prefix="run-") as scratch:
@@ -188,7 +188,7 @@ def _contestant(name: str | None) -> Contestant:
         if not engines:
             raise OptionError("No engine of this project can run here: install one (pip install '.[cpu]').")
         return engines[0]
-    found = contestants.chosen(name)[0][-1]
+    found = contestants.chosen(name, contestants.device_of(name))[0][-1]
     if found.kind == "plain":
         raise OptionError(f"{name} is a graph of one shape: choose an engine of this project, or eager.")
     return found

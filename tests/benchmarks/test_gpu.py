@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +28,7 @@ from benchmarks.engines import CLIP, CUDA_GRAPHS, FEATURES, BundleEngine, TorchE
 from benchmarks.inputs import STAGES, make_inputs, write_inputs
 from benchmarks.latency_report import Findings, as_json, report
 from benchmarks.limits import Limit, clip_seconds, limit_table, limits, shares
-from benchmarks.models import Model
+from benchmarks.models import ROOT, Model
 from benchmarks.peak import Peak
 from benchmarks.processes import WorkerError, task_of
 from benchmarks.spread import Summary, snr_db
@@ -398,7 +400,7 @@ class Scripted:
         if command == "open_clip":
             self.open = CLIP
             assert (arguments["steps"], arguments["solver"]) == (4, "euler")
-        speed = {"eager": 1.0, "eager-fp16": 2.0, "cuda-fast": 8.0}[self.name]
+        speed = {"eager": 1.0, "eager-fp16": 2.0, "tensorrt-fast": 8.0, "cuda-fast": 8.0}[self.name]
         names = [self.open, FEATURES] if command == "measure" and self.open == "velocity" else [CLIP]
         if command == "measure" and self.open != "velocity":
             names = [self.open]
@@ -492,14 +494,15 @@ def test_without_a_gpu_there_is_no_column_and_no_limit_for_one(
     assert "GPU" not in text and "1 threads" in text
 
 
+@pytest.mark.parametrize("is_own", [True, False])
 def test_the_command_measures_peaks_and_counts_the_bundle(
-    scripted: type[Scripted], toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: type[Scripted], toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
-    """From the option to the tables; engines that TensorRT refuses to build leave it out."""
-    (tmp_path / "weights").mkdir()
+    """From the option to the tables. TensorRT's engines are built in its own exports only, and if they cannot
+    be, it is left out."""
     taking_part = [ON_GPU[name] for name in ("eager", "tensorrt-fast", "cuda-fast")]
     model = Model("toy", toy, bundle=toy, half_bundle=toy)
-    config = FlowSepConfig.from_yaml(Path(str(latency.__file__)).parents[1] / "flowsep_ref/configs/tiny.yaml")
+    config = FlowSepConfig.from_yaml(ROOT / "flowsep_ref/configs/tiny.yaml")
     built: list[tuple[Path, int, int]] = []
 
     def no_engines(bundle: Path, batch: int, frames: int) -> None:
@@ -517,11 +520,28 @@ def test_the_command_measures_peaks_and_counts_the_bundle(
     }.items():
         monkeypatch.setattr(latency, name, value)
     monkeypatch.setattr(contestants, "chosen", lambda names, device: (taking_part, ["compile-fp16: no"]))
-    options = [f"--work={tmp_path}", "--steps=4", "--rounds=2", "--batch=2", "--seconds=0.64"]
+    options = [
+        f"--work={toy.parent if is_own else tmp_path}",
+        "--steps=4",
+        "--rounds=2",
+        "--batch=2",
+        "--seconds=0.64",
+    ]
     answer = CliRunner().invoke(latency.command, options, catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
-    assert built == [(toy, 2, 64)]
-    assert "Left out: tensorrt-fast: no parser for this graph." in answer.output
+    assert built == ([(toy, 2, 64)] if is_own else [])
+    assert ("Left out: tensorrt-fast: no parser for this graph." in answer.output) == is_own
     assert "Left out: compile-fp16: no." in answer.output
     assert "Share of the chip's limit: 1 TFLOP/s" in answer.output
     assert "| velocity | " in answer.output and "batch 2, on the GPU" in answer.output
+
+
+def test_without_a_gpu_nothing_of_cuda_is_imported() -> None:
+    code = (
+        "import sys, benchmarks.latency, benchmarks.worker\n"
+        "from benchmarks.gpu import device_for\n"
+        "assert device_for('cpu') == 'cpu'\n"
+        "assert {'torch', 'triton', 'tensorrt', 'cuda', 'onnx'}.isdisjoint(sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr

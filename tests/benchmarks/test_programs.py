@@ -126,6 +126,7 @@ def test_quality_of_the_bundled_model(program: Program, test_set: Path, tmp_path
         ("latency", ["--solver", "guess"], "There is no solver 'guess'"),
         ("latency", ["--json", "nowhere/file.json"], "There is no folder nowhere"),
         ("latency", ["--bundle", "."], "give both"),
+        ("scaling", ["--backend", "cuda-fast"], "cuda-fast cannot take part: this onnxruntime is for CPUs"),
         ("scaling", ["--batch", "1,two"], "--batch takes numbers"),
         ("scaling", ["--seconds", "0"], "--seconds takes numbers above 0"),
         ("quality", ["--manifest", "none.jsonl", "--reference", "euler"], "--reference is a solver"),
