@@ -94,11 +94,11 @@ def stepped(stages: Stages, noise: Any, condition: Sequence[Any], steps: int, so
     """The loop of an engine that has none of its own: the runtime's solvers over `velocity`, on arrays of
     the engine; `condition` is mixture latent, text and mask."""
     method = solver_named(solver)
-    times = method.times(steps)
+    # before the loop: an upload in it would wait for the work of the steps before
+    times = [stages.put(np.full(len(noise), t, np.float32)) for t in method.times(steps)]
 
     def velocity(x: Any, k: int) -> Any:
-        t = stages.put(np.full(len(x), times[k], np.float32))
-        return stages.run(VELOCITY, [x, t, *condition])[0]
+        return stages.run(VELOCITY, [x, times[k], *condition])[0]
 
     x = noise
     for state in method.integrate(velocity, noise, steps):
