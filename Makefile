@@ -35,8 +35,8 @@ lint: $(DEV_READY) ## ruff and mypy --strict
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy --strict $(CHECKED)
 
-test: lint ## lint, then every test
-	$(DEV)/bin/pytest
+test: lint ## lint, then every test, a process a core
+	$(DEV)/bin/pytest --numprocesses logical --dist loadfile
 
 format: $(DEV_READY) ## let ruff put the code in shape
 	$(DEV)/bin/ruff check --fix .

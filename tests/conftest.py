@@ -15,6 +15,10 @@ import pytest
 # A test that reaches for a model hub must fail here as it does on a machine without a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Processes that test side by side have a core each; more threads would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A run in the background is started with SIGINT ignored, and so would be the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from flowsep_runtime.checksums import sha256_of
 from flowsep_runtime.errors import OptionError, OutputError, shown
 from flowsep_runtime.manifest import MANIFEST_NAME
 from flowsep_runtime.outputs import replacing
+from flowsep_runtime.versions import installed
 
 REPORT, TABLES, CLASSES, EXAMPLES = "report.json", "report.md", "classes.png", "examples.png"
 LIBRARIES = ("numpy", "soxr", "onnxruntime", "onnxruntime-gpu", "transformers")
@@ -83,19 +83,9 @@ def about(separator: Separator, settings: Mapping[str, Any], manifests: Mapping[
         "manifests": {
             name: {"path": str(path), "sha256": sha256_of(path)} for name, path in manifests.items()
         },
-        "versions": {"flowsep": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"flowsep": __version__, "python": platform.python_version(), **installed(LIBRARIES)},
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count()},
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_report(

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +43,7 @@ from flowsep_runtime.manifest import (
     TensorEntry,
     TokenizerEntry,
 )
+from flowsep_runtime.versions import installed
 
 #: Called with what is being done and the share of the whole that is done, in [0, 1].
 Progress = Callable[[str, float], None]
@@ -262,10 +262,5 @@ def _tokens(tokenizer: Tokenizer, length: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def _versions() -> dict[str, str]:
-    versions = {"flowsep": __version__, "python": platform.python_version()}
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "tokenizers", "numpy")
+    return {"flowsep": __version__, "python": platform.python_version()} | installed(packages)

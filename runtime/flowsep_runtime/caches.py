@@ -9,8 +9,11 @@ import json
 import os
 import secrets
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
+
+_REMEMBERING = threading.Lock()  # graphs are loaded side by side, and a memory is read, changed and written
 
 
 def cache_folder() -> Path:
@@ -35,12 +38,13 @@ def recall(memory: str) -> dict[str, object]:
 
 def remember(memory: str, key: str, entry: object, limit: int) -> None:
     """Puts an entry into a JSON memory, which then forgets all but its newest `limit` entries."""
-    content = recall(memory)
-    content.pop(key, None)
-    content[key] = entry
-    newest = dict(list(content.items())[-limit:])
-    with suppress(OSError, RuntimeError):
-        write_whole(cache_folder() / f"{memory}.json", json.dumps(newest).encode())
+    with _REMEMBERING:
+        content = recall(memory)
+        content.pop(key, None)
+        content[key] = entry
+        newest = dict(list(content.items())[-limit:])
+        with suppress(OSError, RuntimeError):
+            write_whole(cache_folder() / f"{memory}.json", json.dumps(newest).encode())
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -9,8 +9,9 @@ outside it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from .arrays import Array, Floats, Ints
 from .backends import Arithmetic, Backend, DeviceBackend, Precision, Schedule, SolverLoop, open_chosen
-from .errors import OptionError
+from .errors import BackendError, OptionError
 from .manifest import STAGES, Manifest
 from .resident import Clip, StageContext, generate_resident
 from .solvers import solver_named
@@ -92,6 +93,25 @@ class Pipeline:
         for graph in STAGES[stage]:
             self._leave_other_stages(graph)
             self.backend.load(graph)
+
+    def load_ahead(self, stages: Sequence[str]) -> None:
+        """Makes stages ready on a thread of its own, in their order, while the first of them work already.
+
+        Returns at once. What cannot be loaded says so when it is used. With low memory and on a device there
+        is nothing to gain: this does nothing.
+        """
+        if self.low_memory or isinstance(self.backend, DeviceBackend):
+            return
+
+        def load() -> None:
+            with suppress(BackendError):
+                for stage in stages:
+                    # no daemon: an engine must not be cut off in its work; but a program that ends need not
+                    # wait for more than one stage
+                    if threading.main_thread().is_alive():
+                        self.load_stage(stage)
+
+        threading.Thread(target=load, name="flowsep-load-ahead").start()
 
     def free_stage(self, stage: str) -> None:
         """Gives back the memory of the graphs behind a stage method; the next call loads them again."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
+from filelock import FileLock
 
 from flowsep_export import export
 from flowsep_export.cli import command
@@ -70,16 +72,29 @@ def _export(folder: Path, *options: str) -> Exported:
     return Exported(folder, json.loads(result.stdout))
 
 
+def _exported_once(factory: pytest.TempPathFactory, name: str, *options: str) -> Exported:
+    """A bundle that the first process that wants it makes, for all of a run: an export takes a minute."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    answer = root / f"{name}.json"
+    with FileLock(root / f"{name}.lock"):
+        if not answer.exists():
+            made = _export(root / name, *options)
+            answer.write_text(json.dumps(made.answer))
+    return Exported(root / name, json.loads(answer.read_text()))
+
+
 @pytest.fixture(scope="session")
 def tiny_bundle(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The tiny model in float32; must not be changed."""
-    return _export(tmp_path_factory.mktemp("bundles") / "tiny", *options)
+    return _exported_once(tmp_path_factory, "tiny", *options)
 
 
 @pytest.fixture(scope="session")
 def tiny_half_bundle(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The tiny model in half precision; must not be changed."""
-    return _export(tmp_path_factory.mktemp("bundles") / "tiny-fp16", *options, "--fp16")
+    return _exported_once(tmp_path_factory, "tiny-fp16", *options, "--fp16")
 
 
 @pytest.fixture

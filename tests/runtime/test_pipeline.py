@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -212,6 +213,26 @@ def test_graphs_are_loaded_when_first_wanted(own_bundle: Path) -> None:
     for stage in STAGES:
         with pytest.raises(BackendError, match="cannot load"):
             pipeline.load_stage(stage)
+
+
+def loaded_ahead(pipeline: Pipeline, *stages: str) -> None:
+    pipeline.load_ahead(stages)
+    for thread in threading.enumerate():
+        if thread.name == "flowsep-load-ahead":
+            thread.join(60)
+
+
+def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(own_bundle: Path) -> None:
+    pipeline = Pipeline.load(own_bundle, "cpu")
+    backend = Recorder(pipeline.backend)
+    (own_bundle / "decode_latent.onnx").write_bytes(b"no onnx")
+    loaded_ahead(Pipeline(own_bundle, pipeline.manifest, backend), "log_mel", "decode_latent", "vocode")
+    assert backend.held == {"log_mel"}
+    with pytest.raises(BackendError, match="cannot load"):
+        pipeline.decode_latent(normal(1, 8, 16, 16))
+    sparing = Recorder(pipeline.backend)
+    loaded_ahead(Pipeline(own_bundle, pipeline.manifest, sparing, low_memory=True), "log_mel")
+    assert sparing.held == set()
 
 
 def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> None:

@@ -5,7 +5,6 @@ Half-precision graphs run too: ONNX Runtime's CPU kernels compute them through f
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..arrays import Array
 from ..errors import BackendError, shown
 from ..manifest import Manifest
 from . import Arithmetic, give_memory_back, threads_in_words
+from .locks import GraphLocks
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -49,7 +49,7 @@ class OnnxRuntimeCpu:
         self._manifest = manifest
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
-        self._lock = threading.Lock()
+        self._locks = GraphLocks()
 
     @property
     def description(self) -> str:
@@ -67,14 +67,14 @@ class OnnxRuntimeCpu:
             raise BackendError(f"ONNX Runtime failed in graph {graph}: {_first_line(error)}") from error
 
     def free(self, graph: str) -> None:
-        with self._lock:
+        with self._locks(graph):
             session = self._sessions.pop(graph, None)
         if session is not None:
             del session
             give_memory_back()
 
     def _session(self, graph: str) -> InferenceSession:
-        with self._lock:
+        with self._locks(graph):
             if graph not in self._sessions:
                 self._sessions[graph] = self._open_session(
                     self._folder / self._manifest.graph(graph, self.name).files[0].name

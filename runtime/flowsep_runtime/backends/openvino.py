@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from ..caches import cache_folder, keep_newest, recall, remember
 from ..errors import BackendError, FlowSepWarning, shown
 from ..manifest import Manifest
 from . import Arithmetic, give_memory_back, threads_in_words
+from .locks import GraphLocks
 from .trials import Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
 
 if TYPE_CHECKING:
@@ -142,14 +142,14 @@ class OpenVino:
         self._cache = cache
         self._models: dict[str, OrderedDict[str, _Model]] = {}
         self._settings: dict[str, str] = {}
-        self._lock = threading.RLock()
+        self._locks = GraphLocks()
 
     @property
     def description(self) -> str:
         usual = (FAST if self._fast else EXACT)[0].name
         others = [
             f"{graph} {setting}"
-            for graph, setting in sorted(self._settings.items())
+            for graph, setting in sorted(self._settings.copy().items())
             if setting != usual and (not self._fast or graph in QUICK_GRAPHS)
         ]
         words = f"{usual} ({', '.join(others)})" if others else usual
@@ -171,14 +171,14 @@ class OpenVino:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def free(self, graph: str) -> None:
-        with self._lock:
+        with self._locks(graph):
             models = self._models.pop(graph, None)
         if models:
             models.clear()
             give_memory_back()
 
     def _model(self, graph: str, shapes: Shapes) -> _Model:
-        with self._lock:
+        with self._locks(graph):
             models = self._models.setdefault(graph, OrderedDict())
             key = repr(sorted(shapes.items()))
             if key not in models:
