@@ -120,8 +120,8 @@ def remove_unread(graph: onnx.GraphProto) -> None:
     """Take out nodes whose results nobody reads, in place."""
     while True:
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-        unread = [node for node in graph.node if read.isdisjoint(node.output)]
+        unread = [index for index, node in enumerate(graph.node) if read.isdisjoint(node.output)]
         if not unread:
             return
-        for node in unread:
-            graph.node.remove(node)
+        for index in reversed(unread):
+            del graph.node[index]
