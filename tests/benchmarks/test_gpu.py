@@ -405,11 +405,12 @@ class Scripted:
             assert (arguments["steps"], arguments["solver"]) == (4, "euler")
         speed = {"eager": 1.0, "eager-fp16": 2.0, "tensorrt-fast": 8.0, "cuda-fast": 8.0}[self.name]
         names = [self.open, *([FEATURES] if self.open == "velocity" else [])]
-        return {
+        answers: dict[str, dict[str, Any]] = {
             "first": {"remarks": [], "peak_bytes": 9 * MB},
             "gpu_bytes": {"gpu_bytes": 700 * MB},
             "measure": dict.fromkeys(names, 1.0 / speed),
-        }.get(command, {})
+        }
+        return answers.get(command, {})
 
     def age(self) -> float:
         return 3.0

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
-from onnxscript import opset20 as op
+from onnxscript import opset20
 from torch import Tensor, nn
 
 from flowsep_ref.vocoder import AntiAliasedSnake
@@ -23,6 +23,9 @@ from flowsep_ref.vocoder import AntiAliasedSnake
 Spelling = Literal["cosine", "polynomial"]
 """How sin² is written.  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
 Round and a polynomial in plain operations, for engines that fuse those and run cosines one by one."""
+
+op: Any = opset20
+"""ONNX's operators; their types are those of a script's own values, and not of the traced ones given here."""
 
 END = 2**63 - 1
 DEGREE = 6
