@@ -2,7 +2,8 @@
 
 The published form goes up to twice the rate by a transposed convolution, which an engine runs as
 matrix products over zeros, and down by a strided one.  Even and odd samples at the high rate are two
-plain convolutions at the low rate, the snake does not mix samples, and the way down is two more.
+plain convolutions at the low rate, the snake does not mix samples, and the way down is two more: as rows of
+one image, both are one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ op: Any = opset20
 """ONNX's operators; their types are those of a script's own values, and not of the traced ones given here."""
 
 END = 2**63 - 1
+op: Any = opset20  # its stubs have no place for the values of a graph in the making
 DEGREE = 6
 """Coefficients of the polynomial in the square of the distance to the nearest zero; 2e-8 from sin²."""
 
@@ -53,14 +55,15 @@ class PolyphaseSnake(nn.Module):
     y[2i+1] = 2 Σ_a f[10-2a] x[i-2+a], a = 0 … 5.  Down: z[i] = Σ_a g[2a+1] s[2(i-2+a)] +
     g[2a] s[2(i-3+a)+1]; beyond the ends s repeats its first sample, an even one, and its last, an odd one.
 
+    Even and odd samples are the two rows of an image, and all filters have a seventh tap, zero, so that they
+    start at one place: each way is one convolution.
+
     The factor of the sine's argument lies in the taps of the way up and is taken back in those of the way
     down, so that between them there is one multiplication by a channel's constant.
     """
 
-    up_even: Tensor
-    up_odd: Tensor
-    down_even: Tensor
-    down_odd: Tensor
+    up: Tensor
+    down: Tensor
     bend: Tensor
 
     def __init__(self, snake: AntiAliasedSnake, spelling: Spelling) -> None:
@@ -69,135 +72,92 @@ class PolyphaseSnake(nn.Module):
         alpha = snake.act.alpha.detach().double().exp()
         inverse_beta = 1.0 / (snake.act.beta.detach().double().exp() + 1e-9)
         factor = 2.0 * alpha if spelling == "cosine" else alpha / np.pi
-        up = snake.upsample.filter.detach().double().flatten()
+        up = 2.0 * snake.upsample.filter.detach().double().flatten().flip(0)
         down = snake.downsample.lowpass.filter.detach().double().flatten()
+        # The way up sees the signal between two rows of zeros and gives two rows: its own second row makes
+        # the upper one, the even samples.
+        self._constant("up", factor, F.pad(up[1::2], (1, 0)), F.pad(up[0::2], (0, 1)))
+        self._constant("down", 1.0 / factor, F.pad(down[1::2], (1, 0)), F.pad(down[0::2], (0, 1)))
         # y + sin²(αy)/β, times `factor`: u + bend · (2 sin² or sin²) of the scaled y
         bend = factor * inverse_beta * (0.5 if spelling == "cosine" else 1.0)
+        self.register_buffer("bend", bend[:, None, None].float().contiguous())
 
-        def constant(name: str, value: Tensor) -> None:
-            self.register_buffer(name, value.float().contiguous())
-
-        def taps(filter_: Tensor, scale: Tensor) -> Tensor:
-            return scale[:, None, None, None] * filter_
-
-        constant("up_even", taps(up.flip(0)[0::2], 2.0 * factor))
-        constant("up_odd", taps(up.flip(0)[1::2], 2.0 * factor))
-        constant("down_even", taps(down[1::2], 1.0 / factor))
-        constant("down_odd", taps(down[0::2], 1.0 / factor))
-        constant("bend", bend[:, None, None])
+    def _constant(self, name: str, scale: Tensor, *rows: Tensor) -> None:
+        """Taps `[C, 1, 2, 7]`."""
+        taps = scale[:, None, None, None] * torch.stack(rows)
+        self.register_buffer(name, taps.float().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        taps = (self.up_even, self.up_odd, self.down_even, self.down_odd)
-        return polyphase_snake(x, *(t.to(x.dtype) for t in taps), self.bend, self.spelling == "polynomial")
+        up, down = self.up.to(x.dtype), self.down.to(x.dtype)
+        return polyphase_snake(x, up, down, self.bend, self.spelling == "polynomial")
 
 
 @torch.library.custom_op("flowsep::polyphase_snake", mutates_args=())
-def polyphase_snake(
-    x: Tensor,
-    up_even: Tensor,
-    up_odd: Tensor,
-    down_even: Tensor,
-    down_odd: Tensor,
-    bend: Tensor,
-    polynomial: bool,
-) -> Tensor:
-    """`PolyphaseSnake`'s arithmetic as one operator: a vocoder has a hundred, of sixty operations each, and
+def polyphase_snake(x: Tensor, up: Tensor, down: Tensor, bend: Tensor, polynomial: bool) -> Tensor:
+    """`PolyphaseSnake`'s arithmetic as one operator: a vocoder has a hundred, of thirty operations each, and
     torch.export takes milliseconds for every operation, several times over.
 
     Args:
         x: `[B, C, 1, L]`.
-        up_even, up_odd, down_even, down_odd: taps `[C, 1, 1, 6]` of x's dtype.
+        up, down: taps `[C, 1, 2, 7]` of x's dtype.
         bend: `[C, 1, 1]`, float32; between the ways up and down all is float32.
         polynomial: the spelling.
     """
-    snake = _bent_by_polynomial if polynomial else _bent_by_cosine
+    channels = x.shape[1]
     first, last = x[..., :1], x[..., -1:]
     padded = torch.cat([first] * 3 + [x] + [last] * 3, dim=-1)
-    even = snake(_filtered(padded[..., :-1], up_even).float(), bend)
-    odd = snake(_filtered(padded[..., 1:], up_odd).float(), bend)
-    first, last = even[..., :1], odd[..., -1:]
-    even = torch.cat([first] * 2 + [even] + [last] * 3, dim=-1).to(x.dtype)
-    odd = torch.cat([first] * 3 + [odd] + [last] * 2, dim=-1).to(x.dtype)
-    return _filtered(even, down_even) + _filtered(odd, down_odd)
+    u = F.conv2d(padded, up, padding=(1, 0), groups=channels).float()
+    s = u + bend * (_sin_squared_by_polynomial(u) if polynomial else 1.0 - torch.cos(u))
+    first, last = s[..., :1, :1], s[..., 1:, -1:]
+    first, last = torch.cat([first] * 2, dim=-2), torch.cat([last] * 2, dim=-2)
+    padded = torch.cat([first] * 3 + [s] + [last] * 3, dim=-1).to(x.dtype)
+    return F.conv2d(padded, down, groups=channels)
 
 
 @polyphase_snake.register_fake
-def _(
-    x: Tensor,
-    up_even: Tensor,
-    up_odd: Tensor,
-    down_even: Tensor,
-    down_odd: Tensor,
-    bend: Tensor,
-    polynomial: bool,
-) -> Tensor:
+def _(x: Tensor, up: Tensor, down: Tensor, bend: Tensor, polynomial: bool) -> Tensor:
     return torch.empty_like(x)
 
 
-def _filtered(x: Tensor, taps: Tensor) -> Tensor:
-    """One filter a channel, without padding."""
-    return F.conv2d(x, taps, groups=x.shape[1])
-
-
-def _bent_by_cosine(u: Tensor, bend: Tensor) -> Tensor:
-    return u + bend * (1.0 - torch.cos(u))
-
-
-def _bent_by_polynomial(u: Tensor, bend: Tensor) -> Tensor:
+def _sin_squared_by_polynomial(u: Tensor) -> Tensor:
+    """sin²(πu)."""
     d = u - torch.round(u)
     s = d * d
     coefficients, _ = sin_squared_polynomial()
     p = torch.full_like(s, coefficients[-1])
     for c in reversed(coefficients[:-1]):
         p = p * s + c
-    return u + bend * (p * s)
+    return p * s
 
 
 def polyphase_snake_onnx(
-    x: ir.Value,
-    up_even: ir.Value,
-    up_odd: ir.Value,
-    down_even: ir.Value,
-    down_odd: ir.Value,
-    bend: ir.Value,
-    polynomial: bool,
+    x: ir.Value, up: ir.Value, down: ir.Value, bend: ir.Value, polynomial: bool
 ) -> ir.Value:
     """`polyphase_snake` in ONNX's operators, line by line."""
     half = x.dtype == ir.DataType.FLOAT16
     channels = bend.shape[0]  # type: ignore[index]
 
-    def filtered(x: ir.Value, taps: ir.Value) -> ir.Value:
-        return op.Conv(x, taps, group=channels)
+    def cut(x: ir.Value, axes: list[int], starts: list[int], ends: list[int]) -> ir.Value:
+        return op.Slice(x, *(op.Constant(value_ints=each) for each in (starts, ends, axes)))
 
-    def cut(x: ir.Value, start: int, end: int) -> ir.Value:
-        return op.Slice(x, op.Constant(value_ints=[start]), op.Constant(value_ints=[end]), last_axis)
-
-    def snake(x: ir.Value, taps: ir.Value) -> ir.Value:
-        u = filtered(x, taps)
-        return bent(op.Cast(u, to=ir.DataType.FLOAT) if half else u)
-
-    def bent(u: ir.Value) -> ir.Value:
-        if not polynomial:
-            return op.Add(u, op.Mul(bend, op.Sub(op.Constant(value_float=1.0), op.Cos(u))))
+    def sin_squared(u: ir.Value) -> ir.Value:
         d = op.Sub(u, op.Round(u))
         s = op.Mul(d, d)
         coefficients, _ = sin_squared_polynomial()
         p = op.Constant(value_float=coefficients[-1])
         for c in reversed(coefficients[:-1]):
             p = op.Add(op.Mul(p, s), op.Constant(value_float=c))
-        return op.Add(u, op.Mul(bend, op.Mul(p, s)))
+        return op.Mul(p, s)
 
-    def joined(parts: list[ir.Value]) -> ir.Value:
-        whole = op.Concat(*parts, axis=-1)
-        return op.Cast(whole, to=ir.DataType.FLOAT16) if half else whole
-
-    last_axis = op.Constant(value_ints=[-1])
-    first, last = cut(x, 0, 1), cut(x, -1, END)
-    padded = op.Concat(*[first] * 3, x, *[last] * 3, axis=-1)
-    even, odd = snake(cut(padded, 0, -1), up_even), snake(cut(padded, 1, END), up_odd)
-    first, last = cut(even, 0, 1), cut(odd, -1, END)
-    even, odd = joined([*[first] * 2, even, *[last] * 3]), joined([*[first] * 3, odd, *[last] * 2])
-    return op.Add(filtered(even, down_even), filtered(odd, down_odd))
+    first, last = cut(x, [-1], [0], [1]), cut(x, [-1], [-1], [END])
+    u = op.Conv(op.Concat(*[first] * 3, x, *[last] * 3, axis=-1), up, group=channels, pads=[1, 0, 1, 0])
+    u = op.Cast(u, to=ir.DataType.FLOAT) if half else u
+    bent = sin_squared(u) if polynomial else op.Sub(op.Constant(value_float=1.0), op.Cos(u))
+    s = op.Add(u, op.Mul(bend, bent))
+    first, last = cut(s, [-2, -1], [0, 0], [1, 1]), cut(s, [-2, -1], [1, -1], [END, END])
+    first, last = op.Concat(first, first, axis=-2), op.Concat(last, last, axis=-2)
+    padded = op.Concat(*[first] * 3, s, *[last] * 3, axis=-1)
+    return op.Conv(op.Cast(padded, to=ir.DataType.FLOAT16) if half else padded, down, group=channels)
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
