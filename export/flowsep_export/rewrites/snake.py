@@ -25,9 +25,6 @@ Spelling = Literal["cosine", "polynomial"]
 """How sin² is written.  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
 Round and a polynomial in plain operations, for engines that fuse those and run cosines one by one."""
 
-op: Any = opset20
-"""ONNX's operators; their types are those of a script's own values, and not of the traced ones given here."""
-
 END = 2**63 - 1
 op: Any = opset20  # its stubs have no place for the values of a graph in the making
 DEGREE = 6
