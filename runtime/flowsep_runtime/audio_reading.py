@@ -105,7 +105,8 @@ class AudioReader:
                     f"{self.name}: The sample rate is {self.sample_rate} Hz: give audio between "
                     f"{LOWEST_RATE} and {HIGHEST_RATE} Hz."
                 )
-            for block in self._read(sound, BLOCK):
+            # Small blocks, so that a damaged place can be named.
+            for block in self._read(sound, 4096):
                 finite = np.isfinite(block).all(axis=1)
                 if not finite.all():
                     seconds = (self.frames + int(np.argmin(finite))) / self.sample_rate

@@ -41,6 +41,13 @@ WAV_DIALECTS = ("WAV", "WAVEX", "RF64")
 
 SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
+#: Subtypes that a result may have. The others cut the sound into blocks and so change its length (ADPCM, GSM),
+#: or libsndfile 1.2 writes them wrongly (ALAC beyond 16 bits).
+WRITTEN = (
+    *("PCM_16", "PCM_24", "PCM_32", "PCM_S8", "PCM_U8", "FLOAT", "DOUBLE"),
+    *("ULAW", "ALAW", "ALAC_16", "VORBIS", "OPUS", "MPEG_LAYER_III"),
+)
+
 #: Subtypes that hold more than 16 bits: where a container does not know them, 24 bits come nearest.
 WIDE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32", "DWVW_24")
 
@@ -72,7 +79,7 @@ def encoding_for(path: Path, reader: AudioReader) -> Encoding:
         container = reader.container
     if extension == ".opus":
         subtype = "OPUS"
-    elif soundfile.check_format(container, reader.subtype):
+    elif reader.subtype in WRITTEN and soundfile.check_format(container, reader.subtype):
         subtype = reader.subtype
     elif reader.subtype in WIDE and soundfile.check_format(container, "PCM_24"):
         subtype = "PCM_24"

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parents[2] / "runtime"
+COMMAND = (sys.executable, "-m", "flowsep_runtime.cli")
 
 
 def started(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     """The command in a process of its own, where signals, pipes and exit codes are real."""
     environment = os.environ | {"PYTHONPATH": str(SOURCE)} | options.pop("env", {})
     return subprocess.Popen(
-        [sys.executable, "-m", "flowsep_runtime.cli", *map(str, arguments)],
+        [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
