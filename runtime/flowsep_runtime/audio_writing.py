@@ -41,8 +41,8 @@ WAV_DIALECTS = ("WAV", "WAVEX", "RF64")
 
 SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 
-#: Subtypes that a result may have. The others cut the sound into blocks and so change its length (ADPCM, GSM),
-#: or libsndfile 1.2 writes them wrongly (ALAC beyond 16 bits).
+#: Subtypes that a result may have. The others fill up whole blocks, which changes the length (ADPCM, GSM), or
+#: libsndfile 1.2 writes them wrongly (ALAC beyond 16 bits).
 WRITTEN = (
     *("PCM_16", "PCM_24", "PCM_32", "PCM_S8", "PCM_U8", "FLOAT", "DOUBLE"),
     *("ULAW", "ALAW", "ALAC_16", "VORBIS", "OPUS", "MPEG_LAYER_III"),

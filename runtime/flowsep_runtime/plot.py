@@ -95,7 +95,7 @@ class Plot:
             seconds = spectrogram.frames / spectrogram.sample_rate
             axes[-1].xaxis.set_major_formatter(lambda value, _: clock(value, seconds))
             axes[-1].set_xlabel("time, s" if seconds <= 120 else "time, min:s")
-            figure.colorbar(image, ax=list(axes), label="dB", aspect=40, pad=0.01)
+            figure.colorbar(image, ax=list(axes), label="dB of full scale", aspect=40, pad=0.01)
             try:
                 figure.savefig(file, dpi=150, format=(name or file).suffix[1:].lower())
             except (OSError, ValueError) as error:
