@@ -358,6 +358,7 @@ class Manifest:
             yield from graphs.items()
 
     def _check_files(self, folder: Path) -> None:
+        graphs = {graph.files[0].name for _, graph in self._entries()}
         expected = [(file.name, file.bytes, file.sha256) for file in self.files()]
         for name, size, sha256 in [*expected, (self.tokenizer.file, None, self.tokenizer.sha256)]:
             with _naming(folder / name):
@@ -366,13 +367,13 @@ class Manifest:
                     raise RefusedFileError(f"was changed after the export ({found} bytes and not {size})")
                 if size is None and found > LARGEST_TOKENIZER:
                     raise RefusedFileError("is too large for a tokenizer")
+                if name in graphs and found > LARGEST_GRAPH:
+                    raise RefusedFileError("is too large for a graph")
                 if remembered_sha256(folder / name) != sha256:
                     raise RefusedFileError("was changed after the export (other checksum)")
         for _, graph in self._entries():
             first, *data = (file.name for file in graph.files)
             with _naming(folder / first):
-                if graph.files[0].bytes > LARGEST_GRAPH:
-                    raise RefusedFileError("is too large for a graph")
                 check_graph(folder, first, data)
 
 
@@ -394,8 +395,11 @@ def _read_json(folder: Path) -> dict[str, object]:
     try:
         if not os.path.lexists(folder):
             raise BundleError(f"There is no bundle at {shown(folder)}: give a folder of flowsep-export.")
+        inspected(folder, MANIFEST_NAME)
         with path.open("rb") as file:
             text = file.read(LARGEST_MANIFEST + 1)
+    except RefusedFileError as error:
+        raise BundleError(f"{shown(path)} {error}: give a folder of flowsep-export.") from None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise BundleError(
             f"{shown(folder)} is no bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
