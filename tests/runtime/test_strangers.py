@@ -113,7 +113,12 @@ def test_a_graph_may_read_its_own_data_and_not_beyond(own_bundle: Path) -> None:
     path, data = own_bundle / "vocode.onnx", own_bundle / "vocode.onnx.data"
     model = onnx.load(path)
     onnx.save_model(
-        model, path, save_as_external_data=True, location=data.name, size_threshold=1024, convert_attribute=False
+        model,
+        path,
+        save_as_external_data=True,
+        location=data.name,
+        size_threshold=1024,
+        convert_attribute=False,
     )
     enter(own_bundle, "vocode", path.name, data.name)
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, (16000, 1)).astype(np.float32)
