@@ -6,8 +6,8 @@ a user can act on.
     pip install atheris
     python -m tests.runtime.fuzz graph -max_total_time=3600
 
-A target is `audio`, `manifest`, `graph`, `engines` or `tokenizer`; what follows goes to libFuzzer, which stops at
-the first fault and says which input it was.
+A target is `audio`, `manifest`, `graph`, `engines` or `tokenizer`; what follows goes to libFuzzer, which
+stops at the first fault and says which input it was.
 """
 
 from __future__ import annotations
