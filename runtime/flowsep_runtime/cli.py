@@ -144,7 +144,7 @@ def command(
     # Imported here, so that --help answers at once.
     from .demo import DEMO_QUERIES, write_demo
     from .file_runs import Extras, Settings
-    from .jobs import STANDARD, plan, sources_and_queries
+    from .jobs import plan, sources_and_queries
     from .outputs import make_folder
     from .plot import check_plot
     from .solvers import solver_named
@@ -180,9 +180,7 @@ def command(
 
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
     if to_stdout and sys.stdout.isatty():
-        raise OptionError(
-            f"Standard output is a terminal: send it to a program or a file, or give {STANDARD}."
-        )
+        raise OptionError("Standard output is a terminal: send it to a program or a file, or give --output.")
     say = _Speaker(as_json, to_stdout)
     if len(jobs) == 1 and not jobs[0].done:
         _separate(jobs[0], extras, model, say, force)

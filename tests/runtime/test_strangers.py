@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from flowsep_runtime import BundleError, Manifest, Separator
 from flowsep_runtime.manifest import MANIFEST_NAME, FileEntry
@@ -278,11 +279,11 @@ def test_a_graph_beyond_what_a_graph_can_be_is_not_opened(own_bundle: Path) -> N
         Manifest.read(own_bundle)
 
 
-def test_a_tensor_of_the_manifest_stays_numpys_business(own_bundle: Path) -> None:
-    """Weights are read by the engine; a pickle inside a bundle would have nobody who opens it."""
-    assert numpy_helper.to_array(onnx.load(own_bundle / "vocode.onnx").graph.initializer[0]) is not None
+def test_nothing_in_the_runtime_runs_code_from_a_file() -> None:
     sources = Path(__file__).parents[2] / "runtime" / "flowsep_runtime"
     for source in sources.rglob("*.py"):
-        text = source.read_text()
-        for word in ("pickle", "marshal", "eval(", "exec(", "np.load(", "os.system", "subprocess"):
-            assert word not in text, f"{source}: {word}"
+        names = {
+            getattr(node, "id", None) or getattr(node, "attr", None) or getattr(node, "name", None)
+            for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        }
+        assert not names & {"pickle", "marshal", "shelve", "eval", "exec", "system", "subprocess", "popen"}

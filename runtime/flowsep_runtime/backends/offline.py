@@ -35,10 +35,11 @@ def openvino() -> ModuleType:
 
 def onnxruntime() -> ModuleType:
     """The module onnxruntime, which reads the variable when it is loaded; `ORT_DISABLE_TELEMETRY=0` in the
-    environment leaves its telemetry on."""
+    environment leaves its telemetry on, and so does a program that has imported it before."""
+    ours = "onnxruntime" not in sys.modules
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     module = import_module("onnxruntime")
     # On Windows the variable is not read.
-    if os.environ["ORT_DISABLE_TELEMETRY"] == "1" and hasattr(module, "disable_telemetry_events"):
+    if ours and os.environ["ORT_DISABLE_TELEMETRY"] == "1" and hasattr(module, "disable_telemetry_events"):
         module.disable_telemetry_events()
     return module
