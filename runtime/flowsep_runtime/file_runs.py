@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from .arrays import Floats
 from .audio_reading import AudioReader
 from .audio_writing import AudioWriter, WavStream, encoding_for
-from .interim_stream import Part, stream
+from .interim_stream import Parts, stream
 from .jobs import Job
 from .outputs import check_outputs, replacing
 from .plot import Plot
@@ -83,8 +82,7 @@ class FileRun:
             FlowSepError: Whatever goes wrong.
         """
         reader, extras = self._reader, self._extras
-        timings: dict[str, float] = {}
-        seconds = 0.0
+        parts = self._parts(separator, settings, progress)
         with replacing(self._files, keep=not self._force) as temporary:
             places = dict(zip(self._files, temporary, strict=True))
             plot = None if extras.plot is None else Plot(reader.sample_rate, reader.frames)
@@ -95,13 +93,7 @@ class FileRun:
                     for name, path in (("residual", extras.residual), ("mixture", extras.mixture))
                     if path is not None
                 }
-                parts = self._parts(separator, settings, progress, timings)
-                while True:
-                    start = time.perf_counter()
-                    part = next(parts, None)
-                    seconds += time.perf_counter() - start
-                    if part is None:
-                        break
+                for part in parts:
                     results = part.masked if settings.kind == "masked" else part.targets
                     for writer, result in zip(writers, results, strict=True):
                         writer.write(result)
@@ -112,12 +104,10 @@ class FileRun:
                         plot.add(part.mixture, results[0], residual)
             if plot is not None and extras.plot is not None:
                 plot.draw(places[extras.plot], self.job.outputs[0][0], extras.plot)
-        work = sum(timings.values()) - timings.get("load", 0.0) if timings else seconds
-        return Report(timings, work * reader.sample_rate / reader.frames)
+        work = sum(seconds for stage, seconds in parts.timings.items() if stage != "load")
+        return Report(parts.timings, work * reader.sample_rate / reader.frames)
 
-    def _parts(
-        self, separator: Separator, settings: Settings, progress: Progress | None, timings: dict[str, float]
-    ) -> Iterator[Part]:
+    def _parts(self, separator: Separator, settings: Settings, progress: Progress | None) -> Parts:
         reader = self._reader
         return stream(  # becomes separator.stream( ... ), see interim_stream.py
             separator,
@@ -131,8 +121,8 @@ class FileRun:
             guidance=settings.guidance,
             negative=settings.negative,
             candidates=settings.candidates,
+            samples=reader.frames,
             progress=progress,
-            timings=timings,
         )
 
     def _writer(self, path: Path | None, places: dict[Path, Path]) -> AudioWriter | WavStream:

@@ -24,6 +24,17 @@ class Part:
     masked: tuple[Floats, ...]
 
 
+class Parts(Iterator[Part]):
+    """The parts, and the seconds by stage so far."""
+
+    def __init__(self, generator: Iterator[Part], timings: dict[str, float]) -> None:
+        self._generator = generator
+        self.timings = timings
+
+    def __next__(self) -> Part:
+        return next(self._generator)
+
+
 def stream(
     separator: Separator,
     blocks: Iterable[ArrayLike],
@@ -37,32 +48,36 @@ def stream(
     guidance: float = 1.0,
     negative: str | None = None,
     candidates: int = 1,
+    samples: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
-    timings: dict[str, float] | None = None,
-) -> Iterator[Part]:
+) -> Parts:
     """The whole recording as one part."""
     if guidance != 1 or negative is not None or candidates != 1:
         raise OptionError("guidance, negative and candidates need Separator.stream: leave them out.")
-    mixture = np.concatenate([np.asarray(block, np.float32) for block in blocks])
-    heard = mixture.mean(axis=1, keepdims=True) if mono else mixture
-    queries = [query] if isinstance(query, str) else list(query)
-    results = []
-    for place, text in enumerate(queries):
+    timings: dict[str, float] = {}
 
-        def report(done: int, total: int, place: int = place) -> None:
-            if progress is not None:
-                share = (place + done / total) / len(queries)
-                progress(round(share * len(mixture)), len(mixture))
+    def generate() -> Iterator[Part]:
+        mixture = np.concatenate([np.asarray(block, np.float32) for block in blocks])
+        heard = mixture.mean(axis=1, keepdims=True) if mono else mixture
+        queries = [query] if isinstance(query, str) else list(query)
+        results = []
+        for place, text in enumerate(queries):
 
-        result = separator.separate(heard, sample_rate, text, steps, solver, seed, report)
-        for stage, seconds in result.timings.items():
-            if timings is not None:
+            def report(done: int, total: int, place: int = place) -> None:
+                if progress is not None:
+                    share = (place + done / total) / len(queries)
+                    progress(round(share * len(mixture)), len(mixture))
+
+            result = separator.separate(heard, sample_rate, text, steps, solver, seed, report)
+            for stage, seconds in result.timings.items():
                 timings[stage] = timings.get(stage, 0.0) + seconds
-        results.append(result)
-    spread = np.ones((1, mixture.shape[1]), np.float32)
-    yield Part(
-        0,
-        mixture,
-        tuple(result.target * spread for result in results),
-        tuple(result.masked * spread for result in results),
-    )
+            results.append(result)
+        spread = np.ones((1, mixture.shape[1]), np.float32)
+        yield Part(
+            0,
+            mixture,
+            tuple(result.target * spread for result in results),
+            tuple(result.masked * spread for result in results),
+        )
+
+    return Parts(generate(), timings)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from flowsep_runtime.demo import EXAMPLE
-from flowsep_runtime.interim_stream import Part
+from flowsep_runtime.interim_stream import Part, Parts
 
 from .command import COMMAND, SOURCE, Run, refused
 
@@ -127,7 +127,7 @@ def test_an_unforeseen_error_in_one_recording_does_not_stop_the_others(
 
     parts = FileRun._parts
 
-    def fail(self: FileRun, *arguments: Any) -> Iterator[Part]:
+    def fail(self: FileRun, *arguments: Any) -> Parts:
         if self.job.name.endswith("a.wav"):
             raise ZeroDivisionError("two\nlines")
         return parts(self, *arguments)
@@ -265,14 +265,17 @@ def test_the_first_seconds_are_on_disk_before_the_last_are_computed(
 
     sizes = []
 
-    def parts(self: FileRun, *arguments: Any) -> Iterator[Part]:
-        start = 0
-        for block in self._reader.blocks(5000):
-            yield Part(start, block, (block,), (block,))
-            start += len(block)
-            (temporary,) = tmp_path.glob(".flowsep-*.tmp")
-            sizes.append(temporary.stat().st_size)
-            assert not output.exists()
+    def parts(self: FileRun, *arguments: Any) -> Parts:
+        def generate() -> Generator[Part, None, None]:
+            start = 0
+            for block in self._reader.blocks(5000):
+                yield Part(start, block, (block,), (block,))
+                start += len(block)
+                (temporary,) = tmp_path.glob(".flowsep-*.tmp")
+                sizes.append(temporary.stat().st_size)
+                assert not output.exists()
+
+        return Parts(generate(), {})
 
     output = tmp_path / "out.wav"
     monkeypatch.setattr(FileRun, "_parts", parts)
