@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -212,6 +213,10 @@ class WavStream:
         Raises:
             OutputError: If nobody reads.
         """
+        if sys.platform == "win32":  # where standard output is text until it is told otherwise
+            import msvcrt
+
+            msvcrt.setmode(1, os.O_BINARY)
         self._subtype = subtype if subtype in SAMPLE_BYTES and subtype != "PCM_S8" else "PCM_16"
         self._rate = sample_rate
         width = SAMPLE_BYTES.get(self._subtype, 2)

@@ -44,16 +44,19 @@ def engine_options(command: Function) -> Function:
 
 
 def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
-    """Runs a command and ends the process with 0, 1 (failure), 2 (misuse), 130 (interrupted) or 143
-    (terminated).
+    """Runs a command and ends the process with 0, 1 (failure), 2 (misuse), 130 (interrupted), 143
+    (terminated) or 129 (hung up).
 
     Args:
         command: What to run, on the process's arguments.
         program: The console script's name, for messages.
         without_memory: The sentence for a machine with too little memory.
     """
-    # As an exception, so that temporary files are removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: _fail(program, "terminated.", 128 + signal.SIGTERM))
+    # As exceptions, so that temporary files are removed on the way out.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no terminal that could hang up
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, lambda number, _: _fail(program, "terminated.", 128 + number))
     try:
         code = command.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -58,7 +58,9 @@ def sources_and_queries(
             raise OptionError(f"{shown(query)} is a file and no query: give queries with --query.")
     if files.count(STANDARD) > 1:
         raise OptionError("Standard input can be read only once: give - one time.")
-    return [None if file == STANDARD else Path(file) for file in files], asked
+    sources = [None if file == STANDARD else Path(file) for file in files]
+    # Said twice is meant once.
+    return list(dict.fromkeys(sources)), list(dict.fromkeys(asked))
 
 
 def plan(

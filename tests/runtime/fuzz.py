@@ -13,13 +13,16 @@ stops at the first fault and says which input it was.
 from __future__ import annotations
 
 import contextlib
-import json
+import io
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
+import soundfile
 
 from flowsep_runtime import FlowSepError, FlowSepWarning, Manifest
 from flowsep_runtime.audio_reading import AudioReader
@@ -84,23 +87,40 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
+def seeds(folder: Path) -> Mapping[str, list[bytes]]:
+    """Right files to begin with, by target; `folder` is a bundle."""
+    recordings = []
+    for container in ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3"):
+        file = io.BytesIO()
+        soundfile.write(file, np.sin(np.arange(1500) / 9), 16000, format=container)
+        recordings.append(file.getvalue())
+    return {
+        "audio": recordings,
+        "manifest": [(folder / MANIFEST_NAME).read_bytes()],
+        "graph": [(folder / name).read_bytes() for name in ("velocity_mixture.onnx", "velocity_time.onnx")],
+        "engines": [b'{"format": 1, "machine": {}, "batch": {}, "engines": {"a": {"plan": {"name": "a"}}}}'],
+        "tokenizer": [(folder / "tokenizer.json").read_bytes()],
+    }
+
+
 def main() -> None:
     """Fuzzes one target for as long as libFuzzer is told to."""
     import atheris
 
     from flowsep_runtime.separator import BUNDLED
 
-    target = TARGETS[sys.argv[1]]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "bundle"
+    name, *options = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, corpus = Path(temporary) / "bundle", Path(temporary) / "corpus"
         shutil.copytree(BUNDLED, folder)
-        seeds = Path(name) / "seeds"
-        seeds.mkdir()
-        for place, path in enumerate([folder / MANIFEST_NAME, folder / "velocity_time.onnx"]):
-            (seeds / str(place)).write_bytes(path.read_bytes())
-        (seeds / "engines").write_text(json.dumps({"format": 1, "engines": {}}))
+        corpus.mkdir()
+        for place, content in enumerate(seeds(folder)[name]):
+            (corpus / str(place)).write_bytes(content)
         atheris.instrument_all()
-        atheris.Setup([sys.argv[0], str(seeds), *sys.argv[2:]], lambda data: target(folder, data))
+        atheris.Setup(
+            [sys.argv[0], str(corpus), "-max_len=100000", *options],
+            lambda data: TARGETS[name](folder, data),
+        )
         atheris.Fuzz()
 
 

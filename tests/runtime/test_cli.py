@@ -300,7 +300,9 @@ def test_a_full_disk_leaves_nothing(mixture: Path, toy_bundle: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mix.wav"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_an_interrupted_run_leaves_nothing(
     mixture: Path, toy_bundle: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

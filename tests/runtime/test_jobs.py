@@ -18,6 +18,10 @@ def test_without_query_options_the_first_argument_is_the_recording() -> None:
     assert sources_and_queries([], []) == ([], [])
 
 
+def test_what_is_said_twice_is_done_once() -> None:
+    assert sources_and_queries(["a.wav", "./a.wav", "b.flac"], ["dog", "dog"]) == ([A, B], ["dog"])
+
+
 def test_with_query_options_every_argument_is_a_recording() -> None:
     assert sources_and_queries(["a.wav", "b.flac"], ["dog"]) == ([A, B], ["dog"])
     assert sources_and_queries([], ["dog"]) == ([], ["dog"])
