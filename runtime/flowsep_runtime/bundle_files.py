@@ -6,13 +6,18 @@ folders in it or a named pipe could show files of this machine to an engine, or 
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import BundleError, shown
 from .onnx_references import GraphError, references
 
+MANIFEST_NAME = "manifest.json"
+LARGEST_MANIFEST = 1 << 20  # bytes; a manifest is some kilobytes, and a stranger's must not fill the memory
 LARGEST_GRAPH = 2 << 30  # bytes; protocol buffers end there, larger weights lie beside the graph
 LARGEST_TOKENIZER = 64 << 20  # bytes; the published one has 2.4 MB
 
@@ -70,3 +75,50 @@ def check_graph(folder: Path, name: str, data: Collection[str]) -> None:
             )
         if reference.offset + (reference.length or 0) > sizes[reference.location]:
             raise RefusedFileError(f"reads beyond the end of {reference.location}")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes a whole sentence of what is wrong with a file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BundleError(f"{shown(path)} is missing from the bundle: export it again.") from None
+    except OSError as error:
+        raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
+    except RefusedFileError as error:
+        raise BundleError(f"{shown(path)} {error}: export the bundle again.") from None
+
+
+def read_json(folder: Path) -> dict[str, object]:
+    """The JSON object of a bundle's manifest.
+
+    Raises:
+        BundleError: If the folder is no bundle, or its manifest no such object.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        if not os.path.lexists(folder):
+            raise BundleError(f"There is no bundle at {shown(folder)}: give a folder of flowsep-export.")
+        inspected(folder, MANIFEST_NAME)
+        with path.open("rb") as file:
+            text = file.read(LARGEST_MANIFEST + 1)
+    except RefusedFileError as error:
+        raise BundleError(f"{shown(path)} {error}: give a folder of flowsep-export.") from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise BundleError(
+            f"{shown(folder)} is no bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
+    except ValueError:  # a NUL in the name
+        raise BundleError(f"{shown(folder)} is no folder name: give a folder of flowsep-export.") from None
+    if len(text) > LARGEST_MANIFEST:
+        raise BundleError(f"{shown(path)} is far too large to be a manifest: export the bundle again.")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BundleError(f"{shown(path)} is not valid JSON: export the bundle again.") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{shown(path)} is no FlowSep manifest: export the bundle again.")
+    return content

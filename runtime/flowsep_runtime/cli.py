@@ -181,7 +181,7 @@ def command(
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
     if to_stdout and sys.stdout.isatty():
         raise OptionError("Standard output is a terminal: send it to a program or a file, or give --output.")
-    say = _Speaker(as_json, to_stdout)
+    say = _Speaker(as_json, to_stdout, several=len(jobs) > 1)
     if len(jobs) == 1 and not jobs[0].done:
         _separate(jobs[0], extras, model, say, force)
         return
@@ -194,11 +194,13 @@ def command(
             if job.outputs:
                 _separate(job, extras, model, say, force)
         except FlowSepError as error:
-            failures.append(_failure(job, str(error)))
+            failures.append(_naming(job, str(error)))
         except MemoryError:
-            failures.append(_failure(job, WITHOUT_MEMORY))
+            failures.append(_naming(job, WITHOUT_MEMORY))
+        except BrokenPipeError:  # nobody listens any more
+            raise
         except Exception as error:
-            failures.append(_failure(job, unexpected(error)))
+            failures.append(_naming(job, unexpected(error)))
     for sentence in failures:
         click.echo(f"{PROGRAM}: {one_line(sentence)}", err=True)
     if failures:
@@ -206,7 +208,7 @@ def command(
         click.get_current_context().exit(1)
 
 
-def _failure(job: Job, sentence: str) -> str:
+def _naming(job: Job, sentence: str) -> str:
     return sentence if job.name in sentence else f"{job.name}: {sentence}"
 
 
@@ -226,7 +228,8 @@ def _separate(
                 report = file_run.run(separator, settings, progress)
     remarks = [str(warning.message) for warning in caught]
     for remark in remarks:
-        click.echo(f"{PROGRAM}: warning: {one_line(remark)}", err=True)
+        said = _naming(job, remark) if say.several else remark
+        click.echo(f"{PROGRAM}: warning: {one_line(said)}", err=True)
     say.done(job, extras, reader, separator, settings, report, remarks)
 
 
@@ -236,6 +239,8 @@ class _Speaker:
 
     as_json: bool
     on_stderr: bool
+    several: bool
+    """Whether there is more than one recording."""
 
     def done_before(self, job: Job) -> None:
         for path in job.done:

@@ -13,11 +13,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .bundle_files import inspected
+from .bundle_files import LARGEST_MANIFEST, inspected
 from .caches import write_whole
 from .checksums import remembered_sha256
 from .errors import BackendError, OptionError, shown
-from .manifest import LARGEST_MANIFEST, FileEntry, GraphEntry, Manifest, StageEntry
+from .manifest import FileEntry, GraphEntry, Manifest, StageEntry
 from .records import RecordError, from_json
 
 FORMAT = 1

@@ -27,7 +27,6 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -38,14 +37,17 @@ from .bundle_files import (
     check_graph,
     inspected,
     is_plain_name,
+    naming,
+    read_json,
+)
+from .bundle_files import (
+    MANIFEST_NAME as MANIFEST_NAME,
 )
 from .checksums import remembered_sha256, sha256_of
 from .errors import BundleError, shown
 from .records import RecordError, from_json
 
 FORMAT = 1
-MANIFEST_NAME = "manifest.json"
-LARGEST_MANIFEST = 1 << 20  # bytes; a manifest is some kilobytes, and a stranger's must not fill the memory
 LARGEST_ARRAY = 1 << 28  # numbers; a stranger's sizes must not fill it either
 
 #: The largest size that makes sense, so that no product of them overflows; see `LARGEST_ARRAY` too.
@@ -231,7 +233,7 @@ class Manifest:
                 one.
         """
         folder = Path(folder)
-        content = _read_json(folder)
+        content = read_json(folder)
         where = shown(folder / MANIFEST_NAME)
         version = content.get("format")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -361,7 +363,7 @@ class Manifest:
         graphs = {graph.files[0].name for _, graph in self._entries()}
         expected = [(file.name, file.bytes, file.sha256) for file in self.files()]
         for name, size, sha256 in [*expected, (self.tokenizer.file, None, self.tokenizer.sha256)]:
-            with _naming(folder / name):
+            with naming(folder / name):
                 found = inspected(folder, name).st_size
                 if size is not None and found != size:
                     raise RefusedFileError(f"was changed after the export ({found} bytes and not {size})")
@@ -373,47 +375,5 @@ class Manifest:
                     raise RefusedFileError("was changed after the export (other checksum)")
         for _, graph in self._entries():
             first, *data = (file.name for file in graph.files)
-            with _naming(folder / first):
+            with naming(folder / first):
                 check_graph(folder, first, data)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Makes a whole sentence of what is wrong with a file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise BundleError(f"{shown(path)} is missing from the bundle: export it again.") from None
-    except OSError as error:
-        raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
-    except RefusedFileError as error:
-        raise BundleError(f"{shown(path)} {error}: export the bundle again.") from None
-
-
-def _read_json(folder: Path) -> dict[str, object]:
-    path = folder / MANIFEST_NAME
-    try:
-        if not os.path.lexists(folder):
-            raise BundleError(f"There is no bundle at {shown(folder)}: give a folder of flowsep-export.")
-        inspected(folder, MANIFEST_NAME)
-        with path.open("rb") as file:
-            text = file.read(LARGEST_MANIFEST + 1)
-    except RefusedFileError as error:
-        raise BundleError(f"{shown(path)} {error}: give a folder of flowsep-export.") from None
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise BundleError(
-            f"{shown(folder)} is no bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
-        ) from None
-    except OSError as error:
-        raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
-    except ValueError:  # a NUL in the name
-        raise BundleError(f"{shown(folder)} is no folder name: give a folder of flowsep-export.") from None
-    if len(text) > LARGEST_MANIFEST:
-        raise BundleError(f"{shown(path)} is far too large to be a manifest: export the bundle again.")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BundleError(f"{shown(path)} is not valid JSON: export the bundle again.") from None
-    if not isinstance(content, dict):
-        raise BundleError(f"{shown(path)} is no FlowSep manifest: export the bundle again.")
-    return content

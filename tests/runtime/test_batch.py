@@ -140,6 +140,17 @@ def test_an_unforeseen_error_in_one_recording_does_not_stop_the_others(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c.rain.wav"]
 
 
+def test_a_warning_names_its_recording_among_several(
+    run: Run, several: list[Path], toy_bundle: Path, tmp_path: Path
+) -> None:
+    soundfile.write(several[1], np.zeros(5000), 16000)
+    code, _, err = run(*several, "--query", "rain", "--output-dir", tmp_path / "out", "--bundle", toy_bundle)
+    assert (code, err) == (
+        0,
+        f"flowsep-run: warning: {several[1]}: The audio is silent: so is the result.\n",
+    )
+
+
 def test_a_bundle_that_cannot_be_loaded_stops_everything(
     run: Run, several: list[Path], tmp_path: Path
 ) -> None:
