@@ -239,12 +239,6 @@ class WavStream:
             + sizes[1].to_bytes(4, "little")
         )
 
-    def __enter__(self) -> WavStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
     def write(self, block: Floats) -> None:
         """Appends samples float32 [n, channels]; integer subtypes clip at full scale.
 

@@ -87,9 +87,9 @@ class FileRun:
             places = dict(zip(self._files, temporary, strict=True))
             plot = None if extras.plot is None else Plot(reader.sample_rate, reader.frames)
             with ExitStack() as stack:
-                writers = [stack.enter_context(self._writer(path, places)) for _, path in self.job.outputs]
+                writers = [self._writer(stack, path, places) for _, path in self.job.outputs]
                 beside = {
-                    name: stack.enter_context(self._writer(path, places))
+                    name: self._writer(stack, path, places)
                     for name, path in (("residual", extras.residual), ("mixture", extras.mixture))
                     if path is not None
                 }
@@ -125,9 +125,12 @@ class FileRun:
             progress=progress,
         )
 
-    def _writer(self, path: Path | None, places: dict[Path, Path]) -> AudioWriter | WavStream:
+    def _writer(
+        self, stack: ExitStack, path: Path | None, places: dict[Path, Path]
+    ) -> AudioWriter | WavStream:
         reader = self._reader
+        rate, channels = reader.sample_rate, reader.channels
         if path is None:
-            return WavStream(reader.sample_rate, reader.channels, reader.frames, reader.subtype)
+            return WavStream(rate, channels, reader.frames, reader.subtype)
         encoding = self._encodings[path]
-        return AudioWriter(places[path], reader.sample_rate, reader.channels, encoding, reader.tags, path)
+        return stack.enter_context(AudioWriter(places[path], rate, channels, encoding, reader.tags, path))

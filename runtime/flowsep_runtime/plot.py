@@ -14,6 +14,7 @@ from .spectrograms import Spectrogram, mel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".webp")
 RANGE = 80.0  # dB below the mixture's loudest pixel
@@ -119,7 +120,7 @@ def clock(seconds: float, length: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if length >= 3600 else f"{minutes}:{rest:02}"
 
 
-def _show(axes: Axes, spectrogram: Spectrogram, loudest: float) -> object:
+def _show(axes: Axes, spectrogram: Spectrogram, loudest: float) -> AxesImage:
     seconds = spectrogram.frames / spectrogram.sample_rate
     top = spectrogram.sample_rate / 2
     image = axes.imshow(

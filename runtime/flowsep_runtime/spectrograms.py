@@ -22,7 +22,7 @@ def mel(frequency: float) -> float:
 
 def hertz(value: float) -> float:
     """The inverse of `mel`."""
-    return 700.0 * (10.0 ** (value / 2595.0) - 1.0)
+    return 700.0 * (math.pow(10.0, value / 2595.0) - 1.0)
 
 
 class Spectrogram:

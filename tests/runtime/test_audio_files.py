@@ -92,7 +92,7 @@ def test_blocks_together_are_the_whole(tmp_path: Path, name: str, subtype: str) 
 def test_tags_survive_where_the_container_has_them(tmp_path: Path, suffix: str) -> None:
     tags = {"title": "Träume 🐶", "artist": "Nobody", "comment": "of rain"}
     subtype = {".ogg": "VORBIS", ".opus": "OPUS", ".mp3": "MPEG_LAYER_III"}.get(suffix, "PCM_16")
-    source = put(tmp_path / f"a{suffix}", noise(4000), subtype, **tags)
+    source = put(tmp_path / f"a{suffix}", noise(4000), subtype, RATE, **tags)
     copy = tmp_path / f"b{suffix}"
     write_copy(source, copy)
     with soundfile.SoundFile(str(copy)) as found:
