@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.inputs import QUERY, SEED
 from benchmarks.peak import wait
 from flowsep_runtime.arrays import Array, Floats
+from flowsep_runtime.backends import offline
 from flowsep_runtime.solvers import solver_named
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class PlainEngine:
 
 
 def _onnxruntime(path: Path, threads: int, precision: str) -> Callable[[Sequence[Array]], Outputs]:
-    import onnxruntime
+    onnxruntime = offline.onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -242,7 +243,7 @@ def _onnxruntime(path: Path, threads: int, precision: str) -> Callable[[Sequence
 
 
 def _openvino(path: Path, threads: int, precision: str) -> Callable[[Sequence[Array]], Outputs]:
-    import openvino
+    openvino = offline.openvino()
 
     # OpenVINO's own default is bf16 where the processor has it, so that either is asked for by name
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision or "f32"}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flowsep_eval.mel import SAMPLE_RATE, Floats
-from flowsep_runtime.audio import Encoding, write_audio
+from flowsep_runtime.audio_writing import Encoding, write_audio
 from flowsep_runtime.errors import OptionError, shown
 from flowsep_runtime.outputs import replacing
 

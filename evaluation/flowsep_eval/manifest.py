@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from flowsep_eval.mel import SAMPLE_RATE, Floats
-from flowsep_runtime.audio import checked_samples, read_audio, resampled
+from flowsep_runtime.audio import checked_samples, resampled
+from flowsep_runtime.audio_reading import read_audio
 from flowsep_runtime.errors import AudioError, FlowSepError, shown
 
 Kind = Literal["present", "absent"]

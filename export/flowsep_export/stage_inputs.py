@@ -19,7 +19,8 @@ from torch import Tensor
 from flowsep_ref import FlowSep, FlowSepConfig
 from flowsep_ref.mel import normalise
 from flowsep_runtime.arrays import Array, Floats
-from flowsep_runtime.audio import checked_samples, read_audio, resampled
+from flowsep_runtime.audio import checked_samples, resampled
+from flowsep_runtime.audio_reading import read_audio
 from flowsep_runtime.errors import AudioError, shown
 
 CHECK_STEPS = 4

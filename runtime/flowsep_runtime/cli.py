@@ -1,43 +1,80 @@
-"""`flowsep-run`: separates what a sentence names from a recording."""
+"""`flowsep-run`: separates what sentences name from recordings."""
 
 from __future__ import annotations
 
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from . import __version__
-from .console import engine_options, run
-from .errors import AudioError, FlowSepWarning, QueryError, shown
+from .console import engine_options, one_line, run, unexpected
+from .errors import FlowSepError, FlowSepWarning, OptionError, shown
 
 if TYPE_CHECKING:
-    from .audio import Encoding, Recording
-    from .separator import Separation, Separator
+    from .audio_reading import AudioReader
+    from .file_runs import Extras, Kind, Progress, Report, Settings
+    from .jobs import Job
+    from .separator import Separator
 
 PROGRAM = "flowsep-run"
+WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memory, or give a shorter one."
 
 
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("mixture", type=click.Path(path_type=Path), required=False, metavar="MIXTURE")
-@click.argument("query", required=False, metavar="QUERY")
+@click.argument("arguments", nargs=-1, metavar="MIXTURE [QUERY]...")
+@click.option(
+    "--query",
+    "queries",
+    multiple=True,
+    help="What to separate, as often as wanted; every argument is then a recording.",
+)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    help="Where the sound goes; the extension is the format.  [default: mix.dog-barking.wav beside mix.wav]",
+    help="Where the sound goes; the extension is the format; - is standard output.  "
+    "[default: mix.dog-barking.wav beside mix.wav]",
 )
+@click.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    help="Folder for the results, made if it is missing; what is there already is not done again.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["generated", "masked"]),
+    default="generated",
+    show_default=True,
+    help="The model's own waveform, up to 8 kHz; or the mixture's samples through the mask it implies.",
+)
+@click.option("--mono", is_flag=True, help="Separate the mean of the channels only, which is quicker.")
 @click.option(
     "--steps", type=click.IntRange(min=1), help="Solver steps.  [default: the bundle's, 20 as published]"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all noise.")
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
+@click.option(
+    "--guidance",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="How far to go beyond the query, away from what no query or --negative would give.",
+)
+@click.option("--negative", help="What to keep out, in words.")
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Separate so many times, and keep the result that explains the mixture best.",
+)
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),
@@ -54,20 +91,32 @@ PROGRAM = "flowsep-run"
     help="Neither use nor keep encoded queries, compiled graphs and results of checks.",
 )
 @click.option("--list-backends", is_flag=True, help="Say what each engine can do here, and do nothing else.")
+@click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write what is left of the mixture.")
 @click.option(
     "--save-mixture", type=click.Path(path_type=Path), help="Also write the mixture, as it was read."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Also draw the spectrograms of mixture, target and residual.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
-    mixture: Path | None,
-    query: str | None,
-    output: Path | None,
+    arguments: tuple[str, ...],
+    queries: tuple[str, ...],
+    output: str | None,
+    output_dir: Path | None,
+    kind: Kind,
+    mono: bool,
     steps: int | None,
     seed: int,
     solver: str,
+    guidance: float,
+    negative: str | None,
+    candidates: int,
     bundle: Path | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
@@ -75,63 +124,181 @@ def command(
     low_memory: bool,
     no_cache: bool,
     list_backends: bool,
+    demo: bool,
     residual: Path | None,
     save_mixture: Path | None,
+    plot: Path | None,
     as_json: bool,
     force: bool,
 ) -> None:
-    """Separate from MIXTURE (an audio file) the sound that QUERY names, such as "dog barking"."""
+    """Separate from MIXTURE (an audio file, or - for standard input) the sounds that each QUERY names, such
+    as "dog barking".
+
+    \b
+    flowsep-run mix.wav "dog barking" "rain"
+    flowsep-run *.wav --query "dog barking" --output-dir out
+    """
     if list_backends:
         _list_backends(as_json)
         return
-    # Not required in click's eyes, because of --list-backends.
-    if mixture is None or query is None:
-        raise click.MissingParameter(param=_argument("mixture" if mixture is None else "query"))
     # Imported here, so that --help answers at once.
-    from .audio import CONTAINERS, checked_samples, encoding_for, read_audio
-    from .outputs import check_outputs, default_output
-    from .separator import Separator
+    from .demo import DEMO_QUERIES, write_demo
+    from .file_runs import Extras, Settings
+    from .jobs import plan, sources_and_queries
+    from .outputs import make_folder
+    from .plot import check_plot
     from .solvers import solver_named
 
-    if not query.strip():
-        raise QueryError("The query is empty: say in a few words what to separate.")
+    if demo:
+        output_dir = output_dir or Path("flowsep-demo")
+        make_folder(output_dir)
+        arguments, queries = (str(write_demo(output_dir)),), queries or arguments or DEMO_QUERIES
+    sources, asked = sources_and_queries(arguments, queries)
+    if not sources:
+        raise click.MissingParameter(param_hint="'MIXTURE'", param_type="argument")
+    if not asked:
+        raise click.MissingParameter(param_hint="'QUERY'", param_type="argument")
     solver_named(solver)
-    recording = read_audio(mixture)
-    try:
-        checked_samples(recording.samples, recording.sample_rate)
-    except AudioError as error:
-        raise AudioError(f"{shown(mixture)}: {error}") from None
-    if output is None:
-        suffix = mixture.suffix if mixture.suffix.lower() in CONTAINERS else ".wav"
-        output = default_output(mixture, query, suffix)
-    paths = {"output": output, "residual": residual, "mixture": save_mixture}
-    encodings = {path: encoding_for(path, recording) for path in paths.values() if path is not None}
-    check_outputs([path for path in paths.values() if path is not None], mixture, force)
+    if plot is not None:
+        check_plot(plot)
+    extras = Extras(residual, save_mixture, plot)
+    if len(sources) > 1 or (len(asked) > 1 and (residual or plot)):
+        for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
+            if path is not None:
+                raise OptionError(f"{option} names one file: give one recording and one query.")
+    jobs = plan(sources, asked, output, output_dir, force)
+    if output_dir is not None:
+        make_folder(output_dir)
 
-    separator = Separator.load(bundle, backend, precision, threads, low_memory, not no_cache)
-    steps = separator.pipeline.manifest.model.default_steps if steps is None else steps
-    with warnings.catch_warnings(record=True) as caught, _progress_bar() as progress:
+    @cache
+    def model() -> tuple[Separator, Settings]:
+        from .separator import Separator
+
+        separator = Separator.load(bundle, backend, precision, threads, low_memory, not no_cache)
+        taken = separator.pipeline.manifest.model.default_steps if steps is None else steps
+        return separator, Settings(taken, solver, seed, mono, guidance, negative, candidates, kind)
+
+    to_stdout = any(path is None for job in jobs for _, path in job.outputs)
+    if to_stdout and sys.stdout.isatty():
+        raise OptionError("Standard output is a terminal: send it to a program or a file, or give --output.")
+    say = _Speaker(as_json, to_stdout, several=len(jobs) > 1)
+    if len(jobs) == 1 and not jobs[0].done:
+        _separate(jobs[0], extras, model, say, force)
+        return
+    if any(job.outputs for job in jobs):
+        model()  # what is wrong with it is wrong for all
+    failures: list[str] = []
+    for job in jobs:
+        try:
+            say.done_before(job)
+            if job.outputs:
+                _separate(job, extras, model, say, force)
+        except FlowSepError as error:
+            failures.append(_naming(job, str(error)))
+        except MemoryError:
+            failures.append(_naming(job, WITHOUT_MEMORY))
+        except BrokenPipeError:  # nobody listens any more
+            raise
+        except Exception as error:
+            failures.append(_naming(job, unexpected(error)))
+    for sentence in failures:
+        click.echo(f"{PROGRAM}: {one_line(sentence)}", err=True)
+    if failures:
+        click.echo(f"{PROGRAM}: {len(failures)} of {len(jobs)} recordings failed.", err=True)
+        click.get_current_context().exit(1)
+
+
+def _naming(job: Job, sentence: str) -> str:
+    return sentence if job.name in sentence else f"{job.name}: {sentence}"
+
+
+def _separate(
+    job: Job, extras: Extras, model: Callable[[], tuple[Separator, Settings]], say: _Speaker, force: bool
+) -> None:
+    from .audio_reading import AudioReader
+    from .file_runs import FileRun
+
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FlowSepWarning)
-        result = separator.separate(
-            recording.samples, recording.sample_rate, query, steps, solver, seed, progress
-        )
+        with AudioReader(job.source) as reader:
+            file_run = FileRun(job, reader, extras, force)
+            separator, settings = model()
+            with _progress_bar() as progress:
+                report = file_run.run(separator, settings, progress)
     remarks = [str(warning.message) for warning in caught]
     for remark in remarks:
-        click.echo(f"{PROGRAM}: warning: {remark}", err=True)
-
-    tracks = {"output": result.target, "residual": result.residual, "mixture": recording.samples}
-    _write([(path, tracks[kind]) for kind, path in paths.items() if path is not None], encodings, recording)
-    if as_json:
-        options = {"query": query, "steps": steps, "solver": solver, "seed": seed}
-        answer = _answer(paths, recording, separator, result) | options | {"warnings": remarks}
-        click.echo(json.dumps(answer))
-    else:
-        click.echo(_closing_line(output, separator, result))
+        said = _naming(job, remark) if say.several else remark
+        click.echo(f"{PROGRAM}: warning: {one_line(said)}", err=True)
+    say.done(job, extras, reader, separator, settings, report, remarks)
 
 
-def _argument(name: str) -> click.Parameter:
-    return next(parameter for parameter in command.params if parameter.name == name)
+@dataclass(frozen=True)
+class _Speaker:
+    """Says what was done: in words or as JSON, on stdout unless the sound goes there."""
+
+    as_json: bool
+    on_stderr: bool
+    several: bool
+    """Whether there is more than one recording."""
+
+    def done_before(self, job: Job) -> None:
+        for path in job.done:
+            if self.as_json:
+                answer = {"input": _path(job.source), "output": str(path), "skipped": True}
+                click.echo(json.dumps(answer), err=self.on_stderr)
+            else:
+                click.echo(f"{shown(path)}: done before; --force does it again", err=self.on_stderr)
+
+    def done(
+        self,
+        job: Job,
+        extras: Extras,
+        reader: AudioReader,
+        separator: Separator,
+        settings: Settings,
+        report: Report,
+        remarks: Sequence[str],
+    ) -> None:
+        from .memory import peak_memory
+
+        peak = peak_memory()
+        if not self.as_json:
+            names = ", ".join("standard output" if path is None else shown(path) for _, path in job.outputs)
+            stages = [f"{name.replace('_', ' ')} {spent:.2f} s" for name, spent in report.timings.items()]
+            parts = [", ".join(stages)] if stages else []
+            parts.append(f"real-time factor {report.real_time_factor:.3f}")
+            parts.extend([] if peak is None else [f"peak memory {peak / 1e6:.0f} MB"])
+            parts.append(separator.pipeline.backend.description)
+            click.echo(f"{names}: {'; '.join(parts)}", err=self.on_stderr)
+            return
+        pipeline = separator.pipeline
+        for query, path in job.outputs:
+            answer: dict[str, Any] = {
+                "input": _path(job.source),
+                "output": _path(path),
+                "residual": None if extras.residual is None else str(extras.residual),
+                "mixture": None if extras.mixture is None else str(extras.mixture),
+                "plot": None if extras.plot is None else str(extras.plot),
+                "sample_rate": reader.sample_rate,
+                "channels": reader.channels,
+                "seconds": reader.frames / reader.sample_rate,
+                "bundle": pipeline.manifest.name,
+                "backend": pipeline.backend.name,
+                "description": pipeline.backend.description,
+                "precision": pipeline.precision,
+                "query": query,
+                **asdict(settings),
+                "timings": report.timings,
+                "real_time_factor": report.real_time_factor,
+                "peak_memory": peak,
+                "warnings": list(remarks),
+            }
+            click.echo(json.dumps(answer), err=self.on_stderr)
+
+
+def _path(path: Path | None) -> str:
+    return "-" if path is None else str(path)
 
 
 def _list_backends(as_json: bool) -> None:
@@ -150,56 +317,21 @@ def _list_backends(as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    run(command, PROGRAM, "There is not enough memory for this recording: give a shorter one.")
+    run(command, PROGRAM, WITHOUT_MEMORY)
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+def _progress_bar() -> Iterator[Progress | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    with click.progressbar(length=1, label="separating", file=sys.stderr, show_pos=True) as bar:
+    with click.progressbar(length=1, label="separating", file=sys.stderr, show_percent=True) as bar:
 
-        def report(done: int, total: int) -> None:
-            bar.length = total
+        def report(done: int, total: int | None) -> None:
+            bar.length = total or done + 1
             bar.update(done - bar.pos)
 
         yield report
-
-
-def _write(tracks: list[tuple[Path, Any]], encodings: dict[Path, Encoding], recording: Recording) -> None:
-    from .audio import write_audio
-    from .outputs import replacing
-
-    with replacing([path for path, _ in tracks]) as temporary:
-        for (path, samples), file in zip(tracks, temporary, strict=True):
-            write_audio(file, samples, recording.sample_rate, encodings[path], path)
-
-
-def _answer(
-    paths: dict[str, Path | None], recording: Recording, separator: Separator, result: Separation
-) -> dict[str, Any]:
-    pipeline = separator.pipeline
-    return {
-        **{kind: None if path is None else str(path) for kind, path in paths.items()},
-        "sample_rate": recording.sample_rate,
-        "channels": recording.samples.shape[1],
-        "seconds": len(recording.samples) / recording.sample_rate,
-        "bundle": pipeline.manifest.name,
-        "backend": pipeline.backend.name,
-        "description": pipeline.backend.description,
-        "precision": pipeline.precision,
-        "timings": result.timings,
-        "real_time_factor": result.real_time_factor,
-    }
-
-
-def _closing_line(output: Path, separator: Separator, result: Separation) -> str:
-    stages = ", ".join(
-        f"{stage.replace('_', ' ')} {seconds:.2f} s" for stage, seconds in result.timings.items()
-    )
-    factor = f"real-time factor {result.real_time_factor:.3f}"
-    return f"{shown(output)}: {stages}; {factor}; {separator.pipeline.backend.description}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn, TypeVar
 
 import click
@@ -43,16 +44,19 @@ def engine_options(command: Function) -> Function:
 
 
 def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
-    """Runs a command and ends the process with 0, 1 (failure), 2 (misuse), 130 (interrupted) or 143
-    (terminated).
+    """Runs a command and ends the process with 0, 1 (failure), 2 (misuse), 130 (interrupted), 143
+    (terminated) or 129 (hung up).
 
     Args:
         command: What to run, on the process's arguments.
         program: The console script's name, for messages.
         without_memory: The sentence for a machine with too little memory.
     """
-    # As an exception, so that temporary files are removed on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: _fail(program, "terminated.", 128 + signal.SIGTERM))
+    # As exceptions, so that temporary files are removed on the way out.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no terminal that could hang up
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, lambda number, _: _fail(program, "terminated.", 128 + number))
     try:
         code = command.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -66,16 +70,27 @@ def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
         _fail(program, str(error), error.exit_code)
     except MemoryError:
         _fail(program, without_memory, 1)
+    except BrokenPipeError:
+        # As for other programs of a pipe: who reads no further wants to hear nothing.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except Exception as error:
-        _fail(
-            program,
-            f"Unexpected {type(error).__name__} ({error}): set FLOWSEP_DEBUG=1 to see where, and report it.",
-            1,
-        )
+        _fail(program, unexpected(error), 1)
+
+
+def unexpected(error: Exception) -> str:
+    """The sentence for what this project did not foresee."""
+    return f"Unexpected {type(error).__name__} ({error}): set FLOWSEP_DEBUG=1 to see where, and report it."
+
+
+def one_line(sentence: str) -> str:
+    """A message without line breaks, whatever it quotes."""
+    return " ".join(sentence.split())
 
 
 def _fail(program: str, sentence: str, code: int) -> NoReturn:
     if os.environ.get("FLOWSEP_DEBUG") == "1":
         traceback.print_exc()
-    click.echo(f"{program}: {' '.join(sentence.split())}", err=True)
+    click.echo(f"{program}: {one_line(sentence)}", err=True)
     sys.exit(code)

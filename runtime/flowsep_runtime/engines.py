@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .bundle_files import LARGEST_MANIFEST, inspected
 from .caches import write_whole
 from .checksums import remembered_sha256
 from .errors import BackendError, OptionError, shown
@@ -97,15 +98,17 @@ class EngineSet:
         """
         path = folder / SIDECAR
         try:
+            if inspected(folder, SIDECAR).st_size > LARGEST_MANIFEST:
+                raise RecordError("it is too large")
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and content.get("format") != FORMAT:
                 raise RecordError(f"format {content.get('format')} and not {FORMAT}")
             entry = from_json(cls, content)
             for engine in entry.engines.values():
-                plan = folder / engine.plan.name
-                if plan.parent != folder or remembered_sha256(plan) != engine.plan.sha256:
+                inspected(folder, engine.plan.name)
+                if remembered_sha256(folder / engine.plan.name) != engine.plan.sha256:
                     raise RecordError(f"{engine.plan.name} was changed")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise BackendError(
                 f"{shown(path)} is damaged ({error}): remove its folder and run flowsep-export --tensorrt."
             ) from None

@@ -30,14 +30,44 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from .bundle_files import (
+    LARGEST_GRAPH,
+    LARGEST_TOKENIZER,
+    RefusedFileError,
+    check_graph,
+    inspected,
+    is_plain_name,
+    naming,
+    read_json,
+)
+from .bundle_files import (
+    MANIFEST_NAME as MANIFEST_NAME,
+)
 from .checksums import remembered_sha256, sha256_of
 from .errors import BundleError, shown
 from .records import RecordError, from_json
 from .solvers import SOLVERS
 
 FORMAT = 1
-MANIFEST_NAME = "manifest.json"
-LARGEST_MANIFEST = 16 << 20  # bytes; a manifest is some kilobytes, and a stranger's must not fill the memory
+LARGEST_ARRAY = 1 << 28  # numbers; a stranger's sizes must not fill it either
+
+#: The largest size that makes sense, so that no product of them overflows; see `LARGEST_ARRAY` too.
+LARGEST_SIZES: Mapping[str, int] = {
+    "text_width": 1 << 16,
+    "sample_rate": 768_000,
+    "hop_length": 1 << 16,
+    "clip_samples": 1 << 26,  # more than an hour
+    "mel_bins": 1 << 12,
+    "latent_channels": 1 << 12,
+    "latent_frequencies": 1 << 12,
+    "latent_stride": 1 << 10,
+    "frame_multiple": 1 << 16,
+    "text_length": 1 << 14,
+    "default_steps": 10_000,
+    "fast_steps": 10_000,
+    "vocoder_tail": 1 << 20,
+}
+DTYPES = ("float32", "int64")
 
 #: The names that a graph's inputs and outputs must have, in order.
 GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -217,7 +247,7 @@ class Manifest:
                 one.
         """
         folder = Path(folder)
-        content = _read_json(folder)
+        content = read_json(folder)
         where = shown(folder / MANIFEST_NAME)
         version = content.get("format")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
@@ -270,9 +300,13 @@ class Manifest:
         """
         for field in dataclasses.fields(self.model):
             least = 0 if field.name == "vocoder_tail" else 1
-            value = getattr(self.model, field.name)
-            if isinstance(value, int) and value < least:
+            value, most = getattr(self.model, field.name), LARGEST_SIZES.get(field.name)
+            if not isinstance(value, int) or most is None:
+                continue
+            if value < least:
                 raise RecordError(f"model.{field.name} must be at least {least}")
+            if value > most:
+                raise RecordError(f"model.{field.name} must be at most {most}")
         model = self.model
         if model.fast_solver not in SOLVERS:
             raise RecordError(f"model.fast_solver is {model.fast_solver!r}, which this version does not have")
@@ -280,6 +314,14 @@ class Manifest:
             raise RecordError("model.clip_samples must be a multiple of hop_length x frame_multiple")
         if model.frame_multiple % model.latent_stride:
             raise RecordError("model.frame_multiple must be a multiple of latent_stride")
+        latent = model.latent_channels * model.latent_frequencies * model.clip_frames
+        if (
+            max(latent, model.mel_bins * model.clip_frames, model.text_width * model.text_length)
+            > LARGEST_ARRAY
+        ):
+            raise RecordError("the sizes of model together are too large")
+        if not 0 <= self.tokenizer.pad_id < 1 << 31:
+            raise RecordError("tokenizer.pad_id must be a token")
         missing = [name for name in GRAPHS if name not in self.graphs]
         if missing:
             raise RecordError(f"graph {missing[0]} is missing")
@@ -289,6 +331,11 @@ class Manifest:
             inputs, outputs = GRAPHS[name]
             if not graph.files:
                 raise RecordError(f"graph {name} has no file")
+            # Engines go by the ending too, and other formats name other files in other ways.
+            if not graph.files[0].name.endswith(".onnx"):
+                raise RecordError(f"graph {name} is in no .onnx file")
+            for tensor in (*graph.inputs, *graph.outputs):
+                self._check_tensor(name, tensor)
             for kind, tensors, wanted in (
                 ("inputs", graph.inputs, inputs),
                 ("outputs", graph.outputs, outputs),
@@ -302,9 +349,28 @@ class Manifest:
             unknown = [name for name in entry.graphs if name not in self.graphs]
             if unknown:
                 raise RecordError(f"stage {stage} names the unknown graph {unknown[0]}")
-        for name in [self.tokenizer.file, *(file.name for file in self.files())]:
-            if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
+        entries = {file.name: file for file in self.files()}
+        for _, graph in self._entries():
+            for file in graph.files:
+                if entries[file.name] != file:
+                    raise RecordError(f"{file.name} has two checksums")
+        for name in [self.tokenizer.file, *entries]:
+            if not is_plain_name(name):
                 raise RecordError(f"{name!r} is not a plain file name")
+
+    def _check_tensor(self, graph: str, tensor: TensorEntry) -> None:
+        model = self.model
+        if tensor.dtype not in DTYPES:
+            raise RecordError(f"{tensor.name} of graph {graph} is neither {' nor '.join(DTYPES)}")
+        sizes = {"samples": model.clip_samples, "frames": model.clip_frames, "t": model.clip_frames}
+        numbers = 1
+        for axis in tensor.shape:
+            size = axis if isinstance(axis, int) else sizes.get(axis, 1)
+            if size < 1:
+                raise RecordError(f"{tensor.name} of graph {graph} has an axis of {size}")
+            numbers *= size
+            if numbers > LARGEST_ARRAY:
+                raise RecordError(f"{tensor.name} of graph {graph} is too large")
 
     def _entries(self) -> Iterator[tuple[str, GraphEntry]]:
         """Every graph and every variant, with the graph's name."""
@@ -312,48 +378,20 @@ class Manifest:
             yield from graphs.items()
 
     def _check_files(self, folder: Path) -> None:
+        graphs = {graph.files[0].name for _, graph in self._entries()}
         expected = [(file.name, file.bytes, file.sha256) for file in self.files()]
         for name, size, sha256 in [*expected, (self.tokenizer.file, None, self.tokenizer.sha256)]:
-            path = folder / name
-            try:
-                found = path.stat().st_size
+            with naming(folder / name):
+                found = inspected(folder, name).st_size
                 if size is not None and found != size:
-                    raise BundleError(
-                        f"{shown(path)} was changed after the export ({found} bytes and not {size}): "
-                        "export the bundle again."
-                    )
-                digest = remembered_sha256(path)
-            except FileNotFoundError:
-                raise BundleError(f"{shown(path)} is missing from the bundle: export it again.") from None
-            except OSError as error:
-                raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
-            if digest != sha256:
-                raise BundleError(
-                    f"{shown(path)} was changed after the export (other checksum): export the bundle again."
-                )
-
-
-def _read_json(folder: Path) -> dict[str, object]:
-    path = folder / MANIFEST_NAME
-    try:
-        if not os.path.lexists(folder):
-            raise BundleError(f"There is no bundle at {shown(folder)}: give a folder of flowsep-export.")
-        with path.open("rb") as file:
-            text = file.read(LARGEST_MANIFEST + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise BundleError(
-            f"{shown(folder)} is no bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
-        ) from None
-    except OSError as error:
-        raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
-    except ValueError:  # a NUL in the name
-        raise BundleError(f"{shown(folder)} is no folder name: give a folder of flowsep-export.") from None
-    if len(text) > LARGEST_MANIFEST:
-        raise BundleError(f"{shown(path)} is far too large to be a manifest: export the bundle again.")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        raise BundleError(f"{shown(path)} is not valid JSON: export the bundle again.") from None
-    if not isinstance(content, dict):
-        raise BundleError(f"{shown(path)} is no FlowSep manifest: export the bundle again.")
-    return content
+                    raise RefusedFileError(f"was changed after the export ({found} bytes and not {size})")
+                if size is None and found > LARGEST_TOKENIZER:
+                    raise RefusedFileError("is too large for a tokenizer")
+                if name in graphs and found > LARGEST_GRAPH:
+                    raise RefusedFileError("is too large for a graph")
+                if remembered_sha256(folder / name) != sha256:
+                    raise RefusedFileError("was changed after the export (other checksum)")
+        for _, graph in self._entries():
+            first, *data = (file.name for file in graph.files)
+            with naming(folder / first):
+                check_graph(folder, first, data)

@@ -160,3 +160,17 @@ def test_the_quoted_errors_are_those_of_the_code(page: str, at_least: int) -> No
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_no_number_is_still_to_be_measured(page: Path) -> None:
     assert "<!-- measured" not in page.read_text(encoding="utf-8")
+
+
+def test_every_row_of_the_fault_table_has_its_test() -> None:
+    rows = [
+        line
+        for line in (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith(("| ---", "| input"))
+    ]
+    assert len(rows) > 50
+    for row in rows:
+        found = re.search(r"`(\w+\.py)::(\w+)` \|$", row)
+        assert found, row
+        source = (ROOT / "tests" / "runtime" / found[1]).read_text(encoding="utf-8")
+        assert f"def {found[2]}(" in source, row

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from flowsep_runtime import Pipeline, Separator
+from flowsep_runtime import Pipeline, Separator, cli
 
+from .command import Run
 from .toy_bundle import Reference, write_toy_bundle
 
 
@@ -53,3 +57,21 @@ def mixture(tmp_path: Path) -> Path:
     samples = np.random.default_rng(1).uniform(-0.4, 0.4, (22050, 2))
     soundfile.write(path, samples, 22050, "PCM_24")
     return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """The console script's entry point, called in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["flowsep-run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out, err
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..arrays import Array
 from ..errors import BackendError, shown
 from ..manifest import Manifest
-from . import Arithmetic, give_memory_back, threads_in_words
+from . import Arithmetic, give_memory_back, offline, threads_in_words
 from .locks import GraphLocks
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class OnnxRuntimeCpu:
             return self._sessions[graph]
 
     def _open_session(self, path: Path) -> InferenceSession:
-        import onnxruntime
+        onnxruntime = offline.onnxruntime()
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

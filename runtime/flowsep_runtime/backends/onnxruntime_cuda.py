@@ -23,7 +23,7 @@ from ..engines import Range
 from ..errors import BackendError, OptionError, shown
 from ..manifest import Manifest
 from ..solvers import euler_steps, solver_named
-from . import Arithmetic, Schedule, refuse_half
+from . import Arithmetic, Schedule, offline, refuse_half
 from .cuda_libraries import missing_library, why_no_driver
 from .ort_shapes import GraphShapes
 
@@ -39,7 +39,7 @@ def why_not() -> str | None:
     """None if ONNX Runtime's CUDA provider and a GPU are here, else what is missing."""
     if find_spec("onnxruntime") is None:
         return "onnxruntime is not installed, run: pip install 'flowsep-engine[gpu]'"
-    import onnxruntime
+    onnxruntime = offline.onnxruntime()
 
     if PROVIDER not in onnxruntime.get_available_providers():
         return "this onnxruntime is for CPUs: replace it by pip install 'flowsep-engine[gpu]'"
@@ -279,7 +279,7 @@ def open_session(path: Path, sizes: Mapping[str, int], options: Mapping[str, str
     Raises:
         BackendError: If ONNX Runtime refuses the graph, or would run some of it on the CPU.
     """
-    import onnxruntime
+    onnxruntime = offline.onnxruntime()
 
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
@@ -308,7 +308,7 @@ class _Binding:
         outputs: Mapping[str, OrtArray],
         number: int,
     ) -> None:
-        import onnxruntime
+        onnxruntime = offline.onnxruntime()
 
         self._graph = graph
         self._session = session

@@ -29,7 +29,7 @@ from ..arrays import Array
 from ..caches import cache_folder, keep_newest, recall, remember
 from ..errors import BackendError, FlowSepWarning, shown
 from ..manifest import Manifest
-from . import Arithmetic, give_memory_back, threads_in_words
+from . import Arithmetic, give_memory_back, offline, threads_in_words
 from .locks import GraphLocks
 from .trials import Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
 
@@ -87,16 +87,14 @@ def open(
 
 @cache
 def _core() -> Core:
-    import openvino
-
-    return openvino.Core()
+    core: Core = offline.openvino().Core()
+    return core
 
 
 @cache
 def _front_end() -> FrontEnd:
-    from openvino.frontend import FrontEndManager
-
-    return FrontEndManager().load_by_framework("onnx")
+    front_end: FrontEnd = offline.openvino().frontend.FrontEndManager().load_by_framework("onnx")
+    return front_end
 
 
 def _capabilities() -> list[str]:
@@ -283,11 +281,9 @@ class OpenVino:
 
     def _key(self, graph: str, shapes: Shapes, *how: str) -> str:
         """Of what is remembered: the graph's files, the engine, the processor, and how the graph is run."""
-        import openvino
-
         files = [file.sha256 for file in self._manifest.graph(graph, self.name).files]
         processor = _core().get_property("CPU", "FULL_DEVICE_NAME"), _capabilities()
-        parts = files, openvino.__version__, processor, sorted(shapes.items()), how
+        parts = files, offline.openvino().__version__, processor, sorted(shapes.items()), how
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
