@@ -25,6 +25,7 @@ from .manifest import ModelEntry
 from .noise import NoiseTrack
 from .pipeline import Pipeline
 from .resident import Clip, StageContext
+from .vocoding import ChunkedVocoder
 from .windows import Weights, cross_fade, shares
 
 Joining: TypeAlias = Literal["joint", "cross-fade", "none"]
@@ -33,9 +34,6 @@ JOININGS: tuple[Joining, ...] = get_args(Joining)
 #: Of a window, shared with the next.
 OVERLAPS = {"joint": 1 / 4, "cross-fade": 1 / 8, "none": 0}
 GROUP = 4  # joint windows that are solved together
-#: Mel frames on either side that a frame's waveform depends on. By SPEC section 6 the stages of BigVGAN reach
-#: 3 + 22 + 6 + 3 + 2 + 1 frames, each one's convolutions and filters added up at its rate; rounded up.
-VOCODER_REACH = 48
 SILENT = np.float32(np.log(1e-5))  # the log-mel spectrogram of silence, SPEC section 1
 
 
@@ -76,24 +74,23 @@ class LongForm:
         self._solver = GroupSolver(pipeline, model, request, self._overlap, batch, stage, advance)
         self._noise = NoiseTrack(model, request.seed)
         self._windows: list[Window] = []
-        self._heard = False
+        #: Whether anything but silence came so far, as far as windows were cut.
+        self.heard = False
         self._waiting = 0  # the last so many of them are not solved yet
         self._planned = False  # whether the recording's last window is among them
         self._audio = np.zeros((0, channels), np.float32)
         self._audio_from = 0  # samples
         self._length: int | None = None  # samples, once it is known
-        # Joint: sums of weighted spectrograms, and of the weights; then frames that have their waveform.
-        self._summed = np.zeros((0, *self._tracks, model.mel_bins), np.float32)
-        self._cover = np.zeros((0, channels), np.float32)
-        self._summed_from = self._vocoded = 0  # mel frames
-        # Alone: what the next window takes over from.
-        self._tail = np.zeros((0, *self._tracks), np.float32)
         self._given = 0  # samples
-
-    @property
-    def heard(self) -> bool:
-        """Whether anything but silence came so far, as far as windows were cut."""
-        return self._heard
+        # Joint: sums of weighted spectrograms and of the weights, from the first mel frame not averaged yet.
+        self._sums = np.zeros((0, *self._tracks, model.mel_bins), np.float32)
+        self._cover = np.zeros((0, channels), np.float32)
+        self._averaged = 0
+        self._vocoder = ChunkedVocoder(
+            self._solver.vocode, model.clip_frames, model.hop_length, float(SILENT)
+        )
+        # Alone: what the next window takes over from.
+        self._tail = np.zeros((0, channels * len(request.queries)), np.float32)
 
     def push(self, block: Floats) -> Iterator[Floats]:
         """More of the recording."""
@@ -103,7 +100,9 @@ class LongForm:
     def finish(self) -> Iterator[Floats]:
         """The recording is over: what is left of the targets."""
         self._length = self._audio_from + len(self._audio)
-        return self._go_on()
+        yield from self._go_on()
+        if len(self._tail):  # the last window ended with the recording, and no other was needed
+            yield self._tail.reshape(-1, *self._tracks)
 
     def offsets(self, positions: Weights) -> NDArray[np.float64]:
         """The constant [positions, channels] that is no sound, at positions (in latent frames) for which
@@ -113,7 +112,7 @@ class LongForm:
 
     def forget_before(self, position: float) -> None:
         """No `offsets` will be asked for before that latent frame."""
-        keep = min(position, self._vocoded / self._stride if self._joint else position)
+        keep = min(position, self._given / self._per_frame)
         solved = len(self._windows) - self._waiting
         while solved > 1 and self._windows[0].start + self._frames <= keep:
             del self._windows[0]
@@ -145,7 +144,7 @@ class LongForm:
                 start = min(start, max(0, frames - self._frames))
             level = level_of(self._samples(start, start + self._frames))
             self._windows.append(Window(start, level))
-            self._heard = self._heard or bool(level.sounding.any())
+            self.heard = self.heard or bool(level.sounding.any())
             self._waiting += 1
 
     def _next_group(self) -> list[Window]:
@@ -164,63 +163,39 @@ class LongForm:
             waveform[:, : len(samples)] = ((samples - level.offset).astype(np.float32) * level.gain).T
         sounding = np.stack([window.level.sounding for window in group])
         log_mels = self._solver.log_mels(Group(starts, waveforms, sounding), joined=True)
-        self._add(group, log_mels)
-        known = starts[-1] + self._frames - (0 if is_last else self._overlap)
-        yield from self._vocode(known * self._stride, is_last)
+        end = (starts[-1] + self._frames - (0 if is_last else self._overlap)) * self._stride
+        known = self._spectrograms(group, log_mels, end)
+        for samples in self._vocoder.push(known.reshape(len(known), -1, known.shape[3]), is_last):
+            # The last frame may go on for a while after the last sample.
+            samples = samples[: None if self._length is None else self._length - self._given]
+            if not len(samples):
+                return
+            level = self._levels(self._given, len(samples))
+            self._given += len(samples)
+            scale = (level.presence / level.gain)[:, :, None]
+            yield samples.reshape(len(samples), *self._tracks) * scale
 
-    def _add(self, group: list[Window], log_mels: Floats) -> None:
-        """Adds the spectrograms [N, C, Q, T, 64] of windows to the recording's, each with its weight."""
-        begin, end = self._summed_from, (group[-1].start + self._frames) * self._stride
-        more = ((0, end - begin - len(self._summed)), *[(0, 0)] * 3)
-        self._summed, self._cover = np.pad(self._summed, more), np.pad(self._cover, more[:2])
+    def _spectrograms(self, group: list[Window], log_mels: Floats, end: int) -> Floats:
+        """Averages the windows' spectrograms [N, C, Q, T, 64] -> those of the recording [n, C, Q, 64], up to
+        the frame `end`, from which on the next window has a share."""
+        begin, last = self._averaged, (group[-1].start + self._frames) * self._stride
+        missing = last - begin - len(self._sums)
+        sums = np.pad(self._sums, ((0, missing), *[(0, 0)] * 3))
+        cover = np.pad(self._cover, ((0, missing), (0, 0)))
         for window, spectrogram in zip(group, log_mels, strict=True):
-            last = (window.start + self._frames) * self._stride
-            first = max(begin, window.start * self._stride)
-            near = self._touching(first / self._stride, last / self._stride)
-            positions = (np.arange(first, last) + 0.5) / self._stride
+            # A recording's last window may begin before what has been averaged.
+            start = window.start * self._stride
+            positions = (np.arange(max(begin, start), start + self._model.clip_frames) + 0.5) / self._stride
+            near = self._touching(positions[0], positions[-1])
             weights = shares([each.start for each in near], self._frames, self._overlap, positions)
             weight = np.outer(weights[near.index(window)], window.level.sounding).astype(np.float32)
-            span = slice(first - begin, last - begin)
-            self._cover[span] += weight
-            known = spectrogram[:, :, first - window.start * self._stride :].transpose(2, 0, 1, 3)
-            self._summed[span] += weight[:, :, None, None] * known
-
-    def _vocode(self, known: int, is_last: bool) -> Iterator[Floats]:
-        """Waveforms as far as spectrograms are known: in chunks of a clip that overlap by what a waveform
-        depends on, so that they are those of one run over everything."""
-        length = self._model.clip_frames
-        reach = min(VOCODER_REACH, length // 4)
-        while self._vocoded < known:
-            first = max(0, self._vocoded - reach)
-            if first + length > known:
-                if not is_last:
-                    break
-                first = known - length
-            until = known if is_last and first + length == known else first + length - reach
-            yield self._waveforms(first, self._vocoded, until)
-            self._vocoded = until
-        useless = max(0, self._vocoded - length - self._summed_from)
-        self._summed, self._cover = self._summed[useless:].copy(), self._cover[useless:].copy()
-        self._summed_from += useless
-
-    def _waveforms(self, first: int, begin: int, end: int) -> Floats:
-        """Targets in mel frames `begin` to `end`, from a clip that starts at `first`."""
-        hop, chunk = self._model.hop_length, slice(first - self._summed_from, None)
-        cover = self._cover[chunk][: self._model.clip_frames]
-        summed = self._summed[chunk][: self._model.clip_frames]
-        covered = np.where(cover > 0, cover, 1)[:, :, None, None]
-        log_mels = np.where(cover[:, :, None, None] > 0, summed / covered, SILENT)
-        samples = end * hop if self._length is None else min(end * hop, self._length)
-        targets = np.zeros((samples - begin * hop, *self._tracks), np.float32)
-        heard = np.flatnonzero(cover[begin - first : end - first].any(axis=0))
-        if len(heard):
-            rows = log_mels[:, heard].transpose(1, 2, 0, 3).reshape(-1, *log_mels.shape[::3])
-            span = slice((begin - first) * hop, (begin - first) * hop + len(targets))
-            waveforms = self._solver.vocode(rows)[:, span]
-            targets[:, heard] = waveforms.reshape(len(heard), -1, len(targets)).transpose(2, 0, 1)
-            level = self._levels(begin * hop, len(targets))
-            targets *= (level.presence / level.gain)[:, :, None]
-        return targets
+            span = slice(max(begin, start) - begin, start + self._model.clip_frames - begin)
+            cover[span] += weight
+            sums[span] += weight[:, :, None, None] * spectrogram[:, :, -len(weight) :].transpose(2, 0, 1, 3)
+        known = end - begin
+        self._sums, self._cover, self._averaged = sums[known:].copy(), cover[known:].copy(), end
+        weight = cover[:known, :, None, None]
+        return np.where(weight > 0, sums[:known] / np.where(weight > 0, weight, np.float32(1)), SILENT)
 
     def _solve_alone(self, group: list[Window], is_last: bool) -> Iterator[Floats]:
         (window,) = group
@@ -239,15 +214,13 @@ class LongForm:
         # A last window may begin before what was given already.
         begin = window.start * self._per_frame
         piece, begin = piece[max(0, self._given - begin) :], max(0, begin - self._given)
-        track = np.zeros((begin + len(piece), piece[0].size), np.float32)
         known = len(self._tail)
-        track[:known] = self._tail.reshape(known, -1)
+        track = np.pad(self._tail, ((0, begin + len(piece) - known), (0, 0)))
         cross_fade(track, known, piece.reshape(len(piece), -1), begin, known)
         settled = len(track) - (0 if is_last else self._overlap * self._per_frame)
-        targets = track.reshape(len(track), *self._tracks)
-        self._tail = targets[settled:].copy()
+        self._tail = track[settled:].copy()
         self._given += settled
-        yield targets[:settled]
+        yield track[:settled].reshape(settled, *self._tracks)
 
     def _generate(self, start: int, waveforms: Floats) -> Floats:
         """Normalised waveforms [C, S] of one window -> its targets' [C, Q, S + 32]."""

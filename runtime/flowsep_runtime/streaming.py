@@ -109,14 +109,16 @@ def parts(blocks: Iterable[Floats], sample_rate: float, work: Work) -> Generator
 def _portions(blocks: Iterable[Floats], least: int, most: int) -> Iterator[Floats]:
     """The same samples in pieces that are neither tiny nor huge, but for the last."""
     waiting: list[Floats] = []
+    count = 0
     for block in blocks:
         waiting.append(block)
-        if sum(map(len, waiting)) < least:
+        count += len(block)
+        if count < least:
             continue
         joined = np.concatenate(waiting) if len(waiting) > 1 else block
         for first in range(0, len(joined), most):
             yield joined[first : first + most]
-        waiting = []
+        waiting, count = [], 0
     if waiting:
         yield np.concatenate(waiting)
 
@@ -173,6 +175,7 @@ class _Stream:
         ]
         per_frame = work.model.hop_length * work.model.latent_stride
         self._frames_a_sample = work.model.sample_rate / sample_rate / per_frame
+        self._offset = np.zeros(heard)
         self._start = 0  # of the next part
         self._mixture = np.zeros((0, channels), np.float32)
         self._targets = np.zeros((0, heard, work.queries), np.float32)
@@ -183,12 +186,15 @@ class _Stream:
             long = work.open(self._heard)
         waiting = list(head)
         head.clear()  # the caller's reference too: nothing is kept longer than it is needed
+        # Taken off before resampling, where a constant that sets in and ends would be two clicks.
+        first = int(work.model.clip_samples * self._rate / work.model.sample_rate)
+        self._offset = work.heard(np.concatenate(waiting)[:first]).mean(axis=0, dtype=np.float64)
         taken = 0
         for block in _after(waiting, rest):
             taken += len(block)
             self._mixture = np.concatenate([self._mixture, block])
             with work.clock("resample"):
-                waveform = self._incoming.push(work.heard(block))
+                waveform = self._incoming.push((work.heard(block) - self._offset).astype(np.float32))
             # As a list: between parts the caller has the word, and others the model.
             with work.alone():
                 pieces = list(long.push(waveform))
@@ -223,7 +229,7 @@ class _Stream:
                 first = self._start + known
                 positions = (np.arange(first, first + len(more)) + 0.5) * self._frames_a_sample
                 long.forget_before(positions[0])
-                offsets = long.offsets(positions)
+                offsets = self._offset + long.offsets(positions)
                 # A constant offset is no sound: it stays in the residual.
                 sound = (sound - offsets).astype(np.float32)
                 mixture = (mixture - offsets).astype(np.float32)
