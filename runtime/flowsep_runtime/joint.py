@@ -155,7 +155,7 @@ class GroupSolver:
     def _attempt(
         self, group: Group, mixtures: Floats, mean: Floats, std: Floats, noise: NoiseTrack, past: _Past | None
     ) -> _Attempt:
-        windows, channels = np.nonzero(group.sounding)
+        windows, channels = (indices.tolist() for indices in np.nonzero(group.sounding))
         begin, end = group.starts[0], group.starts[-1] + self._frames
         posterior, start = noise.frames(begin, end)
         spans = [slice(s - begin, s - begin + self._frames) for s in group.starts]
@@ -164,9 +164,9 @@ class GroupSolver:
         tracks = group.sounding.shape[1] * queries
         weights = shares(group.starts, self._frames, self._overlap, np.arange(begin, end) + 0.5)
         # Never quite nothing: where its neighbour is silent, a window has its frames to itself.
-        weights = np.maximum(weights, 1e-6).astype(np.float32)
+        least: Floats = np.maximum(weights, 1e-6).astype(np.float32)
         rows = [
-            _Row(channel * queries + query, spans[window].start, row, query, weights[window, spans[window]])
+            _Row(channel * queries + query, spans[window].start, row, query, least[window, spans[window]])
             for row, (window, channel) in enumerate(zip(windows, channels, strict=True))
             for query in range(queries)
         ]

@@ -25,7 +25,7 @@ class _Filter:
     """Frames of a signal (Hann, 75 % overlap) and the mask `min(1, |target| / |reference|)` on them."""
 
     def __init__(self, sample_rate: float, band: float) -> None:
-        self.size = max(16, 2 ** round(math.log2(WINDOW_SECONDS * sample_rate)))
+        self.size: int = max(16, 2 ** round(math.log2(WINDOW_SECONDS * sample_rate)))
         self.hop = self.size // 4
         phase = 2 * np.pi * np.arange(self.size) / self.size
         self._window = (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
@@ -40,7 +40,7 @@ class _Filter:
     def count(self, samples: int) -> int:
         """Frames that a whole signal has: with size - hop zeros before the first sample, every sample lies in
         exactly four."""
-        return -(-(samples + self.size - self.hop) // self.hop)
+        return math.ceil((samples + self.size - self.hop) / self.hop)
 
     def mask(self, reference: Floats, target: Floats) -> Floats:
         """Frames of both -> mask [frames, bins]."""

@@ -32,5 +32,7 @@ class NoiseTrack:
             del self._clips[0]
             self._first += self._length
         span = slice(begin - self._first, end - self._first)
-        posterior, start = zip(*self._clips, strict=True)
-        return np.concatenate(posterior, axis=2)[:, :, span], np.concatenate(start, axis=2)[:, :, span]
+        posterior, start = (
+            np.concatenate(each, axis=2)[:, :, span] for each in zip(*self._clips, strict=True)
+        )
+        return posterior, start

@@ -222,7 +222,7 @@ class Separator:
         self,
         audio: ArrayLike,
         sample_rate: float,
-        query: Sequence[str],
+        query: list[str] | tuple[str, ...],
         steps: int | None = None,
         solver: str | None = None,
         seed: int = 0,

@@ -227,7 +227,9 @@ class _Stream:
             sound = work.heard(mixture)
             if len(more):
                 first = self._start + known
-                positions = (np.arange(first, first + len(more)) + 0.5) * self._frames_a_sample
+                positions = (
+                    np.arange(first, first + len(more), dtype=np.float64) + 0.5
+                ) * self._frames_a_sample
                 long.forget_before(positions[0])
                 offsets = self._offset + long.offsets(positions)
                 # A constant offset is no sound: it stays in the residual.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -244,6 +245,22 @@ def test_streams_and_threads_do_not_disturb_each_other(toy_bundle: Path) -> None
         for seed, audio in enumerate(audios):
             alone = separator.separate(audio, RATE, "rain", steps=2, seed=seed)
             assert np.array_equal(results[seed][:, 0], alone.target)
+
+
+@pytest.mark.parametrize("windows", JOININGS)
+def test_memory_does_not_grow_with_the_length(separator: Separator, windows: Any) -> None:
+    def peak(clips: int) -> int:
+        blocks = (noise(CLIP, 2, seed=number) for number in range(clips))
+        tracemalloc.start()
+        try:
+            for _ in separator.stream(blocks, 44_100, "rain", steps=1, windows=windows):
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(20)
+    assert peak(100) <= 1.1 * peak(20)
 
 
 def test_progress_counts_to_its_end(separator: Separator) -> None:
