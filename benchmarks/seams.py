@@ -93,7 +93,7 @@ def _jump(spectrogram: NDArray[np.float32], place: int) -> float:
 @click.option("--manifest", type=FILE, required=True, help="Test set of flowsep-eval.")
 @click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
 @click.option("--backend", default="auto", show_default=True, help="Engine.")
-@click.option("--seconds", type=click.FloatRange(15), default=57.0, show_default=True, help="Of a mixture.")
+@click.option("--seconds", type=click.FloatRange(5), default=57.0, show_default=True, help="Of a mixture.")
 @click.option("--mixtures", "count", type=click.IntRange(1), default=12, show_default=True, help="How many.")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
