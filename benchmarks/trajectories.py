@@ -12,7 +12,7 @@ from flowsep_eval.manifest import Item
 from flowsep_runtime import Pipeline
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.audio import centred
-from flowsep_runtime.separator import PEAK
+from flowsep_runtime.levels import PEAK
 from flowsep_runtime.text import Tokenizer
 
 

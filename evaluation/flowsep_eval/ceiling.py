@@ -7,7 +7,8 @@ import numpy as np
 from flowsep_eval.mel import Floats
 from flowsep_runtime import Pipeline
 from flowsep_runtime.audio import SILENCE, centred
-from flowsep_runtime.separator import OVERLAP, PEAK
+from flowsep_runtime.levels import PEAK
+from flowsep_runtime.longform import OVERLAPS
 from flowsep_runtime.windows import cross_fade, window_starts
 
 
@@ -25,7 +26,8 @@ def through_autoencoder_and_vocoder(pipeline: Pipeline, target: Floats, mixture:
     model = pipeline.manifest.model
     rendered = np.zeros((len(target), 1), np.float32)
     known = 0
-    for start in window_starts(len(target), model.clip_samples, int(model.clip_samples * OVERLAP)):
+    overlap = int(model.clip_samples * OVERLAPS["cross-fade"])
+    for start in window_starts(len(target), model.clip_samples, overlap):
         window = slice(start, start + model.clip_samples)
         peak = np.abs(centred(mixture[window, None])).max()
         sound = centred(target[window, None])[:, 0]
@@ -36,5 +38,5 @@ def through_autoencoder_and_vocoder(pipeline: Pipeline, target: Floats, mixture:
             waveform[0, : len(sound)] = sound * gain
             mean, _ = pipeline.encode_mixture(pipeline.log_mel(waveform))
             piece[:, 0] = pipeline.vocode(pipeline.decode_latent(mean))[0, : len(sound)] / gain
-        known = cross_fade(rendered, known, piece, start)
+        known = cross_fade(rendered, known, piece, start, min(overlap, known))
     return rendered[:, 0]

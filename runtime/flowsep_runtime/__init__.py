@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .pipeline import Pipeline
     from .separator import Separation, Separator
+    from .streaming import Part, Parts
 
 _HOME = {
     "AudioError": "errors",
@@ -39,6 +40,8 @@ _HOME = {
     "Manifest": "manifest",
     "OptionError": "errors",
     "OutputError": "errors",
+    "Part": "streaming",
+    "Parts": "streaming",
     "Pipeline": "pipeline",
     "QueryError": "errors",
     "Separation": "separator",
@@ -54,6 +57,8 @@ __all__ = [
     "Manifest",
     "OptionError",
     "OutputError",
+    "Part",
+    "Parts",
     "Pipeline",
     "QueryError",
     "Separation",

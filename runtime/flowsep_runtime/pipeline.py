@@ -27,10 +27,17 @@ from .solvers import solver_named
 
 
 @dataclass(frozen=True)
-class _Invariants:
-    mixture_features: Floats
+class QueryFeatures:
+    """What the velocity network makes of queries, the same at every step: [B, 50, K] and [B, 1, 1, 50]."""
+
     keys_values: Floats
     mask_bias: Floats
+
+
+@dataclass(frozen=True)
+class _Invariants:
+    mixture_features: Floats
+    query: QueryFeatures
 
 
 class Pipeline:
@@ -161,9 +168,42 @@ class Pipeline:
         times = _floats(t)
         if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, len(state))):
             raise ValueError(f"t must be a scalar or [batch]: {times.shape}")
-        (features,) = self._run("velocity_time", t=np.atleast_1d(times))
+        features = self.time_features(np.atleast_1d(times))
         invariants = self._invariants(len(state), state.shape[2], mixture_latent, text, mask)
-        return self._velocity(state, features, invariants)
+        return self.velocity_from(state, features, invariants.mixture_features, invariants.query)
+
+    def query_features(self, text: ArrayLike, mask: ArrayLike) -> QueryFeatures:
+        """Hidden states [B, 50, D] and mask [B, 50] -> their keys and values, for `velocity_from`."""
+        hidden, ones = _floats(text), _floats(mask)
+        model = self.manifest.model
+        if hidden.ndim != 3 or hidden.shape[1:] != (model.text_length, model.text_width):
+            raise ValueError(f"text must be [batch, {model.text_length}, {model.text_width}]: {hidden.shape}")
+        if ones.shape != hidden.shape[:2]:
+            raise ValueError(f"mask must be [batch, {model.text_length}] with text's batch: {ones.shape}")
+        return QueryFeatures(*self._run("velocity_text", text=hidden, mask=ones))
+
+    def mixture_features(self, mixture_latent: ArrayLike) -> Floats:
+        """Mixture latent [B, 8, t, 16] -> its share of the first convolution [B, C, t, 16], for
+        `velocity_from`."""
+        return self._run("velocity_mixture", mixture_latent=self._latent(mixture_latent, "mixture_latent"))[0]
+
+    def time_features(self, times: ArrayLike) -> Floats:
+        """Times [steps] in [0, 1] -> their features [steps, E], for `velocity_from`."""
+        return self._run("velocity_time", t=_floats(times))[0]
+
+    def velocity_from(
+        self, x: Floats, time_features: Floats, mixture_features: Floats, query: QueryFeatures
+    ) -> Floats:
+        """`velocity` with all done that does not depend on the state: x [B, 8, t, 16], one row of time
+        features or B, the others of batch B."""
+        return self._run(
+            "velocity",
+            x=x,
+            mixture_features=mixture_features,
+            time_features=_of_batch(time_features, len(x), "t"),
+            keys_values=query.keys_values,
+            mask_bias=query.mask_bias,
+        )[0]
 
     def solve(
         self,
@@ -194,7 +234,7 @@ class Pipeline:
         if steps < 1:
             raise OptionError(f"steps must be at least 1 and not {steps}.")
         x = self._latent(noise, "noise")
-        (time_features,) = self._run("velocity_time", t=method.times(steps))
+        time_features = self.time_features(method.times(steps))
         invariants = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
         if isinstance(self.backend, SolverLoop):
             schedule = Schedule(
@@ -203,15 +243,17 @@ class Pipeline:
                 x,
                 time_features,
                 invariants.mixture_features,
-                invariants.keys_values,
-                invariants.mask_bias,
+                invariants.query.keys_values,
+                invariants.query.mask_bias,
             )
             solution = self.backend.solve(schedule, progress)
             if solution is not None:
                 return solution
 
         def velocity(x: Floats, k: int) -> Floats:
-            return self._velocity(x, time_features[k : k + 1], invariants)
+            return self.velocity_from(
+                x, time_features[k : k + 1], invariants.mixture_features, invariants.query
+            )
 
         for done, state in enumerate(method.integrate(velocity, x, steps), 1):
             x = state
@@ -266,34 +308,18 @@ class Pipeline:
         with stage("vocode"):
             return self.vocode(log_mel)
 
-    def _velocity(self, x: Floats, time_features: Floats, invariants: _Invariants) -> Floats:
-        return self._run(
-            "velocity",
-            x=x,
-            mixture_features=invariants.mixture_features,
-            time_features=_of_batch(time_features, len(x), "t"),
-            keys_values=invariants.keys_values,
-            mask_bias=invariants.mask_bias,
-        )[0]
-
     def _invariants(
         self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
     ) -> _Invariants:
         mixture = self._latent(mixture_latent, "mixture_latent")
         if mixture.shape[2] != frames:
             raise ValueError(f"mixture_latent has {mixture.shape[2]} frames and x {frames}")
-        hidden, ones = _floats(text), _floats(mask)
-        model = self.manifest.model
-        if hidden.ndim != 3 or hidden.shape[1:] != (model.text_length, model.text_width):
-            raise ValueError(f"text must be [batch, {model.text_length}, {model.text_width}]: {hidden.shape}")
-        if ones.shape != hidden.shape[:2]:
-            raise ValueError(f"mask must be [batch, {model.text_length}] with text's batch: {ones.shape}")
-        (mixture_features,) = self._run("velocity_mixture", mixture_latent=mixture)
-        keys_values, mask_bias = self._run("velocity_text", text=hidden, mask=ones)
+        query = self.query_features(text, mask)
         return _Invariants(
-            _of_batch(mixture_features, batch, "mixture_latent"),
-            _of_batch(keys_values, batch, "text"),
-            _of_batch(mask_bias, batch, "mask"),
+            _of_batch(self.mixture_features(mixture), batch, "mixture_latent"),
+            QueryFeatures(
+                _of_batch(query.keys_values, batch, "text"), _of_batch(query.mask_bias, batch, "mask")
+            ),
         )
 
     def _leave_other_stages(self, graph: str) -> None:

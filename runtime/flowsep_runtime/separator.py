@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .arrays import Floats
-from .audio import SILENCE, centred, checked_samples, resampled
+from .audio import HIGHEST_RATE, LOWEST_RATE, checked_samples
 from .backends import DeviceBackend, Precision
 from .embeddings import Embeddings
-from .errors import BackendError, BundleError, FlowSepWarning, OptionError, QueryError, shown
-from .manifest import STAGES
-from .masking import masked_mixture
+from .errors import AudioError, BundleError, FlowSepWarning, OptionError, QueryError, shown
+from .joint import Request
+from .longform import JOININGS, OVERLAPS, Joining, LongForm
+from .manifest import STAGES, ModelEntry
 from .pipeline import Pipeline
 from .resident import Clip
 from .solvers import solver_named
+from .streaming import Parts, Work, parts
 from .text import EncodedQuery, Tokenizer
-from .windows import cross_fade, window_starts
+from .windows import window_starts
 
 BUNDLED = Path(__file__).parent / "assets" / "nano"
-OVERLAP = 1 / 8  # of a window, shared with the next
-LARGEST_BATCH = 4  # channels that go through the model together
-PEAK = np.float32(0.5)  # SPEC section 1
+LARGEST_BATCH = 4  # rows that go through the model together
+WINDOWS: Joining = "joint"  # docs/long-recordings.md has the numbers
 
 
 @dataclass(frozen=True)
@@ -63,18 +66,42 @@ class _Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-@dataclass
-class _Run:
-    """What one call of `separate` carries from stage to stage."""
+@dataclass(frozen=True)
+class _Options:
+    """What a caller asks for, checked."""
 
-    query: str
+    queries: tuple[str, ...]
     steps: int
     solver: str
     seed: int
-    progress: Callable[[int, int], None] | None
+    mono: bool
+    guidance: float
+    negative: str | None
+    candidates: int
+    windows: Joining
+    model: ModelEntry  # its clip is a window
+
+    @property
+    def window_steps(self) -> int:
+        """Steps for one window, as they are counted."""
+        return self.steps * len(self.queries) * self.candidates
+
+    def count(self, samples: int, sample_rate: float) -> int:
+        """Steps for a recording."""
+        length = max(1, round(samples * self.model.sample_rate / sample_rate))
+        per_frame = self.model.hop_length * self.model.latent_stride
+        overlap = int(self.model.clip_samples // per_frame * OVERLAPS[self.windows]) * per_frame
+        return len(window_starts(length, self.model.clip_samples, overlap)) * self.window_steps
+
+
+@dataclass
+class _Run:
+    """What one separation carries from stage to stage."""
+
+    progress: Callable[[int, int | None], None] | None
+    steps_in_all: int | None
     clock: _Clock = field(default_factory=_Clock)
     steps_done: int = 0
-    steps_in_all: int = 0
 
     def advance(self, steps: int) -> None:
         self.steps_done += steps
@@ -171,6 +198,7 @@ class Separator:
         clip = Clip(waveform, noise, noise, text, mask)
         pipeline.generate(clip, model.default_steps if steps is None else steps, solver)
 
+    @overload
     def separate(
         self,
         audio: ArrayLike,
@@ -180,158 +208,260 @@ class Separator:
         solver: str | None = None,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Separation:
-        """Separates the sound that a query names.
+        *,
+        mono: bool = False,
+        guidance: float = 1.0,
+        negative: str | None = None,
+        candidates: int = 1,
+        windows: Joining = WINDOWS,
+        window: float | None = None,
+    ) -> Separation: ...
+
+    @overload
+    def separate(
+        self,
+        audio: ArrayLike,
+        sample_rate: float,
+        query: list[str] | tuple[str, ...],
+        steps: int | None = None,
+        solver: str | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        mono: bool = False,
+        guidance: float = 1.0,
+        negative: str | None = None,
+        candidates: int = 1,
+        windows: Joining = WINDOWS,
+        window: float | None = None,
+    ) -> list[Separation]: ...
+
+    def separate(
+        self,
+        audio: ArrayLike,
+        sample_rate: float,
+        query: str | Sequence[str],
+        steps: int | None = None,
+        solver: str | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        mono: bool = False,
+        guidance: float = 1.0,
+        negative: str | None = None,
+        candidates: int = 1,
+        windows: Joining = WINDOWS,
+        window: float | None = None,
+    ) -> Separation | list[Separation]:
+        """Separates the sounds that queries name from a recording in memory.
 
         Every channel is separated for itself, with the same noise, so that a stereo image stays where it is
         and a channel's result is what that channel alone would give. Recordings longer than the model's clip
-        (10.24 s) are cut into overlapping windows, each normalised for itself, that are cross-faded.
+        (10.24 s) are cut into overlapping windows.
 
-        Noise comes from one `np.random.default_rng(seed)`. Window by window it gives two standard normal
-        float32 arrays [1, 8, t, 16], first the posterior's, then the solver's starting point: same seed,
-        same bytes on the same backend.
+        Noise comes from one `np.random.default_rng(seed)`. Clip length by clip length it gives two standard
+        normal float32 arrays [1, 8, t, 16], first the posterior's, then the solver's starting point: same
+        seed, same bytes on the same backend.
 
         Args:
             audio: Floating-point [samples] or [samples, channels], any length from one sample, any level.
             sample_rate: In Hz, 1 000 to 768 000.
-            query: What to separate, in words; beyond the model's text length (50 tokens) it is cut, with a
-                warning.
+            query: What to separate, in words, or several such; beyond the model's text length (50 tokens) one
+                is cut, with a warning. The mixture is encoded once for all of them.
             steps: Solver steps; None is the bundle's default (20).
             solver: A name of `solvers.SOLVERS`; None is Euler's.
             seed: Of all noise, 0 or more.
-            progress: Called with (steps done, steps in all) after every solver step.
+            progress: Called with (steps done, steps in all) as steps are done; a window takes its steps for
+                every query and candidate.
+            mono: Separate the mid (the mean of all channels) only: the target is the same in all channels,
+                and one mask filters them all.
+            guidance: How far to go from what the negative query says towards what the query says: 1 is the
+                query alone, more exaggerates the difference. Other values than 1 double the solver's work.
+            negative: What not to have; None is the empty query. Needs a guidance other than 1.
+            candidates: Generate so many targets, with this seed and the following ones, and keep the one that
+                explains the mixture best (`candidates.py`), query by query; in a long recording, group of
+                windows by group.
+            windows: How the windows of a long recording are put together: "joint", "cross-fade" or "none".
+            window: Length of the windows in seconds, rounded up to what the model takes; None is its clip.
+                A short window saves the time that silence behind a short recording would take; what it costs
+                is measured in docs/long-recordings.md.
 
         Returns:
-            Target, masked target and residual at the input's level, rate, shape and exact length. A silent
-            channel (or one that is constant) gives a silent target; if all are, a `FlowSepWarning` says so
-            and no model runs.
+            For every query (a list where a sequence was given) target, masked target and residual at the
+            input's level, rate, shape and exact length. A silent channel (or one that is constant) gives a
+            silent target; if all are, a `FlowSepWarning` says so and no model runs.
 
         Raises:
             AudioError: If the audio is empty, not floating point, or holds NaN or infinite samples.
-            QueryError: If the query is empty.
-            OptionError: If steps, solver or seed are out of range.
+            QueryError: If a query is empty.
+            OptionError: If another argument is out of range.
             BackendError: If the engine fails or gives numbers that are not finite.
         """
         mixture = checked_samples(audio, sample_rate)
-        if not query.strip():
+        options = self._options(
+            query, steps, solver, seed, mono, guidance, negative, candidates, windows, window
+        )
+        told: Callable[[int, int | None], None] | None = None
+        if progress is not None:
+            told = lambda done, total: progress(done, total or done)  # noqa: E731
+        run = _Run(told, options.count(len(mixture), sample_rate))
+        slices = (mixture[first : first + (1 << 20)] for first in range(0, len(mixture), 1 << 20))
+        known = list(parts(slices, sample_rate, self._work(options, run)))
+        work = sum(seconds for stage, seconds in run.clock.seconds.items() if stage != "load")
+        shape, factor = np.shape(audio), work * sample_rate / len(mixture)
+        separations = []
+        for number in range(len(options.queries)):
+            target = np.concatenate([part.targets[number] for part in known])
+            masked = np.concatenate([part.masked[number] for part in known])
+            residual = (mixture - masked).reshape(shape)
+            target, masked = target.reshape(shape), masked.reshape(shape)
+            separations.append(Separation(target, masked, residual, sample_rate, run.clock.seconds, factor))
+        return separations[0] if isinstance(query, str) else separations
+
+    def stream(
+        self,
+        blocks: Iterable[ArrayLike],
+        sample_rate: float,
+        query: str | Sequence[str],
+        *,
+        steps: int | None = None,
+        solver: str | None = None,
+        seed: int = 0,
+        mono: bool = False,
+        guidance: float = 1.0,
+        negative: str | None = None,
+        candidates: int = 1,
+        windows: Joining = WINDOWS,
+        window: float | None = None,
+        samples: int | None = None,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> Parts:
+        """Separates a recording of any length while it comes in; memory is that of a few windows.
+
+        The result is that of `separate`, in parts that are given as soon as they are known. How far they lag
+        behind the input is in docs/long-recordings.md.
+
+        Args:
+            blocks: Floating-point [samples] or [samples, channels], of any lengths; all of one channel count.
+            sample_rate: Of all of them, in Hz, 1 000 to 768 000.
+            query, steps, solver, seed, mono, guidance, negative, candidates, windows, window: As for
+                `separate`.
+            samples: Of the whole recording, if that is known: for `progress` only.
+            progress: Called with (steps done, steps in all or None if `samples` is not given).
+
+        Returns:
+            An iterator over consecutive parts, together exactly as long as the input. It may be closed, or
+            left alone, at any time: it holds nothing but memory of its own.
+
+        Raises:
+            As `separate`; what concerns the audio is raised when it is reached.
+        """
+        if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+            checked_samples(np.zeros(1, np.float32), sample_rate)
+        options = self._options(
+            query, steps, solver, seed, mono, guidance, negative, candidates, windows, window
+        )
+        run = _Run(progress, None if samples is None else options.count(max(1, samples), sample_rate))
+        work = self._work(options, run)
+        return Parts(parts(_checked(blocks, sample_rate), sample_rate, work), run.clock.seconds)
+
+    def _options(
+        self,
+        query: str | Sequence[str],
+        steps: int | None,
+        solver: str | None,
+        seed: int,
+        mono: bool,
+        guidance: float,
+        negative: str | None,
+        candidates: int,
+        windows: Joining,
+        window: float | None,
+    ) -> _Options:
+        model = self.pipeline.manifest.model
+        queries = (query,) if isinstance(query, str) else tuple(query)
+        if not queries or any(not each.strip() for each in queries):
             raise QueryError("The query is empty: say in a few words what to separate.")
-        steps = self.pipeline.manifest.model.default_steps if steps is None else steps
+        steps = model.default_steps if steps is None else steps
         if steps < 1:
             raise OptionError(f"steps must be at least 1 and not {steps}.")
         if seed < 0:
             raise OptionError(f"seed must be 0 or more and not {seed}.")
         solver = solver or "euler"
         solver_named(solver)
-        run = _Run(query, steps, solver, seed, progress)
+        if not math.isfinite(guidance):
+            raise OptionError(f"guidance must be a number and not {guidance}.")
+        if negative is not None and guidance == 1:
+            raise OptionError("A negative query has no say at guidance 1: give a guidance of 1.5, say.")
+        if candidates < 1:
+            raise OptionError(f"candidates must be at least 1 and not {candidates}.")
+        if windows not in JOININGS:
+            raise OptionError(f"There are no windows {windows!r}: choose from {', '.join(JOININGS)}.")
+        if window is not None:
+            if not 0 < window <= model.clip_samples / model.sample_rate:
+                raise OptionError(
+                    f"window must be above 0 and at most {model.clip_samples / model.sample_rate:g} seconds, "
+                    f"the model's clip, and not {window}."
+                )
+            multiple = model.hop_length * model.frame_multiple
+            model = replace(
+                model, clip_samples=math.ceil(round(window * model.sample_rate) / multiple) * multiple
+            )
+        return _Options(queries, steps, solver, seed, mono, guidance, negative, candidates, windows, model)
 
-        target = np.zeros_like(mixture)
-        sound = centred(mixture)
-        sounding = np.flatnonzero(np.abs(sound).max(axis=0) > SILENCE)
-        if len(sounding):
-            with self._turn:
-                try:
-                    target[:, sounding] = self._generate(mixture[:, sounding], sample_rate, run)
-                finally:
-                    if self.pipeline.low_memory:
-                        self.pipeline.free()
-        else:
-            warnings.warn("The audio is silent: so is the result.", FlowSepWarning, stacklevel=2)
-
-        model_rate = self.pipeline.manifest.model.sample_rate
-        # The resampler rolls off below half the model's rate; at the model's rate or below there is nothing
-        # above it.
-        band = model_rate / 2 * (0.9 if sample_rate > model_rate else 1.0)
-        with run.clock("mask"):
-            masked = np.zeros_like(mixture)
-            # A constant offset is no sound: it stays in the residual.
-            for channel in sounding:
-                masked[:, channel] = masked_mixture(sound[:, channel], target[:, channel], sample_rate, band)
-
-        work = sum(seconds for stage, seconds in run.clock.seconds.items() if stage != "load")
-        shape = np.shape(audio)
-        return Separation(
-            target=target.reshape(shape),
-            masked=masked.reshape(shape),
-            residual=(mixture - masked).reshape(shape),
-            sample_rate=sample_rate,
-            timings=run.clock.seconds,
-            real_time_factor=work * sample_rate / len(mixture),
-        )
-
-    def _generate(self, mixture: Floats, sample_rate: float, run: _Run) -> Floats:
-        """Mixture [samples, channels] -> generated target, the same shape, rate and level."""
-        model = self.pipeline.manifest.model
-        with run.clock("resample"):
-            length = max(1, round(len(mixture) * model.sample_rate / sample_rate))
-            waveform = resampled(mixture, sample_rate, model.sample_rate, length)
-        query = self._encoded(run)
-        if query.truncated:
-            warnings.warn(
-                f"The query is longer than the {model.text_length} tokens that the model reads and is cut.",
-                FlowSepWarning,
-                stacklevel=3,
+    def _work(self, options: _Options, run: _Run) -> Work:
+        def open_long(channels: int) -> LongForm:
+            encoded = [self._encoded(query, run) for query in options.queries]
+            guided = options.guidance != 1
+            if any(query.truncated for query in encoded):
+                warnings.warn(
+                    f"The query is longer than the {options.model.text_length} tokens that the model reads "
+                    "and is cut.",
+                    FlowSepWarning,
+                    stacklevel=4,
+                )
+            request = Request(
+                tuple(encoded),
+                self._encoded(options.negative or "", run) if guided else None,
+                options.guidance,
+                options.steps,
+                options.solver,
+                options.seed,
+                options.candidates,
+            )
+            return LongForm(
+                self.pipeline,
+                options.model,
+                request,
+                options.windows,
+                channels,
+                self._largest_batch(),
+                lambda stage: self._stage(stage, run),
+                run.advance,
             )
 
-        starts = window_starts(length, model.clip_samples, int(model.clip_samples * OVERLAP))
-        channels = mixture.shape[1]
-        together = self._largest_batch()
-        groups = [slice(first, first + together) for first in range(0, channels, together)]
-        run.steps_in_all = len(starts) * len(groups) * run.steps
-        generator = np.random.default_rng(run.seed)
-        shape = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
+        return Work(options.model, options.mono, len(options.queries), open_long, self._alone, run.clock)
 
-        target = np.zeros_like(waveform)
-        known = 0
-        for start in starts:
-            posterior_noise = generator.standard_normal(shape, np.float32)
-            noise = generator.standard_normal(shape, np.float32)
-            window = waveform[start : start + model.clip_samples]
-            pieces = [self._generate_window(window[:, g], query, posterior_noise, noise, run) for g in groups]
-            known = cross_fade(target, known, np.concatenate(pieces, axis=1), start)
-        with run.clock("resample"):
-            return resampled(target, model.sample_rate, sample_rate, len(mixture))
-
-    def _generate_window(
-        self, window: Floats, query: EncodedQuery, posterior_noise: Floats, noise: Floats, run: _Run
-    ) -> Floats:
-        """One clip or less [samples, channels] at the model's rate -> its target, same shape and level."""
-        model = self.pipeline.manifest.model
-        target = np.zeros_like(window)
-        sound = centred(window)
-        peak = np.abs(sound).max(axis=0)
-        sounding = np.flatnonzero(peak > SILENCE)
-        if not len(sounding):
-            run.advance(run.steps)
-            return target
-        gain = PEAK / (peak[sounding] + np.float32(1e-8))
-        waveform = np.zeros((len(sounding), model.clip_samples), np.float32)
-        waveform[:, : len(window)] = (sound[:, sounding] * gain).T
-
-        pipeline = self.pipeline
-        generated = pipeline.generate(
-            Clip(waveform, posterior_noise, noise, query.text, np.asarray(query.mask, np.float32)),
-            run.steps,
-            run.solver,
-            lambda done, steps: run.advance(1),
-            lambda stage: self._stage(stage, run),
-        )
-        if not np.isfinite(generated).all():
-            raise BackendError(
-                f"The {pipeline.backend.name} backend gave numbers that are not finite: try another backend."
-            )
-        target[:, sounding] = generated[:, : len(window)].T / gain
-        return target
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What the model's work is done in: with low memory, one thread at a time, and nothing stays."""
+        with self._turn:
+            try:
+                yield
+            finally:
+                if self.pipeline.low_memory:
+                    self.pipeline.free()
 
     def _largest_batch(self) -> int:
         backend = self.pipeline.backend
         most = backend.batches.most if isinstance(backend, DeviceBackend) else LARGEST_BATCH
         return min(most, LARGEST_BATCH)
 
-    def _encoded(self, run: _Run) -> EncodedQuery:
+    def _encoded(self, query: str, run: _Run) -> EncodedQuery:
         with run.clock("load"):
             tokenizer = self._loaded_tokenizer()
         with run.clock("encode_text"):
-            tokens = tokenizer(run.query)
+            tokens = tokenizer(query)
             text = self._embeddings.recall(tokens)
         if text is None:
             with self._stage("encode_text", run):
@@ -354,3 +484,21 @@ class Separator:
             self.pipeline.load_stage(stage)
         with run.clock(stage):
             yield
+
+
+def _checked(blocks: Iterable[ArrayLike], sample_rate: float) -> Iterator[Floats]:
+    """Blocks as float32 [samples, channels], all of one channel count; empty ones are left out."""
+    channels: int | None = None
+    for block in blocks:
+        if not np.size(block):
+            continue
+        samples = checked_samples(block, sample_rate)
+        if channels is not None and samples.shape[1] != channels:
+            raise AudioError(
+                f"A block has {samples.shape[1]} channels and those before it {channels}: "
+                "give all of them the same."
+            )
+        channels = samples.shape[1]
+        yield samples
+    if channels is None:
+        raise AudioError("The audio is empty: it holds no samples.")

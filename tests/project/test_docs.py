@@ -41,6 +41,8 @@ PROGRAMS = {
     "python -m benchmarks.graph_cost": ("benchmarks.graph_cost", []),
     "python -m benchmarks.scaling": ("benchmarks.scaling", []),
     "python -m benchmarks.quality": ("benchmarks.quality", []),
+    "python -m benchmarks.seams": ("benchmarks.seams", []),
+    "python -m benchmarks.streaming": ("benchmarks.streaming", []),
 }
 #: The page that has to have every option of a program.
 REFERENCE = {
@@ -54,6 +56,8 @@ REFERENCE = {
     "python -m benchmarks.latency": "benchmarks.md",
     "python -m benchmarks.scaling": "benchmarks.md",
     "python -m benchmarks.quality": "benchmarks.md",
+    "python -m benchmarks.seams": "benchmarks.md",
+    "python -m benchmarks.streaming": "benchmarks.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",
