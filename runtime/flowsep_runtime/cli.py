@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .audio_reading import AudioReader
     from .file_runs import Extras, Kind, Progress, Report, Settings
     from .jobs import Job
+    from .longform import Joining
     from .separator import Separator
 
 PROGRAM = "flowsep-run"
@@ -59,7 +60,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     "--steps", type=click.IntRange(min=1), help="Solver steps.  [default: the bundle's, 20 as published]"
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all noise.")
-@click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
+@click.option("--solver", help="Solver of the flow.  [default: the bundle's, euler as published]")
 @click.option(
     "--guidance",
     type=click.FloatRange(min=0),
@@ -74,6 +75,19 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     default=1,
     show_default=True,
     help="Separate so many times, and keep the result that explains the mixture best.",
+)
+@click.option(
+    "--windows",
+    type=click.Choice(["joint", "cross-fade", "none"]),
+    default="joint",
+    show_default=True,
+    help="How the windows of a long recording are put together.",
+)
+@click.option(
+    "--window",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Shorter windows: quicker for a short recording, and less exact.  [default: the model's 10.24]",
 )
 @click.option(
     "--bundle",
@@ -113,10 +127,12 @@ def command(
     mono: bool,
     steps: int | None,
     seed: int,
-    solver: str,
+    solver: str | None,
     guidance: float,
     negative: str | None,
     candidates: int,
+    windows: Joining,
+    window: float | None,
     bundle: Path | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
@@ -158,7 +174,8 @@ def command(
         raise click.MissingParameter(param_hint="'MIXTURE'", param_type="argument")
     if not asked:
         raise click.MissingParameter(param_hint="'QUERY'", param_type="argument")
-    solver_named(solver)
+    if solver is not None:
+        solver_named(solver)
     if plot is not None:
         check_plot(plot)
     extras = Extras(residual, save_mixture, plot)
@@ -175,8 +192,11 @@ def command(
         from .separator import Separator
 
         separator = Separator.load(bundle, backend, precision, threads, low_memory, not no_cache)
-        taken = separator.pipeline.manifest.model.default_steps if steps is None else steps
-        return separator, Settings(taken, solver, seed, mono, guidance, negative, candidates, kind)
+        pipeline = separator.pipeline
+        taken, chosen = pipeline.manifest.model.schedule(pipeline.precision, steps, solver)
+        return separator, Settings(
+            taken, chosen, seed, mono, guidance, negative, candidates, windows, window, kind
+        )
 
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
     if to_stdout and sys.stdout.isatty():

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from .arrays import Floats
 from .audio_reading import AudioReader
 from .audio_writing import AudioWriter, WavStream, encoding_for
-from .interim_stream import Parts, stream
 from .jobs import Job
 from .outputs import check_outputs, replacing
 from .plot import Plot
 
 if TYPE_CHECKING:
+    from .longform import Joining
     from .separator import Separator
+    from .streaming import Parts
 
 Kind: TypeAlias = Literal["generated", "masked"]
 Progress: TypeAlias = Callable[[int, "int | None"], None]
@@ -34,6 +35,8 @@ class Settings:
     guidance: float = 1.0
     negative: str | None = None
     candidates: int = 1
+    windows: Joining = "joint"
+    window: float | None = None
     kind: Kind = "generated"
 
 
@@ -109,8 +112,7 @@ class FileRun:
 
     def _parts(self, separator: Separator, settings: Settings, progress: Progress | None) -> Parts:
         reader = self._reader
-        return stream(  # becomes separator.stream( ... ), see interim_stream.py
-            separator,
+        return separator.stream(
             reader.blocks(),
             reader.sample_rate,
             [query for query, _ in self.job.outputs],
@@ -121,6 +123,8 @@ class FileRun:
             guidance=settings.guidance,
             negative=settings.negative,
             candidates=settings.candidates,
+            windows=settings.windows,
+            window=settings.window,
             samples=reader.frames,
             progress=progress,
         )

@@ -40,7 +40,7 @@ class _Filter:
     def count(self, samples: int) -> int:
         """Frames that a whole signal has: with size - hop zeros before the first sample, every sample lies in
         exactly four."""
-        return math.ceil((samples + self.size - self.hop) / self.hop)
+        return int(math.ceil((samples + self.size - self.hop) / self.hop))
 
     def mask(self, reference: Floats, target: Floats) -> Floats:
         """Frames of both -> mask [frames, bins]."""

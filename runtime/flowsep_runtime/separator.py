@@ -32,6 +32,7 @@ from .text import EncodedQuery, Tokenizer
 from .windows import window_starts
 
 BUNDLED = Path(__file__).parent / "assets" / "nano"
+_AHEAD = ("log_mel", "encode_mixture", "velocity", "decode_latent", "vocode")  # as they will be needed
 LARGEST_BATCH = 4  # rows that go through the model together
 WINDOWS: Joining = "joint"  # docs/long-recordings.md has the numbers
 
@@ -174,14 +175,16 @@ class Separator:
                 for stage in STAGES:
                     pipeline.load_stage(stage)
                 if isinstance(pipeline.backend, DeviceBackend) and not pipeline.low_memory:
-                    self._run_silence(channels, steps, solver or "euler")
+                    self._run_silence(
+                        channels, *pipeline.manifest.model.schedule(pipeline.precision, steps, solver)
+                    )
             finally:
                 if pipeline.low_memory:
                     pipeline.free()
         # Who warms up will have more than one query.
         self._queries_encoded = max(1, self._queries_encoded)
 
-    def _run_silence(self, channels: int, steps: int | None, solver: str) -> None:
+    def _run_silence(self, channels: int, steps: int, solver: str) -> None:
         pipeline, model = self.pipeline, self.pipeline.manifest.model
         # Not through the remembered queries: it is the encoder itself that has to be ready.
         tokens = self._loaded_tokenizer()("sound")
@@ -196,7 +199,7 @@ class Separator:
         waveform = np.zeros((min(channels, self._largest_batch()), model.clip_samples), np.float32)
         mask = np.asarray(tokens.attention_mask, np.float32)
         clip = Clip(waveform, noise, noise, text, mask)
-        pipeline.generate(clip, model.default_steps if steps is None else steps, solver)
+        pipeline.generate(clip, steps, solver)
 
     @overload
     def separate(
@@ -268,8 +271,8 @@ class Separator:
             sample_rate: In Hz, 1 000 to 768 000.
             query: What to separate, in words, or several such; beyond the model's text length (50 tokens) one
                 is cut, with a warning. The mixture is encoded once for all of them.
-            steps: Solver steps; None is the bundle's default (20).
-            solver: A name of `solvers.SOLVERS`; None is Euler's.
+            steps: Solver steps; None is the bundle's default for this precision (20 as published).
+            solver: A name of `solvers.SOLVERS`; None is the bundle's default for this precision (Euler's).
             seed: Of all noise, 0 or more.
             progress: Called with (steps done, steps in all) as steps are done; a window takes its steps for
                 every query and candidate.
@@ -382,12 +385,11 @@ class Separator:
         queries = (query,) if isinstance(query, str) else tuple(query)
         if not queries or any(not each.strip() for each in queries):
             raise QueryError("The query is empty: say in a few words what to separate.")
-        steps = model.default_steps if steps is None else steps
+        steps, solver = model.schedule(self.pipeline.precision, steps, solver)
         if steps < 1:
             raise OptionError(f"steps must be at least 1 and not {steps}.")
         if seed < 0:
             raise OptionError(f"seed must be 0 or more and not {seed}.")
-        solver = solver or "euler"
         solver_named(solver)
         if not math.isfinite(guidance):
             raise OptionError(f"guidance must be a number and not {guidance}.")
@@ -411,6 +413,7 @@ class Separator:
 
     def _work(self, options: _Options, run: _Run) -> Work:
         def open_long(channels: int) -> LongForm:
+            self.pipeline.load_ahead(_AHEAD)
             encoded = [self._encoded(query, run) for query in options.queries]
             guided = options.guidance != 1
             if any(query.truncated for query in encoded):

@@ -262,7 +262,7 @@ def test_blocks_reach_the_disk_as_they_come(tmp_path: Path) -> None:
     assert np.array_equal(np.diff(sizes), [4 * RATE] * 2)
 
 
-def test_an_hour_passes_in_the_memory_of_a_minute(tmp_path: Path) -> None:
+def test_an_hour_passes_in_the_memory_of_minutes(tmp_path: Path) -> None:
     def peak(minutes: int) -> int:
         source, copy = tmp_path / "a.wav", tmp_path / "b.wav"
         with AudioWriter(source, 4000, 1, Encoding("WAV", "PCM_U8")) as writer:
@@ -277,7 +277,7 @@ def test_an_hour_passes_in_the_memory_of_a_minute(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
 
-    assert peak(60) < 1.3 * peak(1)
+    assert peak(60) < 1.3 * peak(6)  # longer than a block, both
 
 
 def test_what_a_full_disk_did_not_take_is_no_result(tmp_path: Path) -> None:

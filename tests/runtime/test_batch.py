@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from flowsep_runtime.demo import EXAMPLE
-from flowsep_runtime.interim_stream import Part, Parts
+from flowsep_runtime.streaming import Part, Parts
 
 from .command import COMMAND, SOURCE, Run, refused
 
