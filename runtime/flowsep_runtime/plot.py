@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,6 +95,8 @@ class Plot:
                 place.set_ylabel(f"{label}\nHz")
             axes[0].set_title(title(query), parse_math=False)
             seconds = spectrogram.frames / spectrogram.sample_rate
+            if seconds > 120:
+                axes[-1].set_xticks(ticks(seconds))
             axes[-1].xaxis.set_major_formatter(lambda value, _: clock(value, seconds))
             axes[-1].set_xlabel("time, s" if seconds <= 120 else "time, min:s")
             figure.colorbar(image, ax=list(axes), label="dB of full scale", aspect=40, pad=0.01)
@@ -109,6 +112,13 @@ def title(query: str) -> str:
     text = "".join(c if c.isprintable() else " " for c in query)
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1] + "…"
+
+
+def ticks(length: float) -> list[float]:
+    """At most ten round places on an axis of `length` seconds, which is more than two minutes."""
+    minutes = next((step for step in (0.5, 1, 2, 5, 10, 15, 30) if length / 60 / step < 10), None)
+    step = 60.0 * minutes if minutes is not None else 3600.0 * math.ceil(length / 3600 / 10)
+    return [step * place for place in range(int(length / step) + 1)]
 
 
 def clock(seconds: float, length: float) -> str:

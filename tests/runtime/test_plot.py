@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowsep_runtime import OutputError
-from flowsep_runtime.plot import Plot, clock, title
+from flowsep_runtime.plot import Plot, clock, ticks, title
 from flowsep_runtime.spectrograms import BANDS, COLUMNS, Spectrogram, mel
 
 RATE = 8000
@@ -123,3 +125,11 @@ def test_titles_and_clocks() -> None:
     assert [clock(t, 5) for t in (0, 1.5)] == ["0", "1.5"]
     assert [clock(t, 2400) for t in (0, 750)] == ["0:00", "12:30"]
     assert clock(3750, 7200) == "1:02:30"
+
+
+@given(st.floats(120.001, 1e6))
+def test_long_axes_have_a_few_ticks_at_round_times(length: float) -> None:
+    places = ticks(length)
+    assert 3 <= len(places) <= 11 and places[-1] <= length
+    assert all(place % 30 == 0 for place in places)
+    assert ticks(2400) == [0, 300, 600, 900, 1200, 1500, 1800, 2100, 2400]
