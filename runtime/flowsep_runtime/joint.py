@@ -252,7 +252,6 @@ class _Velocity:
     ) -> None:
         self._pipeline, self._chunks, self._times = pipeline, chunks, times
         self._unwanted, self._guidance, self._batch = unwanted, np.float32(guidance), batch
-        self._begin = begin
         rows = [row for chunk in chunks for row in chunk.rows]
         self._frames = len(rows[0].share)
         cover = np.zeros((len(noise), noise.shape[2]), np.float32)

@@ -58,11 +58,14 @@ class LongForm:
             model: Its sizes; the clip's length is that of the windows.
             joining: How windows are put together.
             channels: Of the recording.
-            batch: Rows that go through a graph together.
+            batch: Rows that go through a graph together at most.
             stage: `stage(name)` is entered for every stage's work.
             advance: Called with the number of steps that were taken; a window takes its steps for every query
                 and candidate.
         """
+        if not isinstance(pipeline.backend, DeviceBackend):
+            # Nothing is quicker on a processor for being done together, but memory grows with it.
+            batch = min(batch, channels * len(request.queries) * (2 if request.guided else 1))
         self._pipeline, self._request, self._batch = pipeline, request, batch
         self._stage, self._advance = stage, advance
         self._joint = joining == "joint"
