@@ -20,9 +20,9 @@ from flowsep_export.verify import Case, Judge, bundle_judge, measure, require_to
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import open_backend
 from flowsep_runtime.engines import ENGINE, SIDECAR, EngineSet, Range
+from flowsep_runtime.levels import PEAK
 from flowsep_runtime.manifest import Manifest, ModelEntry
 from flowsep_runtime.pipeline import Pipeline
-from flowsep_runtime.separator import PEAK
 from flowsep_runtime.text import Tokenizer
 
 

@@ -40,7 +40,8 @@ class _Filter:
     def count(self, samples: int) -> int:
         """Frames that a whole signal has: with size - hop zeros before the first sample, every sample lies in
         exactly four."""
-        return int(math.ceil((samples + self.size - self.hop) / self.hop))
+        frames: int = math.ceil((samples + self.size - self.hop) / self.hop)
+        return frames
 
     def mask(self, reference: Floats, target: Floats) -> Floats:
         """Frames of both -> mask [frames, bins]."""

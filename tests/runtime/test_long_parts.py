@@ -95,7 +95,8 @@ def test_blocks_are_resampled_as_the_whole(
 ) -> None:
     audio = normal(max(1, int(rate * seconds)), 2)
     length = max(1, round(len(audio) * new_rate / rate))
-    resampler, pieces, first = BlockResampler(rate, new_rate, 2), [], 0
+    pieces: list[Any] = []
+    resampler, first = BlockResampler(rate, new_rate, 2), 0
     while first < len(audio):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(resampler.push(audio[first : first + size]))
@@ -119,7 +120,8 @@ def test_a_mask_in_blocks_is_the_mask_of_the_whole(
     for reference in (None, other):
         expected = masked_mixture(mixture, target, rate, 7200, reference)
         heard = mixture if reference is None else reference
-        stream, pieces, first = MaskStream(rate, 7200, 1), [], 0
+        pieces: list[Any] = []
+        stream, first = MaskStream(rate, 7200, 1), 0
         while first < samples:
             block = slice(first, first + sizes[len(pieces) % len(sizes)])
             pieces.append(stream.push(mixture[block, None], heard[block], target[block]))

@@ -27,6 +27,12 @@ CLIP, RATE = MODEL.clip_samples, MODEL.sample_rate
 FRAMES, FRAME = CLIP // 640, 640  # latent frames a window, samples a latent frame
 
 
+def noted(notes: list[Any], new: Any, result: Any) -> Any:
+    """The result; what came with it is written down."""
+    notes.extend(new)
+    return result
+
+
 def cut(audio: Any, sizes: list[int]) -> Iterator[Any]:
     """Blocks of those sizes, over and over."""
     first = index = 0
@@ -133,7 +139,7 @@ def test_the_next_group_repeats_what_was_decided(
     monkeypatch.setattr(
         pipeline, "velocity_from", lambda x, *rest: random.standard_normal(x.shape, np.float32)
     )
-    monkeypatch.setattr(pipeline, "decode_latent", lambda z: decoded.extend(z) or decode(z))
+    monkeypatch.setattr(pipeline, "decode_latent", lambda z: noted(decoded, z, decode(z)))
     audio = level_noise((2 * GROUP) * CLIP)
     Separator(pipeline).separate(audio, RATE, "rain", steps=3, solver=solver, windows="joint")
     overlap = int(FRAMES * OVERLAPS["joint"])
@@ -164,7 +170,7 @@ def test_silence_in_a_long_recording_stays_silent_and_runs_no_model(
 ) -> None:
     rows: list[int] = []
     encode = pipeline.encode_mixture
-    monkeypatch.setattr(pipeline, "encode_mixture", lambda m: rows.append(len(m)) or encode(m))
+    monkeypatch.setattr(pipeline, "encode_mixture", lambda m: noted(rows, [len(m)], encode(m)))
     audio = np.stack([level_noise(12 * CLIP), np.zeros(12 * CLIP, np.float32)], axis=1)
     audio[3 * CLIP : 9 * CLIP] = 0
     found = Separator(pipeline).separate(audio, RATE, "rain", steps=1, windows=windows)
@@ -321,7 +327,7 @@ def test_several_queries_are_what_each_is_alone_and_the_mixture_is_encoded_once(
 ) -> None:
     rows: list[int] = []
     encode = pipeline.encode_mixture
-    monkeypatch.setattr(pipeline, "encode_mixture", lambda m: rows.append(len(m)) or encode(m))
+    monkeypatch.setattr(pipeline, "encode_mixture", lambda m: noted(rows, [len(m)], encode(m)))
     separator = Separator(pipeline)
     audio, queries = noise(CLIP, 2), ["rain", "dog barking", "a man speaking"]
     together = separator.separate(audio, RATE, queries, steps=2)
@@ -368,7 +374,7 @@ def test_guidance_goes_from_the_negative_query_towards_the_query(
         velocities.append(len(x))
         return plain(x, *rest)
 
-    pipeline.velocity_from = watched  # type: ignore[method-assign]
+    pipeline.velocity_from = watched  # type: ignore[method-assign, assignment]
     try:
         separator.separate(audio, RATE, "rain", steps=2, guidance=2)
         separator.separate(noise(CLIP, 3), RATE, "rain", steps=1, guidance=2)
@@ -411,7 +417,7 @@ def test_a_shorter_window_is_as_long_as_it_has_to_be(
 ) -> None:
     samples: list[int] = []
     log_mel = pipeline.log_mel
-    monkeypatch.setattr(pipeline, "log_mel", lambda w: samples.append(w.shape[1]) or log_mel(w))
+    monkeypatch.setattr(pipeline, "log_mel", lambda w: noted(samples, [w.shape[1]], log_mel(w)))
     separator = Separator(pipeline)
     assert separator.separate(noise(3000), RATE, "rain", steps=1, window=3000 / RATE).target.shape == (3000,)
     assert samples == [5120]
