@@ -30,7 +30,7 @@ class Pretender(Separator):
         self.answer = answer
         self.seeds: list[int] = []
 
-    def separate(self, audio, sample_rate, query, steps=None, solver=None, seed=0, progress=None, **more):  # type: ignore[no-untyped-def, override]
+    def separate(self, audio, sample_rate, query, steps=None, solver=None, seed=0, progress=None, **more):  # type: ignore[no-untyped-def]
         self.seeds.append(seed)
         target = self.answer(audio, query)
         return Separation(target, target, audio - target, sample_rate, {"load": 0.0}, 0.1)
