@@ -36,7 +36,8 @@ lint: $(DEV_READY) ## ruff and mypy --strict
 	$(DEV)/bin/mypy --strict $(CHECKED)
 
 test: lint ## lint, then every test, a process a core
-	$(DEV)/bin/pytest --numprocesses logical --dist loadfile
+	@# in UTF-8 mode: a library that a test loads may set the C locale for its whole process
+	PYTHONUTF8=1 $(DEV)/bin/pytest --numprocesses logical --dist loadfile
 
 format: $(DEV_READY) ## let ruff put the code in shape
 	$(DEV)/bin/ruff check --fix .

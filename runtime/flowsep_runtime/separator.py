@@ -103,6 +103,7 @@ class _Run:
     steps_in_all: int | None
     clock: _Clock = field(default_factory=_Clock)
     steps_done: int = 0
+    loads_ahead: bool = False
 
     def advance(self, steps: int) -> None:
         self.steps_done += steps
@@ -413,7 +414,6 @@ class Separator:
 
     def _work(self, options: _Options, run: _Run) -> Work:
         def open_long(channels: int) -> LongForm:
-            self.pipeline.load_ahead(_AHEAD)
             encoded = [self._encoded(query, run) for query in options.queries]
             guided = options.guidance != 1
             if any(query.truncated for query in encoded):
@@ -483,6 +483,10 @@ class Separator:
 
     @contextmanager
     def _stage(self, stage: str, run: _Run) -> Iterator[None]:
+        if stage == _AHEAD[0] and not run.loads_ahead:
+            # not before: what is silent needs no model
+            run.loads_ahead = True
+            self.pipeline.load_ahead(_AHEAD)
         with run.clock("load"):
             self.pipeline.load_stage(stage)
         with run.clock(stage):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -60,6 +61,10 @@ FAST = (Setting("bf16", _BF16), Setting("bf16 without fusion", _BF16 | _UNFUSED)
 #: The graphs that take all the time. The others run once for a window or a query, and stay in float32: their
 #: rounding would reach every step of the solver, and would gain nothing.
 QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
+
+#: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, or one could
+#: take another's C for what was there before.
+_LOADING = threading.Lock()
 
 #: Not kept compiled: the copy would be as large as the bundle's largest file, for something that is wanted
 #: once for each new query.
@@ -248,6 +253,13 @@ class OpenVino:
         if self._threads is not None:
             properties["INFERENCE_NUM_THREADS"] = self._threads
         folder = self._cache_folder(graph, shapes, setting)
+        with _LOADING:
+            compiled = self._load(path, shapes, properties, folder)
+        return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
+
+    def _load(
+        self, path: Path, shapes: Shapes, properties: dict[str, Any], folder: Path | None
+    ) -> CompiledModel:
         try:
             # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
             model = _front_end().convert(_front_end().load(str(path)))
@@ -255,15 +267,14 @@ class OpenVino:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
             try:
                 options = properties if folder is None else properties | {"CACHE_DIR": str(folder)}
-                compiled = _core().compile_model(model, "CPU", options)
+                return _core().compile_model(model, "CPU", options)
             except Exception:
                 if folder is None:
                     raise
                 # Perhaps it is only the cache that failed: a full disk, say.
-                compiled = _core().compile_model(model, "CPU", properties)
+                return _core().compile_model(model, "CPU", properties)
         except Exception as error:
             raise BackendError(f"OpenVINO cannot load {shown(path)}: {_last_line(error)}") from error
-        return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: Setting) -> Path | None:
         """The folder of one compiled graph, made and tidied up around; None where nothing can be kept."""
