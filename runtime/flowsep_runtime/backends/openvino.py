@@ -62,8 +62,8 @@ FAST = (Setting("bf16", _BF16), Setting("bf16 without fusion", _BF16 | _UNFUSED)
 #: rounding would reach every step of the solver, and would gain nothing.
 QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
 
-#: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, or one could
-#: take another's C for what was there before.
+#: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, or one
+#: might take another's C for what was there before.
 _LOADING = threading.Lock()
 
 #: Not kept compiled: the copy would be as large as the bundle's largest file, for something that is wanted
