@@ -18,6 +18,7 @@ from flowsep_runtime.errors import FlowSepWarning, shown
 
 if TYPE_CHECKING:
     from flowsep_eval.builder import Phrasings
+    from flowsep_eval.evaluation import Kind
 
 PROGRAM = "flowsep-eval"
 FILE = click.Path(path_type=Path)
@@ -96,6 +97,17 @@ def build(
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--solver", help="Solver of the flow.  [default: the bundle's]")
 @engine_options
+@click.option(
+    "--kind",
+    type=click.Choice(["generated", "masked"]),
+    default="generated",
+    show_default=True,
+    help="Score the model's own waveforms, or the mixtures through their masks.",
+)
+@click.option("--guidance", type=float, default=1.0, show_default=True, help="As for flowsep-run.")
+@click.option(
+    "--candidates", type=click.IntRange(1), default=1, show_default=True, help="As for flowsep-run."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
 @click.option(
@@ -113,6 +125,9 @@ def run_command(
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
+    kind: Kind,
+    guidance: float,
+    candidates: int,
     seed: int,
     limit: int | None,
     clap: Path | None,
@@ -141,6 +156,9 @@ def run_command(
     settings = {
         "steps": steps,
         "solver": solver,
+        "kind": kind,
+        "guidance": guidance,
+        "candidates": candidates,
         "precision": pipeline.precision,
         "threads": threads,
         "seed": seed,
@@ -155,7 +173,19 @@ def run_command(
                 check_audio(items, progress)
         with _progress_bar("evaluating", total) as progress:
             scores = {
-                name: evaluate(separator, items, steps, solver, seed, not no_ceiling, embedder, progress)
+                name: evaluate(
+                    separator,
+                    items,
+                    steps,
+                    solver,
+                    seed,
+                    not no_ceiling,
+                    embedder,
+                    progress,
+                    kind=kind,
+                    guidance=guidance,
+                    candidates=candidates,
+                )
                 for name, items in sets.items()
             }
         facts = about(separator, settings, dict(zip(sets, manifests, strict=True)))

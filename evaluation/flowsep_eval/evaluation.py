@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,21 @@ from flowsep_runtime.errors import AudioError, BackendError, FlowSepWarning, Opt
 
 LENGTHS_AGREE = 0.1
 """Seconds by which a target's length may differ from its mixture's before it is worth a warning."""
+
+
+Kind = Literal["generated", "masked"]
+"""Which of the results is scored: the model's own waveform, or the mixture through its mask."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to separate; see `Separator.separate`. None is the bundle's default."""
+
+    steps: int | None = None
+    solver: str | None = None
+    kind: Kind = "generated"
+    guidance: float = 1.0
+    candidates: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,10 @@ def evaluate(
     ceiling: bool = True,
     clap: Clap | None = None,
     progress: Callable[[], None] | None = None,
+    *,
+    kind: Kind = "generated",
+    guidance: float = 1.0,
+    candidates: int = 1,
 ) -> Scores:
     """Separates every item's mixture by its query and scores the output.
 
@@ -62,6 +82,8 @@ def evaluate(
         ceiling: Also score the targets through autoencoder and vocoder.
         clap: For CLAPScore and FAD.
         progress: Called after every item.
+        kind: Score the generated targets, or the mixtures through their masks.
+        guidance, candidates: As for `Separator.separate`.
 
     Raises:
         AudioError: With the manifest's line, if audio cannot be read or a mixture is silent.
@@ -73,12 +95,13 @@ def evaluate(
     items = list(items)
     if not items:
         raise OptionError("There is nothing to evaluate: the test set is empty.")
+    setting = Setting(steps, solver, kind, guidance, candidates)
     scored: list[ItemScore] = []
     embeddings: dict[str, list[Floats]] = {"output": [], "target": [], "mixture": []}
     for number, item in enumerate(items):
         tracks = read_tracks(item)
         own_seed = item_seed(seed, number)
-        output = separated(separator, tracks.mixture, item.query, steps, solver, own_seed)
+        output = separated(separator, tracks.mixture, item.query, own_seed, setting)
         rendered = None
         if ceiling and tracks.target is not None:
             rendered = through_autoencoder_and_vocoder(separator.pipeline, tracks.target, tracks.mixture)
@@ -150,19 +173,27 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, FlowSepWarning, stacklevel=4)
 
 
-def separated(
-    separator: Separator, mixture: Floats, query: str, steps: int | None, solver: str | None, seed: int
-) -> Output:
+def separated(separator: Separator, mixture: Floats, query: str, seed: int, setting: Setting) -> Output:
     """One separation; silence where the engine fails or gives what is no sound."""
     start = time.perf_counter()
     try:
-        result = separator.separate(mixture, SAMPLE_RATE, query, steps, solver, seed)
+        result = separator.separate(
+            mixture,
+            SAMPLE_RATE,
+            query,
+            setting.steps,
+            setting.solver,
+            seed,
+            guidance=setting.guidance,
+            candidates=setting.candidates,
+        )
     except BackendError as error:
         return Output(np.zeros_like(mixture), time.perf_counter() - start, str(error))
     seconds = time.perf_counter() - start - result.timings.get("load", 0.0)
-    if not np.isfinite(result.target).all():
+    waveform = result.masked if setting.kind == "masked" else result.target
+    if not np.isfinite(waveform).all():
         return Output(np.zeros_like(mixture), seconds, "The output holds numbers that are not finite.")
-    return Output(result.target, seconds)
+    return Output(waveform, seconds)
 
 
 def score(tracks: Tracks, output: Floats, rendered: Floats | None = None) -> dict[str, float]:

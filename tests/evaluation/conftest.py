@@ -29,11 +29,13 @@ class Pretender(Separator):
         super().__init__(pipeline)
         self.answer = answer
         self.seeds: list[int] = []
+        self.more: list[dict[str, object]] = []
 
     def separate(self, audio, sample_rate, query, steps=None, solver=None, seed=0, progress=None, **more):  # type: ignore[no-untyped-def]
         self.seeds.append(seed)
+        self.more.append(more)
         target = self.answer(audio, query)
-        return Separation(target, target, audio - target, sample_rate, {"load": 0.0}, 0.1)
+        return Separation(target, audio * np.float32(0.5), audio - target, sample_rate, {"load": 0.0}, 0.1)
 
 
 @pytest.fixture

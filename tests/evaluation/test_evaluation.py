@@ -60,6 +60,18 @@ def test_doing_nothing_scores_what_the_mixture_does(pretend: Pretend, test_set: 
     assert (total["attenuation"].mean, total["silenced"].mean) == (0, 0)
 
 
+def test_the_masked_mixture_is_scored_instead(
+    pretend: Pretend, perfect: Callable[[Floats, str], Floats], test_set: Path
+) -> None:
+    pretender = pretend(perfect)
+    items = read_manifest(test_set)
+    total = evaluate(pretender, items, ceiling=False, kind="masked", guidance=2.0, candidates=3).overall()
+    # the pretender's mask halves the mixture
+    assert total["si_sdr_improvement"].mean == pytest.approx(0, abs=1e-4)
+    assert total["attenuation"].mean == pytest.approx(20 * math.log10(2), abs=1e-3)
+    assert pretender.more == [{"guidance": 2.0, "candidates": 3}] * 3
+
+
 def test_the_wrong_sound_is_not_accurate(
     pretend: Pretend, perfect: Callable[[Floats, str], Floats], test_set: Path
 ) -> None:
