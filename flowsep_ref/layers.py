@@ -57,7 +57,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
         q = q * scale
     scores = (q @ k.transpose(-1, -2)).float()
     if bias is not None:
-        scores = scores + bias
+        # In this order: OpenVINO 2026.4 fuses an attention into one kernel, and in bf16 that kernel is wrong,
+        # up to NaN, where the bias is the second operand and the queries are scaled (docs/rewrites.md).
+        scores = bias + scores
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 

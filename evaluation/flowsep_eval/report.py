@@ -111,6 +111,13 @@ def _plain(summary: Summary) -> dict[str, dict[str, float | int | None]]:
     return {name: asdict(estimate) for name, estimate in sorted(summary.items())}
 
 
+def _unusual(settings: Mapping[str, Any]) -> str:
+    """What was asked for beyond the defaults, with a comma behind each."""
+    words = [] if settings["kind"] == "generated" else [f"{settings['kind']} mixtures"]
+    words += [f"{settings[name]:g} {name}" for name in ("guidance", "candidates") if settings[name] != 1]
+    return "".join(f"{word}, " for word in words)
+
+
 def markdown(sets: Mapping[str, Scores], about: Mapping[str, Any]) -> str:
     """The tables: sets, ceilings, classes; every number with its 95 % interval."""
     totals = {name: scores.overall() for name, scores in sets.items()}
@@ -123,7 +130,8 @@ def markdown(sets: Mapping[str, Scores], about: Mapping[str, Any]) -> str:
     lines = [
         f"# Evaluation of {bundle['name']}",
         "",
-        f"{settings['steps']} {settings['solver']} steps, {settings['precision']} precision on "
+        f"{settings['steps']} {settings['solver']} steps, {_unusual(settings)}"
+        f"{settings['precision']} precision on "
         f"{bundle['backend']}, seed {settings['seed']}; bundle `{bundle['digest'][:12]}`; "
         f"{everything.seconds:.2f} s a clip (median). In brackets: 95 % bootstrap intervals.",
     ]

@@ -43,7 +43,19 @@ def test_a_report_of_two_sets(
     scripts: Path, toy_bundle: Path, test_set: Path, other_set: Path, tmp_path: Path
 ) -> None:
     report = tmp_path / "report"
-    options = ("--bundle", toy_bundle, "--steps", 2, "--threads", 1, "--seed", 5, "--json")
+    options = (
+        "--bundle",
+        toy_bundle,
+        "--steps",
+        2,
+        "--threads",
+        1,
+        "--seed",
+        5,
+        "--kind",
+        "masked",
+        "--json",
+    )
     answer = call(scripts, "run", test_set, other_set, "-o", report, *options)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert {path.name for path in report.iterdir()} == {
@@ -53,6 +65,7 @@ def test_a_report_of_two_sets(
         "examples.png",
     }
     content = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    assert "2 euler steps, masked mixtures, exact" in (report / "report.md").read_text(encoding="utf-8")
     assert content["settings"]["steps"] == 2 and content["settings"]["seed"] == 5
     assert content["bundle"]["name"] == "toy" and len(content["bundle"]["digest"]) == 64
     assert content["versions"]["numpy"] and content["seconds_per_clip"] > 0
@@ -61,7 +74,9 @@ def test_a_report_of_two_sets(
     assert set(content["classes"]) == {"high", "low", "rain", "2$ of $x_"}
 
     # the file says what the library says
-    scores = evaluate(Separator.load(toy_bundle, threads=1), read_manifest(test_set), steps=2, seed=5)
+    scores = evaluate(
+        Separator.load(toy_bundle, threads=1), read_manifest(test_set), steps=2, seed=5, kind="masked"
+    )
     for name, estimate in scores.overall().items():
         assert content["sets"]["mine"]["overall"][name]["mean"] == pytest.approx(estimate.mean), name
     rows = content["sets"]["mine"]["items"]

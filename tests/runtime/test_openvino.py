@@ -125,6 +125,18 @@ def test_fast_arithmetic_is_another_and_close(toy_bundle: Path) -> None:
         assert 25 < snr_db(expected, found) < 80
 
 
+@needs_bf16
+def test_the_bundled_velocity_is_right_in_bf16_with_fusion() -> None:
+    """Its masked attention was not, while the mask was the second operand (docs/rewrites.md)."""
+    manifest = Manifest.read(BUNDLED)
+    given = inputs(manifest, "velocity")
+    exact, fast = (
+        open_backend("openvino", BUNDLED, manifest, precision, cache=False) for precision in ("exact", "fast")
+    )
+    assert snr_db(exact.run("velocity", given), fast.run("velocity", given)) > 35
+    assert "fusion" not in fast.description
+
+
 WITHOUT_BF16 = """
 import sys
 from flowsep_runtime import Pipeline
