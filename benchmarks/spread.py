@@ -17,7 +17,7 @@ not printed."""
 
 @dataclass(frozen=True)
 class Summary:
-    """Measurements of one thing, in the order in which they were taken, all above 0."""
+    """Measurements of one thing, in the order in which they were taken, none below 0."""
 
     values: tuple[float, ...]
 
@@ -48,9 +48,8 @@ class Summary:
     @property
     def is_disturbed(self) -> bool:
         """Whether the values lie too far apart for their median to mean anything."""
-        above = self.p95 / self.median
-        below = self.median / float(np.percentile(self.values, 5))
-        return max(above, below) > DISTURBED_ABOVE
+        p5 = float(np.percentile(self.values, 5))
+        return self.p95 > DISTURBED_ABOVE * self.median or self.median > DISTURBED_ABOVE * p5
 
     def plain(self) -> dict[str, object]:
         """For JSON: no median of a disturbed run, but always the values."""

@@ -25,7 +25,7 @@ PROGRAM = "flowsep-export"
 PUBLISHED = "published"
 PUBLISHED_PLACE = Path("model_logs/pretrained/v2_100k.ckpt")
 EXAMPLE = Path("examples/mix.wav")
-FAST_STEPS, FAST_SOLVER = 4, "euler"  # see docs/benchmarks.md, Quality
+FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
 
 
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})

@@ -36,6 +36,11 @@ def test_equal_rounds_are_not_disturbed(value: float, count: int) -> None:
     assert not Summary((value,) * count).is_disturbed
 
 
+def test_what_takes_no_time_at_all_is_a_number_too() -> None:
+    assert not Summary((0.0, 0.0, 0.0)).is_disturbed  # features, where low memory computes them in the loop
+    assert Summary((0.0, 0.0, 1.0)).is_disturbed and Summary((0.0, 1.0, 1.0)).is_disturbed
+
+
 @pytest.mark.parametrize("values", [(1.0, 1.0, 3.0), (3.0, 3.0, 1.0)])
 def test_a_round_far_off_on_either_side_disturbs(values: tuple[float, ...]) -> None:
     found = Summary(values)
