@@ -75,7 +75,7 @@ def test_t5_multiplies_gate_and_scores_in_float32(tiny_half_bundle: Exported) ->
     gelus = [node for node in graph.node if node.op_type == "Gelu"]
     assert gelus and all(types[node.output[0]] == TensorProto.FLOAT for node in gelus)
     for softmax in (node for node in graph.node if node.op_type == "Softmax"):
-        scores = made_by[made_by[softmax.input[0]].input[0]]
+        scores = made_by[made_by[softmax.input[0]].input[1]]  # the position's bias comes first
         assert scores.op_type == "MatMul" and types[scores.input[0]] == TensorProto.FLOAT
 
 
