@@ -104,19 +104,15 @@ def eager_costs(model: Model, precision: str, batch: int, seconds: float, steps:
 def markdown(costs: Mapping[str, EagerCost]) -> str:
     """The table, with a row for the whole clip."""
     lines = ["| stage | runs | launches | GFLOP | GB moved |", "| --- | --- | --- | --- | --- |"]
-    rows = [(name, str(cost.runs), cost.launches, cost.flops, cost.bytes) for name, cost in costs.items()]
-    everything = costs.values()
-    rows.append(
-        (
-            "clip",
-            "",
-            sum(cost.runs * cost.launches for cost in everything),
-            sum(cost.runs * cost.flops for cost in everything),
-            sum(cost.runs * cost.bytes for cost in everything),
+    whole = {
+        field: sum(cost.runs * getattr(cost, field) for cost in costs.values())
+        for field in ("launches", "flops", "bytes")
+    }
+    rows = [(name, str(cost.runs), cost) for name, cost in costs.items()]
+    for name, runs, cost in [*rows, ("clip", "", EagerCost(runs=1, **whole))]:
+        lines.append(
+            f"| {name} | {runs} | {cost.launches} | {cost.flops / 1e9:.2f} | {cost.bytes / 1e9:.3f} |"
         )
-    )
-    for name, runs, launches, flops, moved in rows:
-        lines.append(f"| {name} | {runs} | {launches} | {flops / 1e9:.2f} | {moved / 1e9:.3f} |")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from flowsep_runtime.errors import FlowSepWarning, shown
 
 if TYPE_CHECKING:
     from flowsep_eval.builder import Phrasings
-    from flowsep_eval.evaluation import Kind
+    from flowsep_runtime.file_runs import Kind
 
 PROGRAM = "flowsep-eval"
 FILE = click.Path(path_type=Path)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,17 +21,17 @@ from flowsep_runtime import Separator
 from flowsep_runtime.audio import SILENCE, centred
 from flowsep_runtime.errors import AudioError, BackendError, FlowSepWarning, OptionError
 
+if TYPE_CHECKING:
+    from flowsep_runtime.file_runs import Kind
+
 LENGTHS_AGREE = 0.1
 """Seconds by which a target's length may differ from its mixture's before it is worth a warning."""
 
 
-Kind = Literal["generated", "masked"]
-"""Which of the results is scored: the model's own waveform, or the mixture through its mask."""
-
-
 @dataclass(frozen=True)
 class Setting:
-    """How to separate; see `Separator.separate`. None is the bundle's default."""
+    """How to separate (see `Separator.separate`; None is the bundle's default), and which of the results is
+    scored: the generated target, or the mixture through its mask."""
 
     steps: int | None = None
     solver: str | None = None

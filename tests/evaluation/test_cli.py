@@ -43,19 +43,7 @@ def test_a_report_of_two_sets(
     scripts: Path, toy_bundle: Path, test_set: Path, other_set: Path, tmp_path: Path
 ) -> None:
     report = tmp_path / "report"
-    options = (
-        "--bundle",
-        toy_bundle,
-        "--steps",
-        2,
-        "--threads",
-        1,
-        "--seed",
-        5,
-        "--kind",
-        "masked",
-        "--json",
-    )
+    options = ("--bundle", toy_bundle, "--steps", 2, "--threads", 1, "--seed", 5, "--kind=masked", "--json")
     answer = call(scripts, "run", test_set, other_set, "-o", report, *options)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert {path.name for path in report.iterdir()} == {
