@@ -104,10 +104,11 @@ class Pipeline:
     def load_ahead(self, stages: Sequence[str]) -> None:
         """Makes stages ready on a thread of its own, in their order, while the first of them work already.
 
-        Returns at once. What cannot be loaded says so when it is used. With low memory and on a device there
-        is nothing to gain: this does nothing.
+        Returns at once. What cannot be loaded says so when it is used. With low memory, on a device and on
+        fewer than three processors, where the work would only wait for the loading, there is nothing to gain:
+        this does nothing.
         """
-        if self.low_memory or isinstance(self.backend, DeviceBackend):
+        if self.low_memory or isinstance(self.backend, DeviceBackend) or (os.cpu_count() or 1) < 3:
             return
 
         def load() -> None:

@@ -277,7 +277,8 @@ def test_an_hour_passes_in_the_memory_of_minutes(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
 
-    assert peak(60) < 1.3 * peak(6)  # longer than a block, both
+    # Both are longer than a block. The lesser of two: what other threads take is counted too.
+    assert min(peak(60), peak(60)) < 1.3 * min(peak(6), peak(6))
 
 
 def test_what_a_full_disk_did_not_take_is_no_result(tmp_path: Path) -> None:

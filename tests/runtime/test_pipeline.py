@@ -207,7 +207,7 @@ def test_a_backend_may_take_over_the_loop_or_decline(pipeline: Pipeline) -> None
 
 
 def test_graphs_are_loaded_when_first_wanted(own_bundle: Path) -> None:
-    pipeline = Pipeline.load(own_bundle)
+    pipeline = Pipeline.load(own_bundle, cache=False)
     for graph in GRAPHS:
         (own_bundle / f"{graph}.onnx").write_bytes(b"no onnx")
     for stage in STAGES:
@@ -222,7 +222,10 @@ def loaded_ahead(pipeline: Pipeline, *stages: str) -> None:
             thread.join(60)
 
 
-def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(own_bundle: Path) -> None:
+def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(
+    own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
     pipeline = Pipeline.load(own_bundle, "cpu")
     backend = Recorder(pipeline.backend)
     (own_bundle / "decode_latent.onnx").write_bytes(b"no onnx")
@@ -232,6 +235,8 @@ def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(own_b
         pipeline.decode_latent(normal(1, 8, 16, 16))
     sparing = Recorder(pipeline.backend)
     loaded_ahead(Pipeline(own_bundle, pipeline.manifest, sparing, low_memory=True), "log_mel")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    loaded_ahead(Pipeline(own_bundle, pipeline.manifest, sparing), "log_mel")
     assert sparing.held == set()
 
 

@@ -7,7 +7,8 @@ Three things about this engine decided the shape of this module:
   another: on a CPU a batch gains nothing, it would take more memory, and a row's numbers do not depend on
   its neighbours.
 - Its own cache of compiled graphs does not tell settings apart: what was compiled with fusion is given to
-  someone who asked for none. So each setting of each graph has a folder of its own there.
+  someone who asked for none. So each setting of each graph has a folder of its own there. And it is read
+  without the engine's help (see `openvino_cache.py`).
 - It has been wrong in bfloat16, so a graph is tried before it is used (see `trials.py`).
 """
 
@@ -30,8 +31,9 @@ from ..arrays import Array
 from ..caches import cache_folder, keep_newest, recall, remember
 from ..errors import BackendError, FlowSepWarning, shown
 from ..manifest import Manifest
-from . import Arithmetic, give_memory_back, offline, threads_in_words
+from . import Arithmetic, give_memory_back, offline, openvino_cache, threads_in_words
 from .locks import GraphLocks
+from .mapped_files import pages_given_back
 from .trials import Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
 
 if TYPE_CHECKING:
@@ -109,9 +111,12 @@ def _capabilities() -> list[str]:
 class _Model:
     """A compiled graph and the requests that are not in use; each call has one to itself."""
 
-    def __init__(self, graph: str, compiled: CompiledModel, setting: Setting, outputs: list[str]) -> None:
+    def __init__(
+        self, graph: str, compiled: CompiledModel, memory: object, setting: Setting, outputs: list[str]
+    ) -> None:
         self.setting = setting
         self._graph = graph
+        self._memory = memory  # below the compiled graph, so it goes after it
         self._compiled = compiled
         self._outputs = outputs
         self._idle: list[InferRequest] = []
@@ -204,7 +209,8 @@ class OpenVino:
 
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
         for setting in EXACT:
-            model = self._compiled(graph, shapes, setting)
+            # What is only the measure for another setting is not worth its place on the disk.
+            model = self._compiled(graph, shapes, setting, keep=not quick)
             reference = model.run(inputs)
             if finite(reference):
                 break
@@ -246,16 +252,23 @@ class OpenVino:
                 continue
         return None
 
-    def _compiled(self, graph: str, shapes: Shapes, setting: Setting) -> _Model:
+    def _compiled(self, graph: str, shapes: Shapes, setting: Setting, keep: bool = True) -> _Model:
         entry = self._manifest.graph(graph, self.name)
         path = self._folder / entry.files[0].name
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **setting.properties}
         if self._threads is not None:
             properties["INFERENCE_NUM_THREADS"] = self._threads
-        folder = self._cache_folder(graph, shapes, setting)
-        with _LOADING:
-            compiled = self._load(path, shapes, properties, folder)
-        return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
+        folder = self._cache_folder(graph, shapes, setting) if keep else None
+        outputs = [output.name for output in entry.outputs]
+        with pages_given_back([self._folder] if folder is None else [self._folder, folder]):
+            kept = None if folder is None else openvino_cache.read(_core(), folder, properties)
+            if kept is not None:
+                return _Model(graph, *kept, setting, outputs)
+            with _LOADING:
+                compiled = self._load(path, shapes, properties, folder)
+        if folder is not None:
+            openvino_cache.keep(folder)
+        return _Model(graph, compiled, None, setting, outputs)
 
     def _load(
         self, path: Path, shapes: Shapes, properties: dict[str, Any], folder: Path | None
