@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ import onnx
 import pytest
 
 from flowsep_runtime import BackendError, FlowSepWarning, Manifest, Pipeline, Separator
-from flowsep_runtime.backends import BACKENDS, Precision, open_backend, openvino, report
+from flowsep_runtime.backends import BACKENDS, Precision, channels_last, open_backend, openvino, report
 from flowsep_runtime.backends.trials import clip_shapes, sample_inputs, snr_db
 from flowsep_runtime.manifest import GRAPHS, FileEntry
 from flowsep_runtime.separator import BUNDLED
@@ -31,6 +33,10 @@ SOURCE = Path(__file__).parents[2] / "runtime"
 
 needs_bf16 = pytest.mark.skipif(
     report("openvino").precisions["fast"] != "bf16", reason="this processor has no bf16"
+)
+
+needs_x86 = pytest.mark.skipif(
+    platform.machine().lower() not in openvino.REWRITTEN_ON, reason="graphs are not rewritten here"
 )
 
 
@@ -111,6 +117,66 @@ def test_auto_takes_openvino_on_a_cpu_and_says_so(toy_bundle: Path, monkeypatch:
 def test_auto_precision_is_fast_where_the_processor_has_bf16(toy_bundle: Path) -> None:
     pipeline = Pipeline.load(toy_bundle, precision="auto", threads=1)
     assert (pipeline.backend.description, pipeline.precision) == ("openvino, bf16, 1 thread", "fast")
+
+
+def test_other_processors_run_the_graphs_as_they_are(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(channels_last, "rewrite", refusing)
+    backend = open_backend("openvino", toy_bundle, Manifest.read(toy_bundle), cache=False)
+    backend.load("decode_latent")
+    assert backend.description.startswith("openvino, float32,")
+
+
+@needs_x86
+@pytest.mark.parametrize("graph", openvino.REWRITTEN_GRAPHS)
+@pytest.mark.parametrize("part", [1, 4])
+def test_the_bundled_graphs_are_rewritten_and_the_same(graph: str, part: int) -> None:
+    """At the length of a clip, and at that of a short window."""
+    manifest = Manifest.read(BUNDLED)
+    model = dataclasses.replace(manifest.model, clip_samples=manifest.model.clip_samples // part)
+    entry = manifest.graph(graph, "openvino")
+    given = sample_inputs(entry, clip_shapes(entry, model))
+    backend = open_backend("openvino", BUNDLED, manifest, cache=False)
+    found = backend.run(graph, given)
+    assert backend.description.startswith("openvino, float32,")  # none of them as exported
+    assert snr_db(open_backend("cpu", BUNDLED, manifest).run(graph, given), found) > 90
+
+
+def as_noise(model: Any, quick: bool) -> int:
+    """Instead of a rewrite, another graph."""
+    for result in model.get_results():
+        op = importlib.import_module("openvino.opset13")
+        source = result.input_value(0)
+        result.input(0).replace_source_output(op.multiply(source, np.float32(1.5)).output(0))
+    return 0
+
+
+def refusing(model: Any, quick: bool) -> int:
+    raise RuntimeError("no such node")
+
+
+@needs_x86
+@pytest.mark.parametrize("rewrite", [as_noise, refusing])
+@pytest.mark.parametrize("precision", ["exact", pytest.param("fast", marks=needs_bf16)])
+def test_a_rewrite_that_goes_wrong_is_not_used(
+    toy_bundle: Path,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rewrite: Callable[[Any, bool], int],
+    precision: Precision,
+) -> None:
+    manifest = Manifest.read(toy_bundle)
+    given = inputs(manifest, "decode_latent")
+    expected = open_backend("openvino", toy_bundle, manifest, precision).run("decode_latent", given)
+    monkeypatch.setattr(channels_last, "rewrite", rewrite)
+    monkeypatch.setattr(channels_last, "REVISION", -1)
+    backend = open_backend("openvino", toy_bundle, manifest, precision)
+    word = "float32" if precision == "exact" else "bf16"
+    with pytest.warns(FlowSepWarning, match=f"not right in {word} on .* runs in {word} as exported"):
+        found = backend.run("decode_latent", given)
+    assert snr_db(expected, found) > (100 if precision == "exact" else 40)
 
 
 @needs_bf16

@@ -10,12 +10,15 @@ Three things about this engine decided the shape of this module:
   someone who asked for none. So each setting of each graph has a folder of its own there. And it is read
   without the engine's help (see `openvino_cache.py`).
 - It has been wrong in bfloat16, so a graph is tried before it is used (see `trials.py`).
+
+With fixed shapes, the graphs that take all the time can also be rewritten for it (see `channels_last.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import threading
 import warnings
 from collections import OrderedDict
@@ -31,10 +34,10 @@ from ..arrays import Array
 from ..caches import cache_folder, keep_newest, recall, remember
 from ..errors import BackendError, FlowSepWarning, shown
 from ..manifest import Manifest
-from . import Arithmetic, give_memory_back, offline, openvino_cache, threads_in_words
+from . import Arithmetic, channels_last, give_memory_back, offline, openvino_cache, threads_in_words
 from .locks import GraphLocks
 from .mapped_files import pages_given_back
-from .trials import Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
+from .trials import LEAST_EXACT_SNR, Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest, Model, Node
@@ -50,19 +53,36 @@ class Setting(NamedTuple):
 
     name: str
     properties: Mapping[str, str]
+    rewritten: bool = False
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is another arithmetic than float32."""
+        return self.properties["INFERENCE_PRECISION_HINT"] != "f32"
 
 
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
 _BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
 _UNFUSED = {"SNIPPETS_MODE": "DISABLE"}
 
-#: In the order in which they are tried.
+#: In the order in which they are tried. The last two are what the others are measured by.
 EXACT = (Setting("float32", _FLOAT32), Setting("float32 without fusion", _FLOAT32 | _UNFUSED))
+EXACT_REWRITTEN = (
+    Setting("float32", _FLOAT32, rewritten=True),
+    Setting("float32 as exported", _FLOAT32),
+    EXACT[1],
+)
+#: These go before the ones above.
 FAST = (Setting("bf16", _BF16), Setting("bf16 without fusion", _BF16 | _UNFUSED))
+FAST_REWRITTEN = (Setting("bf16", _BF16, rewritten=True), Setting("bf16 as exported", _BF16), FAST[1])
 
 #: The graphs that take all the time. The others run once for a window or a query, and stay in float32: their
 #: rounding would reach every step of the solver, and would gain nothing.
 QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
+#: Those of them that work on images, and the processors on which rewriting them was measured to pay: those of
+#: ARM have other kernels, among them convolutions of Winograd's kind.
+REWRITTEN_GRAPHS = ("encode_mixture", "velocity", "decode_latent")
+REWRITTEN_ON = ("x86_64", "amd64")
 
 #: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, or one
 #: might take another's C for what was there before.
@@ -198,19 +218,19 @@ class OpenVino:
             return models[key]
 
     def _tried(self, graph: str, shapes: Shapes) -> _Model:
-        """The graph in the first setting that is right: finite, and in quick arithmetic close to float32."""
-        quick = FAST if self._fast and graph in QUICK_GRAPHS else ()
-        names = [setting.name for setting in quick + EXACT]
-        key = self._key(graph, shapes, str(least_snr(graph)), *names)
+        """The graph in the first setting that is right: finite, and close to float32 as exported."""
+        settings = self._choices(graph)
+        others, plain = settings[:-2], settings[-2:]
+        key = self._key(graph, shapes, str(least_snr(graph)), *map(_identity, settings))
         verdict = recall(VERDICTS).get(key) if self._cache else None
-        for setting in quick + EXACT:
+        for setting in settings:
             if setting.name == verdict:
                 return self._compiled(graph, shapes, setting)
 
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
-        for setting in EXACT:
+        for setting in plain:
             # What is only the measure for another setting is not worth its place on the disk.
-            model = self._compiled(graph, shapes, setting, keep=not quick)
+            model = self._compiled(graph, shapes, setting, keep=not others)
             reference = model.run(inputs)
             if finite(reference):
                 break
@@ -218,15 +238,15 @@ class OpenVino:
             raise BackendError(
                 f"OpenVINO gives numbers that are not finite in graph {graph}: try --backend cpu."
             )
-        exact = model.setting
-        if quick:
+        if others:
+            exact = model.setting
             del model  # so that two settings are never in memory together
-            model = self._quickest(graph, shapes, quick, inputs, reference) or self._compiled(
+            model = self._first_right(graph, shapes, others, inputs, reference) or self._compiled(
                 graph, shapes, exact
             )
-        if model.setting != (quick + EXACT)[0]:
+        if model.setting != settings[0]:
             warnings.warn(
-                f"Graph {graph} is not right in {(quick + EXACT)[0].name} on this machine: "
+                f"Graph {graph} is not right in {settings[0].name} on this machine: "
                 f"it runs in {model.setting.name}.",
                 FlowSepWarning,
                 stacklevel=2,
@@ -235,7 +255,15 @@ class OpenVino:
             remember(VERDICTS, key, model.setting.name, REMEMBERED_VERDICTS)
         return model
 
-    def _quickest(
+    def _choices(self, graph: str) -> tuple[Setting, ...]:
+        """In the order of preference."""
+        rewritten = graph in REWRITTEN_GRAPHS and platform.machine().lower() in REWRITTEN_ON
+        exact = EXACT_REWRITTEN if rewritten else EXACT
+        if not self._fast or graph not in QUICK_GRAPHS:
+            return exact
+        return (FAST_REWRITTEN if rewritten else FAST) + exact
+
+    def _first_right(
         self,
         graph: str,
         shapes: Shapes,
@@ -244,9 +272,10 @@ class OpenVino:
         reference: Mapping[str, Array],
     ) -> _Model | None:
         for setting in settings:
+            least = least_snr(graph) if setting.quick else LEAST_EXACT_SNR
             try:
                 model = self._compiled(graph, shapes, setting)
-                if snr_db(reference, model.run(inputs)) >= least_snr(graph):
+                if snr_db(reference, model.run(inputs)) >= least:
                     return model
             except BackendError:  # refusing is one way of not being right
                 continue
@@ -265,19 +294,21 @@ class OpenVino:
             if kept is not None:
                 return _Model(graph, *kept, setting, outputs)
             with _LOADING:
-                compiled = self._load(path, shapes, properties, folder)
+                compiled = self._load(path, shapes, setting, properties, folder)
         if folder is not None:
             openvino_cache.keep(folder)
         return _Model(graph, compiled, None, setting, outputs)
 
     def _load(
-        self, path: Path, shapes: Shapes, properties: dict[str, Any], folder: Path | None
+        self, path: Path, shapes: Shapes, setting: Setting, properties: dict[str, Any], folder: Path | None
     ) -> CompiledModel:
         try:
             # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
             model = _front_end().convert(_front_end().load(str(path)))
             _keep_half_weights(model)
             model.reshape({name: list(shape) for name, shape in shapes.items()})
+            if setting.rewritten:
+                channels_last.rewrite(model, setting.quick)
             try:
                 options = properties if folder is None else properties | {"CACHE_DIR": str(folder)}
                 return _core().compile_model(model, "CPU", options)
@@ -295,7 +326,7 @@ class OpenVino:
             return None
         try:
             root = cache_folder() / "openvino"
-            folder = root / self._key(graph, shapes, setting.name)[:32]
+            folder = root / self._key(graph, shapes, _identity(setting))[:32]
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
         except (OSError, RuntimeError):
@@ -309,6 +340,11 @@ class OpenVino:
         processor = _core().get_property("CPU", "FULL_DEVICE_NAME"), _capabilities()
         parts = files, offline.openvino().__version__, processor, sorted(shapes.items()), how
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _identity(setting: Setting) -> str:
+    """What a compiled graph depends on besides its file: the name, and how graphs are rewritten today."""
+    return f"{setting.name}, rewritten {channels_last.REVISION}" if setting.rewritten else setting.name
 
 
 def _keep_half_weights(model: Model) -> None:

@@ -14,6 +14,7 @@ from ..arrays import Array
 from ..manifest import GraphEntry, ModelEntry, TensorEntry
 
 LEAST_SNR = 25.0  # dB, of quick arithmetic against float32
+LEAST_EXACT_SNR = 80.0  # dB, of a rewritten graph in float32 against the exported one
 #: A graph for which that is not enough: the solver adds up the velocity's error, once a step.
 LEAST_SNR_OF: Mapping[str, float] = {"velocity": 30.0}
 SEED = 20240911
