@@ -107,7 +107,8 @@ def _exported(model: Model, folder: Path, options: list[str]) -> Path:
         path
         for package in ("flowsep_ref", "flowsep_export", "flowsep_runtime")
         for path in _sources(package)
-        if "training" not in path.parts
+        # how a bundle is run does not change what is in it
+        if "training" not in path.parts and "backends" not in path.parts
     ]
     key = _digest(f"{_stamp(model)} torch {version('torch')} onnx {version('onnx')}", *code)
 

@@ -67,7 +67,7 @@ class _Rewriter:
         self._quick = quick
         self._op: Any = _part_of_openvino("opset13")
         self._pixels: dict[tuple[str, int], Output] = {}  # of an output of the graph, [H·W, C]
-        self._done: dict[str, tuple[Node, Node]] = {}  # by name: what was rewritten, and as what
+        self._done: dict[str, tuple[Node, Node]] = {}  # by unique name: what was rewritten, and as what
         self._left: set[str] = set()  # convolutions by name
 
     def run(self) -> int:
@@ -80,7 +80,7 @@ class _Rewriter:
             result = self._rewritten(node)
             if result is not None:
                 self._pixels[_key(node.output(0))] = result.output(0)
-                self._done[node.get_friendly_name()] = node, result
+                self._done[node.get_name()] = node, result
                 convolutions += "Convolution" in node.get_type_name()
         for node, result in self._done.values():
             self._reconnect(node, result)
@@ -92,7 +92,7 @@ class _Rewriter:
         readers = [
             reader
             for reader in node.output(0).get_target_inputs()
-            if reader.get_node().get_friendly_name() not in self._done
+            if reader.get_node().get_name() not in self._done
         ]
         if readers:
             image = self._image(result.output(0), _image(node.output(0))).output(0)
@@ -184,7 +184,7 @@ class _Rewriter:
         """Leaves a convolution to the engine, which finds the channels where it wants them, and its bias with
         it: what comes after happens to pixels all the same."""
         self._of(node.output(0))
-        self._left.add(node.get_friendly_name())
+        self._left.add(node.get_name())
 
     def _transposed_convolution(self, node: Node) -> Node | None:
         """4×4 with stride 2 and padding 1: an even row of the result reads a row and the one before it, an
@@ -351,7 +351,7 @@ class _Rewriter:
             return None
         shape = _shape(node.output(0))
         first, *others = node.input_values()
-        if first.get_node().get_friendly_name() in self._left and all(map(_is_constant, others)):
+        if first.get_node().get_name() in self._left and all(map(_is_constant, others)):
             self._of(node.output(0))
             return None
         operands = []
@@ -400,7 +400,7 @@ def _part_of_openvino(name: str) -> ModuleType:
 
 
 def _key(output: Output) -> tuple[str, int]:
-    return output.get_node().get_friendly_name(), output.get_index()
+    return output.get_node().get_name(), output.get_index()
 
 
 def _shape(output: Output) -> list[int]:

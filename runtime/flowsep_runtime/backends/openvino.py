@@ -136,10 +136,10 @@ class _Model:
     ) -> None:
         self.setting = setting
         self._graph = graph
-        self._memory = memory  # below the compiled graph, so it goes after it
-        self._compiled = compiled
         self._outputs = outputs
         self._idle: list[InferRequest] = []
+        self._compiled = compiled
+        self._memory = memory  # what the graph lies in: last, to go last
 
     def run(self, row: Mapping[str, Array]) -> dict[str, Array]:
         try:
