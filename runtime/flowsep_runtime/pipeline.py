@@ -108,7 +108,7 @@ class Pipeline:
         fewer than three processors, where the work would only wait for the loading, there is nothing to gain:
         this does nothing.
         """
-        if self.low_memory or isinstance(self.backend, DeviceBackend) or (os.cpu_count() or 1) < 3:
+        if self.low_memory or isinstance(self.backend, DeviceBackend) or _processors() < 3:
             return
 
         def load() -> None:
@@ -367,6 +367,13 @@ class Pipeline:
                 f"the frames of log_mel must be a multiple of {model.frame_multiple}: {array.shape}"
             )
         return array
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _floats(values: ArrayLike) -> Floats:

@@ -139,6 +139,52 @@ def test_what_lies_between_convolutions_happens_to_pixels(quick: bool) -> None:
     assert convolutions == (4 if quick else 7)  # quick: the narrow half of the image, and 1×1
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_other_transpositions_are_no_sequences(order: tuple[int, int, int]) -> None:
+    """All sizes are such that the wrong order would fit, too."""
+
+    def layers(g: Graph, x: Any) -> Any:
+        first = g.convolution(x, 96)
+        rows = g.op.reshape(first, g.ints(1, 96, 96), False)
+        turned = g.op.transpose(g.op.reshape(rows, g.ints(1, 96, 96), False), g.ints(*order))
+        back = g.op.reshape(turned, g.ints(1, 96, 12, 8), False)
+        return g.convolution(g.op.add(first, back), 96)
+
+    _, snr, _ = both(layers, (1, 96, 12, 8))
+    assert snr > 95
+
+
+def test_groups_over_a_divided_batch_stay() -> None:
+    def layers(g: Graph, x: Any) -> Any:
+        op, first = g.op, g.convolution(x, 96)
+        norm = op.mvn(op.reshape(first, g.ints(2, 8, -1), False), g.ints(2), True, 1e-5, "inside_sqrt")
+        ones, zeros = (op.constant(np.full((1, 8, 1), value, np.float32)) for value in (1, 0))
+        back = op.reshape(op.add(op.multiply(norm, ones), zeros), g.ints(1, 96, 8, 8), False)
+        return g.convolution(back, 96)
+
+    _, snr, kinds = both(layers, (1, 96, 8, 8))
+    assert kinds["MVN"] == 1 and snr > 95
+
+
+def test_weights_in_half_precision_stay_so() -> None:
+    model = Graph().model(attention, (1, 96, 8, 4))
+    rewrite(model, quick=False)
+    wide = sum(
+        node.output(0).get_tensor().size
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant"
+        and str(node.output(0).get_element_type()) == "<Type: 'float32'>"
+    )
+    half = sum(
+        node.output(0).get_tensor().size
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant"
+        and str(node.output(0).get_element_type()) == "<Type: 'float16'>"
+    )
+    assert half == 2 * (2 * 96 * 96 + 160 * 96 + 96 * 80)  # all but the 3×3
+    assert wide < 4 * (36 * 96 * 96 + 6000)
+
+
 @pytest.mark.parametrize("spoiled", ["scale", "tanh"])
 def test_what_is_not_known_stays(spoiled: str) -> None:
     def layers(g: Graph, x: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowsep_runtime.backends.mapped_files import pages_given_back
+from flowsep_runtime.backends.mapped_files import give_back, give_back_mapped, mappings, repeated
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -36,13 +36,15 @@ def mapped(path: Path, access: int) -> tuple[mmap.mmap, np.ndarray[tuple[int], n
     return memory, np.frombuffer(memory, np.uint8)
 
 
-def test_pages_are_given_back_and_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "weights" / "graph.data"
-    path.parent.mkdir()
-    _, content = mapped(path, mmap.ACCESS_READ)
+@pytest.mark.parametrize("own", [True, False])
+def test_pages_are_given_back_and_read_again(tmp_path: Path, own: bool) -> None:
+    path = tmp_path / "graph.data"
+    memory, content = mapped(path, mmap.ACCESS_READ)
     total = content.sum(dtype=np.int64)
     assert resident(path) > SIZE // 2
-    with pages_given_back([tmp_path / "weights"]):
+    found = mappings([path])
+    assert len(found) == 1
+    with repeated((lambda: give_back_mapped(memory)) if own else (lambda: give_back(found))):
         deadline = time.monotonic() + 30
         while resident(path) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -52,14 +54,17 @@ def test_pages_are_given_back_and_read_again(tmp_path: Path) -> None:
     assert content.sum(dtype=np.int64) == total
 
 
-def test_other_files_and_what_was_written_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "weights").mkdir()
-    _, elsewhere = mapped(tmp_path / "weights-of-another.data", mmap.ACCESS_READ)
-    total = elsewhere.sum(dtype=np.int64)
-    private, content = mapped(tmp_path / "weights" / "changed.data", mmap.ACCESS_COPY)
+def test_other_files_and_what_can_be_written_are_no_mappings_to_give_back(tmp_path: Path) -> None:
+    _, elsewhere = mapped(tmp_path / "graph.data.of-another", mmap.ACCESS_READ)
+    private, content = mapped(tmp_path / "graph.data", mmap.ACCESS_COPY)
     private[:5] = b"hello"
-    with pages_given_back([tmp_path / "weights"]):
-        pass
-    assert content[:5].tobytes() == b"hello"
-    assert resident(tmp_path / "weights-of-another.data") > SIZE // 2
-    assert elsewhere.sum(dtype=np.int64) == total
+    assert mappings([tmp_path / "graph.data", tmp_path]) == set()
+    assert elsewhere.any() and content[:5].tobytes() == b"hello"
+
+
+def test_the_last_pages_go_also_after_a_failure(tmp_path: Path) -> None:
+    memory, content = mapped(tmp_path / "graph.data", mmap.ACCESS_READ)
+    with pytest.raises(ValueError, match="no graph"), repeated(lambda: give_back_mapped(memory)):
+        assert content.any()
+        raise ValueError("no graph")
+    assert resident(tmp_path / "graph.data") == 0

@@ -129,11 +129,20 @@ def test_other_processors_run_the_graphs_as_they_are(
     assert backend.description.startswith("openvino, float32,")
 
 
+#: Of the bundled model: images of fewer than 96 channels keep their 3×3 convolutions.
+CONVOLUTIONS = {"encode_mixture": 12, "velocity": 34, "decode_latent": 16}
+
+
 @needs_x86
 @pytest.mark.parametrize("graph", openvino.REWRITTEN_GRAPHS)
 @pytest.mark.parametrize("part", [1, 4])
-def test_the_bundled_graphs_are_rewritten_and_the_same(graph: str, part: int) -> None:
+def test_the_bundled_graphs_are_rewritten_and_the_same(
+    graph: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the length of a clip, and at that of a short window."""
+    counts = []
+    rewrite = channels_last.rewrite
+    monkeypatch.setattr(channels_last, "rewrite", lambda *given: counts.append(rewrite(*given)))
     manifest = Manifest.read(BUNDLED)
     model = dataclasses.replace(manifest.model, clip_samples=manifest.model.clip_samples // part)
     entry = manifest.graph(graph, "openvino")
@@ -141,6 +150,7 @@ def test_the_bundled_graphs_are_rewritten_and_the_same(graph: str, part: int) ->
     backend = open_backend("openvino", BUNDLED, manifest, cache=False)
     found = backend.run(graph, given)
     assert backend.description.startswith("openvino, float32,")  # none of them as exported
+    assert counts == [CONVOLUTIONS[graph]]
     assert snr_db(open_backend("cpu", BUNDLED, manifest).run(graph, given), found) > 90
 
 
@@ -299,6 +309,30 @@ def test_a_graph_that_bf16_breaks_falls_back_with_a_warning_and_is_known_next_ti
         (own_cache / "openvino.json").write_text(damage)
         with pytest.warns(FlowSepWarning, match="decode_latent"):
             open_backend("openvino", bundle, manifest, "fast").load("decode_latent")
+
+
+def test_graphs_that_come_and_go_on_several_threads_keep_their_numbers(own_cache: Path) -> None:
+    """Compiled, read back, run and freed side by side; the cache is empty at first."""
+    manifest = Manifest.read(BUNDLED)
+    graphs = ("log_mel", "velocity_text", "velocity_time", "encode_mixture")
+    backend = open_backend("openvino", BUNDLED, manifest, threads=1)
+    calm = open_backend("openvino", BUNDLED, manifest, threads=1, cache=False)
+    expected = {graph: calm.run(graph, inputs(manifest, graph)) for graph in graphs}
+    wrong: list[str] = []
+
+    def work(graph: str) -> None:
+        given = inputs(manifest, graph)
+        for _ in range(3):
+            if snr_db(expected[graph], backend.run(graph, given)) < 100:
+                wrong.append(graph)
+            backend.free(graph)
+
+    threads = [threading.Thread(target=work, args=(graph,)) for graph in graphs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def verdicts(cache: Path) -> str:

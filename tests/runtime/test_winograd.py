@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsep_runtime.backends.winograd import Tiling, cheapest, transforms
@@ -51,6 +51,7 @@ def plain(image: Array, weight: Array, tiling: Tiling) -> Array:
     return total
 
 
+@settings(deadline=None)
 @given(
     size=st.tuples(st.integers(1, 13), st.integers(1, 13)),
     tile=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])),

@@ -36,6 +36,8 @@ LEAST_CHANNELS = 96
 #: cost what the products gain.
 NARROW = 4
 
+_UNFOLDED = "DisableConstantFolding_0"  # OpenVINO's mark
+
 _ELEMENTWISE = {"Add": "add", "Multiply": "multiply", "Subtract": "subtract", "Sigmoid": "sigmoid"}
 
 
@@ -71,10 +73,7 @@ class _Rewriter:
         self._left: set[str] = set()  # convolutions by name
 
     def run(self) -> int:
-        library = _part_of_openvino("passes")
-        passes = library.Manager()
-        passes.register_pass(library.ConstantFolding())  # shapes that are worked out in the graph
-        passes.run_passes(self._model)
+        self._fold_shapes()
         convolutions = 0
         for node in self._model.get_ordered_ops():
             result = self._rewritten(node)
@@ -86,6 +85,22 @@ class _Rewriter:
             self._reconnect(node, result)
         self._model.validate_nodes_and_infer_types()
         return convolutions
+
+    def _fold_shapes(self) -> None:
+        """Works out what the graph works out of its own shapes; weights in half precision stay so."""
+        library = _part_of_openvino("passes")
+        passes = library.Manager()
+        passes.register_pass(library.ConstantFolding())
+        casts = [
+            node
+            for node in self._model.get_ops()
+            if node.get_type_name() == "Convert" and _is_constant(node.input_value(0))
+        ]
+        for cast in casts:
+            cast.get_rt_info()[_UNFOLDED] = ""
+        passes.run_passes(self._model)
+        for cast in casts:
+            del cast.get_rt_info()[_UNFOLDED]
 
     def _reconnect(self, node: Node, result: Node) -> None:
         """Gives those who still read the image what they read before."""
@@ -150,8 +165,8 @@ class _Rewriter:
         if source.get_type_name() != "Transpose" or not _is_image(node.output(0)):
             return None
         image = _image(node.output(0))
-        sequence = [1, image.channels, image.pixels]
-        if _shape(source.input_value(0)) != [1, image.pixels, image.channels] != _turned(source, sequence):
+        sequence = [1, image.pixels, image.channels]
+        if _turned(source, [1, image.channels, image.pixels]) != sequence:
             return None
         return self._reshape(source.input_value(0), image.pixels, image.channels)
 
@@ -194,7 +209,9 @@ class _Rewriter:
         if not _is_image(source) or _shape(weight)[2:] != [4, 4] or node.get_input_size() != 2:
             return None
         pads = how["pads_begin"], how["pads_end"], how["output_padding"]
-        if how["strides"] != [2, 2] or pads != ([1, 1], [1, 1], [0, 0]) or how["auto_pad"] != "explicit":
+        if how["strides"] != [2, 2] or how["dilations"] != [1, 1] or how["auto_pad"] != "explicit":
+            return None
+        if pads != ([1, 1], [1, 1], [0, 0]):
             return None
         image, values = _image(source), _weights(weight)
         if values is None:
@@ -284,9 +301,9 @@ class _Rewriter:
         source = rows.input_value(0)
         if _key(source) not in self._pixels or _shape(node.output(0)) != _shape(source):
             return None
-        image, (_, groups, *rest) = _image(source), _shape(norm.output(0))
+        image, (batch, groups, *rest) = _image(source), _shape(norm.output(0))
         how = norm.get_attributes()
-        if len(rest) != 1 or image.channels % groups or not how["normalize_variance"]:
+        if batch != 1 or len(rest) != 1 or image.channels % groups or not how["normalize_variance"]:
             return None
         if not (_is_all(scale, 1.0) and _is_all(shift, 0.0)) or how["eps_mode"].lower() != "inside_sqrt":
             return None

@@ -23,6 +23,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +37,8 @@ from ..errors import BackendError, FlowSepWarning, shown
 from ..manifest import Manifest
 from . import Arithmetic, channels_last, give_memory_back, offline, openvino_cache, threads_in_words
 from .locks import GraphLocks
-from .mapped_files import pages_given_back
+from .mapped_files import give_back, mappings, repeated
+from .openvino_cache import Compiled
 from .trials import LEAST_EXACT_SNR, Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from openvino.frontend import FrontEnd
 
 SHAPES_KEPT = 2  # of a graph: the last two lengths that it was given
-COMPILED_GRAPHS, COMPILED_BYTES = 64, 4 << 30  # in the cache folder
+COMPILED_GRAPHS, COMPILED_BYTES = 64, 8 << 30  # in the cache folder
 VERDICTS, REMEMBERED_VERDICTS = "openvino", 512
 
 
@@ -131,15 +133,13 @@ def _capabilities() -> list[str]:
 class _Model:
     """A compiled graph and the requests that are not in use; each call has one to itself."""
 
-    def __init__(
-        self, graph: str, compiled: CompiledModel, memory: object, setting: Setting, outputs: list[str]
-    ) -> None:
+    def __init__(self, graph: str, compiled: Compiled, setting: Setting, outputs: list[str]) -> None:
         self.setting = setting
         self._graph = graph
         self._outputs = outputs
         self._idle: list[InferRequest] = []
-        self._compiled = compiled
-        self._memory = memory  # what the graph lies in: last, to go last
+        self._compiled = compiled.graph
+        self._memory = compiled.memory  # what the graph lies in: CPython lets attributes go in this order
 
     def run(self, row: Mapping[str, Array]) -> dict[str, Array]:
         try:
@@ -221,7 +221,8 @@ class OpenVino:
         """The graph in the first setting that is right: finite, and close to float32 as exported."""
         settings = self._choices(graph)
         others, plain = settings[:-2], settings[-2:]
-        key = self._key(graph, shapes, str(least_snr(graph)), *map(_identity, settings))
+        least = least_snr(graph), LEAST_EXACT_SNR
+        key = self._key(graph, shapes, str(least), *map(_identity, settings))
         verdict = recall(VERDICTS).get(key) if self._cache else None
         for setting in settings:
             if setting.name == verdict:
@@ -277,48 +278,70 @@ class OpenVino:
                 model = self._compiled(graph, shapes, setting)
                 if snr_db(reference, model.run(inputs)) >= least:
                     return model
+                del model  # so that two settings are never in memory together
             except BackendError:  # refusing is one way of not being right
                 continue
         return None
 
     def _compiled(self, graph: str, shapes: Shapes, setting: Setting, keep: bool = True) -> _Model:
         entry = self._manifest.graph(graph, self.name)
-        path = self._folder / entry.files[0].name
+        files = [self._folder / file.name for file in entry.files]
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **setting.properties}
         if self._threads is not None:
             properties["INFERENCE_NUM_THREADS"] = self._threads
         folder = self._cache_folder(graph, shapes, setting) if keep else None
-        outputs = [output.name for output in entry.outputs]
-        with pages_given_back([self._folder] if folder is None else [self._folder, folder]):
-            kept = None if folder is None else openvino_cache.read(_core(), folder, properties)
-            if kept is not None:
-                return _Model(graph, *kept, setting, outputs)
+        compiled = None if folder is None else openvino_cache.read(_core(), folder, properties)
+        if compiled is None:
             with _LOADING:
-                compiled = self._load(path, shapes, setting, properties, folder)
-        if folder is not None:
-            openvino_cache.keep(folder)
-        return _Model(graph, compiled, None, setting, outputs)
+                compiled = self._newly_compiled(files, shapes, setting, properties, folder)
+        return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
+
+    def _newly_compiled(
+        self,
+        files: list[Path],
+        shapes: Shapes,
+        setting: Setting,
+        properties: dict[str, Any],
+        folder: Path | None,
+    ) -> Compiled:
+        if folder is None:
+            return Compiled(self._load(files, shapes, setting, properties, folder))
+        # Another thread may have compiled it meanwhile.
+        compiled = openvino_cache.read(_core(), folder, properties)
+        if compiled is None:
+            compiled = Compiled(self._load(files, shapes, setting, properties, folder))
+            if openvino_cache.keep(folder):
+                # What comes from the file takes less memory: it does without all that rewriting has left.
+                del compiled
+                give_memory_back()
+                compiled = openvino_cache.read(_core(), folder, properties)
+        return compiled or Compiled(self._load(files, shapes, setting, properties, None))
 
     def _load(
-        self, path: Path, shapes: Shapes, setting: Setting, properties: dict[str, Any], folder: Path | None
+        self,
+        files: list[Path],
+        shapes: Shapes,
+        setting: Setting,
+        properties: dict[str, Any],
+        folder: Path | None,
     ) -> CompiledModel:
         try:
+            before = mappings(files)
             # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
-            model = _front_end().convert(_front_end().load(str(path)))
-            _keep_half_weights(model)
-            model.reshape({name: list(shape) for name, shape in shapes.items()})
-            if setting.rewritten:
-                channels_last.rewrite(model, setting.quick)
-            try:
-                options = properties if folder is None else properties | {"CACHE_DIR": str(folder)}
-                return _core().compile_model(model, "CPU", options)
-            except Exception:
-                if folder is None:
-                    raise
-                # Perhaps it is only the cache that failed: a full disk, say.
-                return _core().compile_model(model, "CPU", properties)
+            model = _front_end().convert(_front_end().load(str(files[0])))
+            # The weights' mappings live as long as this: the passes below may drop what they have folded.
+            weights = model.clone()
+            ours = mappings(files) - before
+            with repeated(lambda: give_back(ours)):
+                _keep_half_weights(model)
+                model.reshape({name: list(shape) for name, shape in shapes.items()})
+                if setting.rewritten:
+                    channels_last.rewrite(model, setting.quick)
+                compiled = _compile(model, properties, folder)
+            del weights
+            return compiled
         except Exception as error:
-            raise BackendError(f"OpenVINO cannot load {shown(path)}: {_last_line(error)}") from error
+            raise BackendError(f"OpenVINO cannot load {shown(files[0])}: {_last_line(error)}") from error
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: Setting) -> Path | None:
         """The folder of one compiled graph, made and tidied up around; None where nothing can be kept."""
@@ -340,6 +363,14 @@ class OpenVino:
         processor = _core().get_property("CPU", "FULL_DEVICE_NAME"), _capabilities()
         parts = files, offline.openvino().__version__, processor, sorted(shapes.items()), how
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _compile(model: Model, properties: dict[str, Any], folder: Path | None) -> CompiledModel:
+    if folder is not None:
+        # Where this fails it may only be the cache that does: a full disk, say.
+        with suppress(Exception):
+            return _core().compile_model(model, "CPU", properties | {"CACHE_DIR": str(folder)})
+    return _core().compile_model(model, "CPU", properties)
 
 
 def _identity(setting: Setting) -> str:
