@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
+from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.versions import installed
 
 LIBRARIES = (
@@ -27,7 +28,7 @@ def machine() -> dict[str, object]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_processors(),
         "load_before": load,
         "system": platform.system(),
         "versions": {"python": platform.python_version()} | installed(LIBRARIES),

@@ -22,6 +22,7 @@ from .arrays import Array, Floats, Ints
 from .backends import Arithmetic, Backend, DeviceBackend, Precision, Schedule, SolverLoop, open_chosen
 from .errors import BackendError, OptionError
 from .manifest import STAGES, Manifest
+from .processors import usable_processors
 from .resident import Clip, StageContext, generate_resident
 from .solvers import solver_named
 
@@ -108,7 +109,7 @@ class Pipeline:
         fewer than three processors, where the work would only wait for the loading, there is nothing to gain:
         this does nothing.
         """
-        if self.low_memory or isinstance(self.backend, DeviceBackend) or _processors() < 3:
+        if self.low_memory or isinstance(self.backend, DeviceBackend) or usable_processors() < 3:
             return
 
         def load() -> None:
@@ -367,13 +368,6 @@ class Pipeline:
                 f"the frames of log_mel must be a multiple of {model.frame_multiple}: {array.shape}"
             )
         return array
-
-
-def _processors() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _floats(values: ArrayLike) -> Floats:

@@ -225,7 +225,7 @@ def loaded_ahead(pipeline: Pipeline, *stages: str) -> None:
 def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(
     own_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowsep_runtime.pipeline._processors", lambda: 4)
+    monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 4)
     pipeline = Pipeline.load(own_bundle, "cpu")
     backend = Recorder(pipeline.backend)
     (own_bundle / "decode_latent.onnx").write_bytes(b"no onnx")
@@ -235,7 +235,7 @@ def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(
         pipeline.decode_latent(normal(1, 8, 16, 16))
     sparing = Recorder(pipeline.backend)
     loaded_ahead(Pipeline(own_bundle, pipeline.manifest, sparing, low_memory=True), "log_mel")
-    monkeypatch.setattr("flowsep_runtime.pipeline._processors", lambda: 2)
+    monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 2)
     loaded_ahead(Pipeline(own_bundle, pipeline.manifest, sparing), "log_mel")
     assert sparing.held == set()
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..arrays import Array
-from . import offline
+from . import offline, openvino_weights
 from .winograd import Tiling, cheapest
 
 if TYPE_CHECKING:
@@ -91,15 +91,11 @@ class _Rewriter:
         library = _part_of_openvino("passes")
         passes = library.Manager()
         passes.register_pass(library.ConstantFolding())
-        casts = [
-            node
-            for node in self._model.get_ops()
-            if node.get_type_name() == "Convert" and _is_constant(node.input_value(0))
-        ]
-        for cast in casts:
+        stored = openvino_weights.casts(self._model)
+        for cast in stored:
             cast.get_rt_info()[_UNFOLDED] = ""
         passes.run_passes(self._model)
-        for cast in casts:
+        for cast in stored:
             del cast.get_rt_info()[_UNFOLDED]
 
     def _reconnect(self, node: Node, result: Node) -> None:
@@ -368,7 +364,7 @@ class _Rewriter:
             return None
         shape = _shape(node.output(0))
         first, *others = node.input_values()
-        if first.get_node().get_name() in self._left and all(map(_is_constant, others)):
+        if first.get_node().get_name() in self._left and all(map(openvino_weights.is_constant, others)):
             self._of(node.output(0))
             return None
         operands = []
@@ -399,7 +395,7 @@ class _Rewriter:
         openvino, bits = offline.openvino(), _bf16_bits(values)
         tensor = openvino.Tensor(bits, openvino.Shape(values.shape), openvino.Type.bf16)  # borrows them
         wide: Node = self._op.convert(self._op.constant(tensor, shared_memory=False), "f32")
-        wide.get_rt_info()["decompression_0"] = ""
+        openvino_weights.mark(wide)
         return wide
 
     def _constant(self, values: Array) -> Node:
@@ -408,7 +404,7 @@ class _Rewriter:
         if values.dtype != np.float16:
             return node
         wide: Node = self._op.convert(node, "f32")
-        wide.get_rt_info()["decompression_0"] = ""
+        openvino_weights.mark(wide)
         return wide
 
 
@@ -449,10 +445,6 @@ def _input_of(node: Node | None, kind: str) -> Node | None:
 def _constant_of(output: Output) -> Array | None:
     node: Any = output.get_node()
     return np.asarray(node.data) if node.get_type_name() == "Constant" else None
-
-
-def _is_constant(output: Output) -> bool:
-    return bool(output.get_node().get_type_name() == "Constant")
 
 
 def _weights(output: Output) -> Array | None:

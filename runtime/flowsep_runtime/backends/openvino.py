@@ -39,10 +39,11 @@ from . import Arithmetic, channels_last, give_memory_back, offline, openvino_cac
 from .locks import GraphLocks
 from .mapped_files import give_back, mappings, repeated
 from .openvino_cache import Compiled
+from .openvino_weights import keep_half
 from .trials import LEAST_EXACT_SNR, Shapes, clip_shapes, finite, least_snr, sample_inputs, snr_db
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel, Core, InferRequest, Model, Node
+    from openvino import CompiledModel, Core, InferRequest, Model
     from openvino.frontend import FrontEnd
 
 SHAPES_KEPT = 2  # of a graph: the last two lengths that it was given
@@ -128,6 +129,16 @@ def _front_end() -> FrontEnd:
 
 def _capabilities() -> list[str]:
     return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+class _Plan(NamedTuple):
+    """Everything that a graph is compiled from."""
+
+    files: list[Path]  # the graph, and those of its weights
+    shapes: Shapes
+    setting: Setting
+    properties: dict[str, Any]
+    folder: Path | None  # of the cache
 
 
 class _Model:
@@ -293,55 +304,8 @@ class OpenVino:
         compiled = None if folder is None else openvino_cache.read(_core(), folder, properties)
         if compiled is None:
             with _LOADING:
-                compiled = self._newly_compiled(files, shapes, setting, properties, folder)
+                compiled = _newly_compiled(_Plan(files, shapes, setting, properties, folder))
         return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
-
-    def _newly_compiled(
-        self,
-        files: list[Path],
-        shapes: Shapes,
-        setting: Setting,
-        properties: dict[str, Any],
-        folder: Path | None,
-    ) -> Compiled:
-        if folder is None:
-            return Compiled(self._load(files, shapes, setting, properties, folder))
-        # Another thread may have compiled it meanwhile.
-        compiled = openvino_cache.read(_core(), folder, properties)
-        if compiled is None:
-            compiled = Compiled(self._load(files, shapes, setting, properties, folder))
-            if openvino_cache.keep(folder):
-                # What comes from the file takes less memory: it does without all that rewriting has left.
-                del compiled
-                give_memory_back()
-                compiled = openvino_cache.read(_core(), folder, properties)
-        return compiled or Compiled(self._load(files, shapes, setting, properties, None))
-
-    def _load(
-        self,
-        files: list[Path],
-        shapes: Shapes,
-        setting: Setting,
-        properties: dict[str, Any],
-        folder: Path | None,
-    ) -> CompiledModel:
-        try:
-            before = mappings(files)
-            # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
-            model = _front_end().convert(_front_end().load(str(files[0])))
-            # The weights' mappings live as long as this: the passes below may drop what they have folded.
-            weights = model.clone()
-            ours = mappings(files) - before
-            with repeated(lambda: give_back(ours)):
-                _keep_half_weights(model)
-                model.reshape({name: list(shape) for name, shape in shapes.items()})
-                if setting.rewritten:
-                    channels_last.rewrite(model, setting.quick)
-                compiled = _compile(model, properties, folder)
-            del weights
-            return compiled
-        except Exception as error:
-            raise BackendError(f"OpenVINO cannot load {shown(files[0])}: {_last_line(error)}") from error
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: Setting) -> Path | None:
         """The folder of one compiled graph, made and tidied up around; None where nothing can be kept."""
@@ -365,6 +329,42 @@ class OpenVino:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def _newly_compiled(plan: _Plan) -> Compiled:
+    if plan.folder is None:
+        return Compiled(_load(plan))
+    # Another thread may have compiled it meanwhile.
+    compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
+    if compiled is None:
+        compiled = Compiled(_load(plan))
+        if openvino_cache.keep(plan.folder):
+            # What comes from the file takes less memory: it does without all that rewriting has left.
+            del compiled
+            give_memory_back()
+            compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
+    return compiled or Compiled(_load(plan._replace(folder=None)))
+
+
+def _load(plan: _Plan) -> CompiledModel:
+    path = plan.files[0]
+    try:
+        before = mappings(plan.files)
+        # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
+        model = _front_end().convert(_front_end().load(str(path)))
+        # The weights' mappings live as long as this: the passes below may drop what they have folded.
+        weights = model.clone()
+        ours = mappings(plan.files) - before
+        with repeated(lambda: give_back(ours)):
+            keep_half(model)
+            model.reshape({name: list(shape) for name, shape in plan.shapes.items()})
+            if plan.setting.rewritten:
+                channels_last.rewrite(model, plan.setting.quick)
+            compiled = _compile(model, plan.properties, plan.folder)
+        del weights
+        return compiled
+    except Exception as error:
+        raise BackendError(f"OpenVINO cannot load {shown(path)}: {_last_line(error)}") from error
+
+
 def _compile(model: Model, properties: dict[str, Any], folder: Path | None) -> CompiledModel:
     if folder is not None:
         # Where this fails it may only be the cache that does: a full disk, say.
@@ -376,21 +376,6 @@ def _compile(model: Model, properties: dict[str, Any], folder: Path | None) -> C
 def _identity(setting: Setting) -> str:
     """What a compiled graph depends on besides its file: the name, and how graphs are rewritten today."""
     return f"{setting.name}, rewritten {channels_last.REVISION}" if setting.rewritten else setting.name
-
-
-def _keep_half_weights(model: Model) -> None:
-    """Marks the casts of weights that are stored in half precision as what they are, decompression.
-
-    Without the mark OpenVINO widens such weights when it loads them, and then holds them twice: for a text
-    encoder of matrix products alone, twice the memory in bf16. The numbers in float32 are the same bits.
-    """
-    for node in model.get_ops():
-        if node.get_type_name() == "Convert" and _type_of_source(node) == "Constant":
-            node.get_rt_info()["decompression_0"] = ""
-
-
-def _type_of_source(node: Node) -> str:
-    return str(node.input_value(0).get_node().get_type_name())
 
 
 def _last_line(error: Exception) -> str:
