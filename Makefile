@@ -10,7 +10,7 @@ DEV := .venv-dev
 DEMO_READY := $(DEMO)/.installed
 DEV_READY := $(DEV)/.installed
 
-PACKAGES := flowsep_ref evaluation export runtime
+PACKAGES := flowsep_ref evaluation export runtime training
 CHECKED := $(PACKAGES) benchmarks recipes tests
 SPEC := setup.cfg pyproject.toml constraints.txt
 # The demo installs the packages as a user does, so it installs again when any file of theirs changes.

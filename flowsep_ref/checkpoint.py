@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowsep_ref.config import ConfigError, FlowSepConfig
-from flowsep_ref.model import FlowSep
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
@@ -44,18 +43,20 @@ class CheckpointError(ValueError):
     """A file that is no FlowSep checkpoint, or one of other sizes; the message says which entries."""
 
 
-def load(path: str | Path, config: str | Path | FlowSepConfig | None = None) -> FlowSep:
-    """Load a published Lightning file, or a folder that `save` wrote.
+def read(
+    path: str | Path, config: str | Path | FlowSepConfig | None = None
+) -> tuple[Mapping[str, Tensor], FlowSepConfig, Path]:
+    """Read a published Lightning file, or a folder that `save` wrote.
 
     Args:
         path: `*.ckpt`, or a folder with `model.safetensors` and `config.yaml`.
         config: sizes, or a YAML file of them; default: the folder's own, or the published sizes.
 
     Returns:
-        The model in evaluation mode, float32.
+        The entries, the sizes, and the file that was read.
 
     Raises:
-        CheckpointError: unreadable file, or a missing, unknown or misshapen entry.
+        CheckpointError: unreadable file.
         ConfigError: unreadable configuration.
     """
     path = Path(path)
@@ -67,36 +68,35 @@ def load(path: str | Path, config: str | Path | FlowSepConfig | None = None) -> 
         state = _read_lightning(path)
     if not isinstance(config, FlowSepConfig):
         config = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
-    return assemble(state, config, path)
+    return state, config, path
 
 
-def assemble(state: Mapping[str, Tensor], config: FlowSepConfig, source: Path) -> FlowSep:
-    """Make a model of tensors, which become its parameters without a copy where they are float32.
+def fill(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Make tensors the parameters of a model, without a copy where they are float32.
 
     Args:
+        model: a FlowSep, which may be on the meta device.
         state: entries under the published names, or under this model's own if `source` is named
             `model.safetensors`.
-        config: the sizes.
         source: the file to name in errors.
 
     Raises:
         CheckpointError: a missing, unknown or misshapen entry.
     """
-    # on the meta device nothing is allocated
-    with torch.device("meta"):
-        model = FlowSep(config)
     wanted = model.state_dict()
     names = {key: key if source.name == WEIGHTS else published_name(key) for key in wanted}
     _check({names[key]: value for key, value in wanted.items()}, state, source)
     model.load_state_dict({key: state[names[key]].float() for key in wanted}, assign=True)
-    return model.requires_grad_(False).eval()
 
 
-def save(model: FlowSep, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+def save(
+    model: nn.Module, config: FlowSepConfig, folder: str | Path, dtype: torch.dtype = torch.float32
+) -> None:
     """Write the project's own form: `model.safetensors` and `config.yaml` in a folder.
 
     Args:
         model: any FlowSep.
+        config: its sizes.
         folder: made if it is not there; files of the same names are replaced, each atomically.
         dtype: of the stored weights; half precision halves the file and rounds them. The few numbers
             beside the weights (filter taps, `scale_factor`) stay float32.
@@ -110,7 +110,7 @@ def save(model: FlowSep, folder: str | Path, dtype: torch.dtype = torch.float32)
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         save_file(state, Path(scratch) / WEIGHTS)
-        model.config.save(Path(scratch) / CONFIG)
+        config.save(Path(scratch) / CONFIG)
         for name in (WEIGHTS, CONFIG):
             # safetensors makes its files for the owner alone
             (Path(scratch) / name).chmod(0o644)
@@ -185,4 +185,4 @@ def _some(keys: list[str], most: int = 4) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-__all__ = ["NEVER_READ", "CheckpointError", "ConfigError", "load", "save"]
+__all__ = ["NEVER_READ", "CheckpointError", "ConfigError", "fill", "read", "save"]

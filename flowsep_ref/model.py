@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from flowsep_ref import checkpoint
 from flowsep_ref.config import FlowSepConfig
 from flowsep_ref.layers import mask_bias
 from flowsep_ref.mel import FrontEnd, normalise
@@ -37,10 +39,29 @@ class FlowSep(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, config: str | Path | FlowSepConfig | None = None) -> FlowSep:
-        """Load weights: see `flowsep_ref.checkpoint.load`."""
-        from flowsep_ref.checkpoint import load
+        """Load a published Lightning file, or a folder that `save` wrote.
 
-        return load(path, config)
+        Args:
+            path: `*.ckpt`, or a folder with `model.safetensors` and `config.yaml`.
+            config: sizes, or a YAML file of them; default: the folder's own, or the published sizes.
+
+        Returns:
+            The model in evaluation mode, float32.
+
+        Raises:
+            CheckpointError: unreadable file, or a missing, unknown or misshapen entry.
+            ConfigError: unreadable configuration.
+        """
+        return cls.from_state(*checkpoint.read(path, config))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], config: FlowSepConfig, source: Path) -> FlowSep:
+        """Make a model of a checkpoint's entries: see `flowsep_ref.checkpoint.fill`."""
+        # on the meta device nothing is allocated
+        with torch.device("meta"):
+            model = cls(config)
+        checkpoint.fill(model, state, source)
+        return model.requires_grad_(False).eval()
 
     @classmethod
     def bundled(cls) -> FlowSep:
@@ -52,11 +73,9 @@ class FlowSep(nn.Module):
         """The folder of the small model that ships with this package (weights, config, tokenizer)."""
         return Path(__file__).parent / "assets" / "nano"
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write `model.safetensors` and `config.yaml`: see `flowsep_ref.checkpoint.save`."""
-        from flowsep_ref.checkpoint import save
-
-        save(self, folder)
+        checkpoint.save(self, self.config, folder, dtype)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Front end: `[B, S]`, normalised to [-1, 1], to `[B, T, 64]` (SPEC §1)."""

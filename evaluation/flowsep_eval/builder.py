@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from flowsep_eval.mel import SAMPLE_RATE, Floats
-from flowsep_runtime.audio_writing import Encoding, write_audio
+from flowsep_runtime.app.outputs import replacing
+from flowsep_runtime.audio.writing import Encoding, write_audio
 from flowsep_runtime.errors import OptionError, shown
-from flowsep_runtime.outputs import replacing
 
 if TYPE_CHECKING:
-    from flowsep_ref.training.sounds import SoundBank
+    from flowsep_train.sounds import SoundBank
 
 MANIFEST = "manifest.jsonl"
 AUDIO = "audio"
@@ -104,8 +104,8 @@ def _materials(
     sounds: Path, captions: Path, split: str, phrasings: Phrasings
 ) -> tuple[SoundBank, Mapping[str, Sequence[str]]]:
     try:
-        from flowsep_ref.training.mixtures import Captions
-        from flowsep_ref.training.sounds import SoundBank
+        from flowsep_train.mixtures import Captions
+        from flowsep_train.sounds import SoundBank
     except ImportError as error:
         raise OptionError(
             f"Building a test set needs {error.name}: pip install 'flowsep-engine[eval]'."
@@ -151,7 +151,7 @@ def _write_mixture(
     bank: SoundBank, labels: list[str], label: str, number: int, output: Path, recipe: Recipe
 ) -> dict[str, Any]:
     """Draws and writes one mixture; its manifest row, which has yet to get a query."""
-    from flowsep_ref.training.mixtures import level, mix
+    from flowsep_train.mixtures import level, mix
 
     rng = np.random.default_rng([recipe.seed, SOUNDS, number])
     samples = max(1, round(recipe.seconds * SAMPLE_RATE))

@@ -6,10 +6,10 @@ import numpy as np
 
 from flowsep_eval.mel import Floats
 from flowsep_runtime import Pipeline
-from flowsep_runtime.audio import SILENCE, centred
-from flowsep_runtime.levels import PEAK
-from flowsep_runtime.longform import OVERLAPS
-from flowsep_runtime.windows import cross_fade, window_starts
+from flowsep_runtime.audio.checks import SILENCE, centred
+from flowsep_runtime.separation.levels import PEAK
+from flowsep_runtime.separation.longform import OVERLAPS
+from flowsep_runtime.separation.windows import cross_fade, window_starts
 
 
 def through_autoencoder_and_vocoder(pipeline: Pipeline, target: Floats, mixture: Floats) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flowsep_eval.mel import SAMPLE_RATE, Floats
-from flowsep_runtime.audio import resampled
+from flowsep_runtime.audio.resampling import resampled
 from flowsep_runtime.errors import OptionError, shown
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.console import engine_options, run
+from flowsep_runtime.app.console import backend_options, run
 from flowsep_runtime.errors import FlowSepWarning, shown
 
 if TYPE_CHECKING:
     from flowsep_eval.builder import Phrasings
-    from flowsep_runtime.file_runs import Kind
+    from flowsep_runtime.app.file_runs import OutputKind
 
 PROGRAM = "flowsep-eval"
 FILE = click.Path(path_type=Path)
@@ -96,7 +96,7 @@ def build(
 )
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--solver", help="Solver of the flow.  [default: the bundle's]")
-@engine_options
+@backend_options
 @click.option(
     "--kind",
     type=click.Choice(["generated", "masked"]),
@@ -125,7 +125,7 @@ def run_command(
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
-    kind: Kind,
+    kind: OutputKind,
     guidance: float,
     candidates: int,
     seed: int,

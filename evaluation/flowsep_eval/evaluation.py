@@ -18,24 +18,24 @@ from flowsep_eval.manifest import Item, read_mono
 from flowsep_eval.mel import SAMPLE_RATE, Floats, mel_magnitudes
 from flowsep_eval.scores import ItemScore, Scores
 from flowsep_runtime import Separator
-from flowsep_runtime.audio import SILENCE, centred
+from flowsep_runtime.audio.checks import SILENCE, centred
 from flowsep_runtime.errors import AudioError, BackendError, FlowSepWarning, OptionError
 
 if TYPE_CHECKING:
-    from flowsep_runtime.file_runs import Kind
+    from flowsep_runtime.app.file_runs import OutputKind
 
 LENGTHS_AGREE = 0.1
 """Seconds by which a target's length may differ from its mixture's before it is worth a warning."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSettings:
     """How to separate (see `Separator.separate`; None is the bundle's default), and which of the results is
     scored: the generated target, or the mixture through its mask."""
 
     steps: int | None = None
     solver: str | None = None
-    kind: Kind = "generated"
+    kind: OutputKind = "generated"
     guidance: float = 1.0
     candidates: int = 1
 
@@ -68,7 +68,7 @@ def evaluate(
     clap: Clap | None = None,
     progress: Callable[[], None] | None = None,
     *,
-    kind: Kind = "generated",
+    kind: OutputKind = "generated",
     guidance: float = 1.0,
     candidates: int = 1,
 ) -> Scores:
@@ -95,7 +95,7 @@ def evaluate(
     items = list(items)
     if not items:
         raise OptionError("There is nothing to evaluate: the test set is empty.")
-    setting = Setting(steps, solver, kind, guidance, candidates)
+    setting = EvaluationSettings(steps, solver, kind, guidance, candidates)
     scored: list[ItemScore] = []
     embeddings: dict[str, list[Floats]] = {"output": [], "target": [], "mixture": []}
     for number, item in enumerate(items):
@@ -173,7 +173,9 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, FlowSepWarning, stacklevel=4)
 
 
-def separated(separator: Separator, mixture: Floats, query: str, seed: int, setting: Setting) -> Output:
+def separated(
+    separator: Separator, mixture: Floats, query: str, seed: int, setting: EvaluationSettings
+) -> Output:
     """One separation; silence where the engine fails or gives what is no sound."""
     start = time.perf_counter()
     try:

@@ -16,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from flowsep_eval.mel import SAMPLE_RATE, Floats
-from flowsep_runtime.audio import checked_samples, resampled
-from flowsep_runtime.audio_reading import read_audio
+from flowsep_runtime.audio.checks import checked_samples
+from flowsep_runtime.audio.reading import read_audio
+from flowsep_runtime.audio.resampling import resampled
 from flowsep_runtime.errors import AudioError, FlowSepError, shown
 
-Kind = Literal["present", "absent"]
+ItemKind = Literal["present", "absent"]
 KNOWN = ("id", "mixture", "query", "target", "other", "label", "other_label", "kind")
 
 
@@ -55,7 +56,7 @@ class Item:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ItemKind:
         """Whether the sound that the query names is in the mixture."""
         return "absent" if self.target is None else "present"
 

@@ -11,15 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flowsep_eval.evaluation import Setting, read_tracks, separated
+from flowsep_eval.evaluation import EvaluationSettings, read_tracks, separated
 from flowsep_eval.pictures import Example, chosen, class_bars, example_page
 from flowsep_eval.report import markdown, report
 from flowsep_eval.scores import Scores
 from flowsep_runtime import Separator, __version__
-from flowsep_runtime.checksums import sha256_of
+from flowsep_runtime.app.outputs import replacing
+from flowsep_runtime.bundle.checksums import sha256_of
+from flowsep_runtime.bundle.manifest import MANIFEST_NAME
 from flowsep_runtime.errors import OptionError, OutputError, shown
-from flowsep_runtime.manifest import MANIFEST_NAME
-from flowsep_runtime.outputs import replacing
 from flowsep_runtime.versions import installed
 
 REPORT, TABLES, CLASSES, EXAMPLES = "report.json", "report.md", "classes.png", "examples.png"
@@ -111,7 +111,7 @@ def write_report(
 
 def examples(sets: Mapping[str, Scores], settings: Mapping[str, Any], separator: Separator) -> list[Example]:
     """Best, median and worst of every set, separated once more: keeping all audio would take gigabytes."""
-    setting = Setting(**{field.name: settings[field.name] for field in fields(Setting)})
+    setting = EvaluationSettings(**{field.name: settings[field.name] for field in fields(EvaluationSettings)})
     found: list[Example] = []
     for name, scores in list(sets.items())[:EXAMPLE_SETS]:
         for place, score in chosen(scores):

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowsep_runtime.bundle.manifest import MANIFEST_NAME
 from flowsep_runtime.errors import OptionError, shown
-from flowsep_runtime.manifest import MANIFEST_NAME
 
 
 def check_destination(destination: Path, force: bool) -> None:

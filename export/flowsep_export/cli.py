@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowsep_export.engine_options import EngineRequest, engine_options
+from flowsep_export.tensorrt.options import EngineRequest, engine_options
 from flowsep_runtime import __version__
-from flowsep_runtime.console import run
+from flowsep_runtime.app.console import run
 from flowsep_runtime.errors import OptionError, shown
 from flowsep_runtime.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from flowsep_export.export import Source
     from flowsep_ref import FlowSep
-    from flowsep_runtime.engines import Range
+    from flowsep_runtime.backends.axes import Range
 
 PROGRAM = "flowsep-export"
 PUBLISHED = "published"
@@ -198,7 +198,7 @@ def _source(
     from flowsep_export.stage_inputs import read_recording, synthetic_mixture
     from flowsep_export.tokenizer import FILE, PUBLISHED, load_tokenizer
     from flowsep_ref.checkpoint import WEIGHTS
-    from flowsep_runtime.checksums import remembered_sha256
+    from flowsep_runtime.bundle.checksums import remembered_sha256
 
     model = _model(path, config)
     own = path / FILE

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowsep_export.errors import DownloadError
-from flowsep_runtime.checksums import cache_folder
+from flowsep_runtime.bundle.checksums import cache_folder
 from flowsep_runtime.errors import shown
 
 ZENODO = "https://zenodo.org/api"

@@ -14,26 +14,21 @@ import onnx
 import torch
 from tokenizers import Tokenizer
 
-from flowsep_export import onnx_export, verify
+from flowsep_export import verify
 from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import ExportError
-from flowsep_export.finishing_cuda import finish_for_cuda
 from flowsep_export.graphs import VARIANTS, Graph, TensorSpec, graphs, vocoder_tail
+from flowsep_export.onnx import convert as onnx_export
+from flowsep_export.onnx.cuda_variant import rewrite_for_cuda
 from flowsep_export.precision import halve, mixed_nodes
 from flowsep_export.ranges import LIMIT, graph_inputs, largest_activation
-from flowsep_export.stage_inputs import (
-    LONG_FRAMES,
-    QUERY,
-    SHORT_FRAMES,
-    random_inputs,
-    recorded_inputs,
-)
+from flowsep_export.stage_inputs import LONG_FRAMES, QUERY, SHORT_FRAMES, random_inputs, recorded_inputs
 from flowsep_export.tokenizer import FILE, pad_id
 from flowsep_ref import FlowSep
 from flowsep_runtime import __version__
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.checksums import sha256_of
-from flowsep_runtime.manifest import (
+from flowsep_runtime.bundle.checksums import sha256_of
+from flowsep_runtime.bundle.manifest import (
     FileEntry,
     GraphEntry,
     Manifest,
@@ -187,7 +182,7 @@ def _finish_for_cuda(folder: Path, exported: dict[str, GraphEntry]) -> dict[str,
     entries = {}
     for name, entry in exported.items():
         model = onnx.load(folder / entry.files[0].name, load_external_data=False)
-        if finish_for_cuda(model):
+        if rewrite_for_cuda(model):
             path = folder / f"{name}.cuda.onnx"
             onnx.save(model, path)
             entries[name] = replace(entry, files=(FileEntry.of(path), *entry.files[1:]))

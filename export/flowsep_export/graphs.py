@@ -1,7 +1,7 @@
 """The nine graphs of a bundle: what each computes, on what, under which names.
 
 A graph is a row of the table that `graphs` returns.  Which graphs stand behind which stage, and the
-names of their inputs and outputs, are the runtime's contract (`flowsep_runtime.manifest`).
+names of their inputs and outputs, are the runtime's contract (`flowsep_runtime.bundle.manifest`).
 """
 
 from __future__ import annotations

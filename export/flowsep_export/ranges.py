@@ -19,7 +19,7 @@ from flowsep_export.errors import RangeError
 from flowsep_export.graphs import Graph
 from flowsep_export.stage_inputs import StageInputs
 from flowsep_ref import FlowSep
-from flowsep_runtime.manifest import RangeEntry
+from flowsep_runtime.bundle.manifest import RangeEntry
 
 LIMIT = 3e4  # half precision ends at 65504: a recording louder than the calibration's needs some room
 

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from flowsep_runtime.manifest import Manifest, StageEntry
+from flowsep_runtime.bundle.manifest import Manifest, StageEntry
 
 
 @contextmanager

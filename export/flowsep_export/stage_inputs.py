@@ -19,8 +19,9 @@ from torch import Tensor
 from flowsep_ref import FlowSep, FlowSepConfig
 from flowsep_ref.mel import normalise
 from flowsep_runtime.arrays import Array, Floats
-from flowsep_runtime.audio import checked_samples, resampled
-from flowsep_runtime.audio_reading import read_audio
+from flowsep_runtime.audio.checks import checked_samples
+from flowsep_runtime.audio.reading import read_audio
+from flowsep_runtime.audio.resampling import resampled
 from flowsep_runtime.errors import AudioError, shown
 
 CHECK_STEPS = 4
@@ -56,7 +57,7 @@ class StageInputs:
 
 
 #: Each stage on its inputs; the engine is `flowsep_ref.FlowSep` or `flowsep_runtime.Pipeline`.
-STAGES: Mapping[str, Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]] = {
+STAGE_CALLS: Mapping[str, Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]] = {
     "log_mel": lambda engine, i: (engine.log_mel(i["waveform"]),),
     "encode_text": lambda engine, i: (engine.encode_text(i["input_ids"], i["attention_mask"]),),
     "encode_mixture": lambda engine, i: tuple(engine.encode_mixture(i["log_mel"])),

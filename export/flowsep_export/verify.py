@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from flowsep_export.errors import VerificationError
-from flowsep_export.stage_inputs import CHAIN, STAGES, StageInputs, chain
+from flowsep_export.stage_inputs import CHAIN, STAGE_CALLS, StageInputs, chain
 from flowsep_ref import FlowSep
 from flowsep_runtime.backends import open_backend
-from flowsep_runtime.manifest import GRAPHS, Manifest, StageEntry, StageError
-from flowsep_runtime.manifest import STAGES as GRAPHS_OF
+from flowsep_runtime.bundle.manifest import GRAPHS, Manifest, StageEntry, StageError
+from flowsep_runtime.bundle.manifest import STAGES as GRAPHS_OF
 from flowsep_runtime.pipeline import Pipeline
 
 Precision = Literal["float32", "float16"]
@@ -75,7 +75,7 @@ def snr_db(relative: float) -> float:
 
 def checks() -> dict[str, Check]:
     """Everything that is verified: the seven stages and the chain."""
-    return {**STAGES, CHAIN: chain}
+    return {**STAGE_CALLS, CHAIN: chain}
 
 
 Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]

@@ -75,7 +75,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
     ]
 
     def fit(part: str, *arguments: str) -> Stage:
-        return Stage(part, "flowsep_ref.training.cli", ["fit", part, *arguments])
+        return Stage(part, "flowsep_train.cli", ["fit", part, *arguments])
 
     recipe = [
         Stage("sounds", "recipes.nano.prepare", ["--work", str(work)]),
@@ -85,13 +85,13 @@ def stages(work: Path, threads: int) -> list[Stage]:
         fit("vae", *audio, *VAE),
         Stage(
             "latents",
-            "flowsep_ref.training.cli",
+            "flowsep_train.cli",
             ["latents", *audio, "--output", latents, "--shards", str(SHARDS)],
         ),
         fit("flow", *text, "--latents", latents, "--threads", str(threads), *FLOW),
         Stage(
             "model",
-            "flowsep_ref.training.cli",
+            "flowsep_train.cli",
             ["collect", *common, "--tokenizer", tokenizer, "--output", model],
         ),
         Stage(

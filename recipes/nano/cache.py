@@ -22,7 +22,7 @@ from recipes.nano import RecipeError
 from recipes.nano.signals import SAMPLE_RATE, Samples
 from recipes.nano.tables import Split
 
-Kind = Literal["recording", "strung", "synthesised"]
+ClipKind = Literal["recording", "strung", "synthesised"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Clip:
     audio: Samples
     source: str
     licence: str
-    kind: Kind = "recording"
+    kind: ClipKind = "recording"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Entry:
     length: int
     source: str
     licence: str
-    kind: Kind
+    kind: ClipKind
 
     @property
     def seconds(self) -> float:

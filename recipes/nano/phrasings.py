@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from flowsep_ref.training.mixtures import Captions
+from flowsep_train.mixtures import Captions
 
 SOUNDS = Path(__file__).parent / "sounds"
 WORDS = SOUNDS / "words.tsv"

@@ -13,18 +13,18 @@ import numpy as np
 
 from recipes.nano.signals import SAMPLE_RATE, Samples, band_pass, finish
 
-Kind = Literal["rain", "wind", "siren", "telephone"]
+SoundKind = Literal["rain", "wind", "siren", "telephone"]
 
 
-def make(kind: Kind, seconds: float, rng: np.random.Generator) -> Samples:
+def make(kind: SoundKind, seconds: float, rng: np.random.Generator) -> Samples:
     """Generate `seconds` of a sound, peak-normalised.
 
     Raises:
         ValueError: there is no such kind.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"no procedural sound {kind!r}; there are {', '.join(get_args(Kind))}")
-    generators: dict[Kind, Callable[[int, np.random.Generator], Samples]] = {
+    if kind not in get_args(SoundKind):
+        raise ValueError(f"no procedural sound {kind!r}; there are {', '.join(get_args(SoundKind))}")
+    generators: dict[SoundKind, Callable[[int, np.random.Generator], Samples]] = {
         "rain": rain,
         "wind": wind,
         "siren": siren,

@@ -22,7 +22,7 @@ DRUMS = "drums"
 # Which soundfont plays a split, and under which licence its samples are.
 SOUNDFONTS: dict[Split, tuple[Path, str]] = {"train": (FLUID_R3, "MIT"), "test": (TIM_GM6MB, "GPL-2")}
 # (class, kind, seconds for training, seconds for testing)
-PROCEDURAL: tuple[tuple[str, procedural.Kind, float, float], ...] = (
+PROCEDURAL: tuple[tuple[str, procedural.SoundKind, float, float], ...] = (
     ("rain", "rain", 96.0, 12.0),
     ("wind", "wind", 72.0, 12.0),
     ("siren", "siren", 96.0, 12.0),
@@ -31,7 +31,7 @@ PROCEDURAL: tuple[tuple[str, procedural.Kind, float, float], ...] = (
 
 
 @dataclass(frozen=True)
-class Part:
+class PlannedClip:
     """A clip that is yet to be made.
 
     `perform` takes a random generator and gives mono samples and their rate in Hz.
@@ -60,12 +60,12 @@ def generator(name: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
-def parts() -> list[Part]:
+def parts() -> list[PlannedClip]:
     """Every synthesised clip of the recipe, in a fixed order."""
     return [*_instruments(), *_speech(), *_procedural()]
 
 
-def _instruments() -> Iterator[Part]:
+def _instruments() -> Iterator[PlannedClip]:
     for instrument in midi.INSTRUMENTS:
         yield from _played("train", instrument.label, instrument.train, partial(midi.play, instrument))
         yield from _played("test", instrument.label, instrument.test, partial(midi.play, instrument))
@@ -78,7 +78,7 @@ def _played(
     label: str,
     seconds: float,
     improvise: Callable[[float, np.random.Generator], tuple[int, list[midi.Note]]],
-) -> Iterator[Part]:
+) -> Iterator[PlannedClip]:
     soundfont, licence = SOUNDFONTS[split]
     pieces = round(seconds / PIECE + 0.4)
 
@@ -88,10 +88,10 @@ def _played(
         return midi.render(score, soundfont, reverb=bool(rng.integers(2)))
 
     for number in range(pieces):
-        yield Part(label, split, f"fluidsynth!{soundfont.stem}/{label}/{number}", licence, perform)
+        yield PlannedClip(label, split, f"fluidsynth!{soundfont.stem}/{label}/{number}", licence, perform)
 
 
-def _speech() -> Iterator[Part]:
+def _speech() -> Iterator[PlannedClip]:
     for voices in speech.VOICES:
         texts = speech.sentences(voices.split)
         for tool, speak, able in (
@@ -101,20 +101,20 @@ def _speech() -> Iterator[Part]:
             for number in range(round(voices.seconds / SPEECH_PIECE) if able else 0):
                 source = f"{tool}!{voices.label}/{voices.split}/{number}"
                 text = " ".join(generator(source).choice(texts, 2, replace=False))
-                yield Part(
+                yield PlannedClip(
                     voices.label, voices.split, source, f"output of {tool}", partial(speak, text, voices)
                 )
 
 
-def _procedural() -> Iterator[Part]:
+def _procedural() -> Iterator[PlannedClip]:
     for label, kind, train, test in PROCEDURAL:
         splits: tuple[tuple[Split, float], ...] = (("train", train), ("test", test))
         for split, seconds in splits:
             for number in range(round(seconds / PIECE)):
-                yield Part(
+                yield PlannedClip(
                     label, split, f"procedural!{kind}/{split}/{number}", "MIT", partial(_generated, kind)
                 )
 
 
-def _generated(kind: procedural.Kind, rng: np.random.Generator) -> tuple[Samples, int]:
+def _generated(kind: procedural.SoundKind, rng: np.random.Generator) -> tuple[Samples, int]:
     return procedural.make(kind, PIECE, rng), SAMPLE_RATE

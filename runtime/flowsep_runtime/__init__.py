@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .errors import (
+    from flowsep_runtime.bundle.manifest import Manifest
+    from flowsep_runtime.errors import (
         AudioError,
         BackendError,
         BundleError,
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
         OutputError,
         QueryError,
     )
-    from .manifest import Manifest
-    from .pipeline import Pipeline
-    from .separator import Separation, Separator
-    from .streaming import Part, Parts
+    from flowsep_runtime.pipeline import Pipeline
+    from flowsep_runtime.separation.streaming import Part, Parts
+    from flowsep_runtime.separator import Separation, Separator
 
 _HOME = {
     "AudioError": "errors",
@@ -37,11 +37,11 @@ _HOME = {
     "BundleError": "errors",
     "FlowSepError": "errors",
     "FlowSepWarning": "errors",
-    "Manifest": "manifest",
+    "Manifest": "bundle.manifest",
     "OptionError": "errors",
     "OutputError": "errors",
-    "Part": "streaming",
-    "Parts": "streaming",
+    "Part": "separation.streaming",
+    "Parts": "separation.streaming",
     "Pipeline": "pipeline",
     "QueryError": "errors",
     "Separation": "separator",
@@ -70,7 +70,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -18,13 +18,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Array, Floats, Ints
-from .backends import Arithmetic, Backend, DeviceBackend, Precision, Schedule, SolverLoop, open_chosen
-from .errors import BackendError, OptionError
-from .manifest import STAGES, Manifest
-from .processors import usable_processors
-from .resident import Clip, StageContext, generate_resident
-from .solvers import solver_named
+from flowsep_runtime.arrays import Array, Floats, Ints
+from flowsep_runtime.backends import (
+    Arithmetic,
+    Backend,
+    DeviceBackend,
+    Precision,
+    Schedule,
+    SolverLoop,
+    open_chosen,
+)
+from flowsep_runtime.bundle.manifest import STAGES, Manifest
+from flowsep_runtime.device_pipeline import Clip, StageContext, generate_on_device
+from flowsep_runtime.errors import BackendError, OptionError
+from flowsep_runtime.processors import usable_processors
+from flowsep_runtime.solvers import solver_named
 
 
 @dataclass(frozen=True)
@@ -297,7 +305,7 @@ class Pipeline:
 
         # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
         if isinstance(self.backend, DeviceBackend) and not self.low_memory:
-            return generate_resident(self.backend, clip, steps, solver, solve, progress, stage)
+            return generate_on_device(self.backend, clip, steps, solver, solve, progress, stage)
         with stage("log_mel"):
             log_mel = self.log_mel(clip.waveform)
         with stage("encode_mixture"):

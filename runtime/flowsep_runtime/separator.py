@@ -16,20 +16,20 @@ from typing import overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Floats
-from .audio import HIGHEST_RATE, LOWEST_RATE, checked_samples
-from .backends import DeviceBackend, Precision
-from .embeddings import Embeddings
-from .errors import AudioError, BundleError, FlowSepWarning, OptionError, QueryError, shown
-from .joint import Request
-from .longform import JOININGS, OVERLAPS, Joining, LongForm
-from .manifest import STAGES, ModelEntry
-from .pipeline import Pipeline
-from .resident import Clip
-from .solvers import solver_named
-from .streaming import Parts, Work, parts
-from .text import EncodedQuery, Tokenizer
-from .windows import window_starts
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, checked_samples
+from flowsep_runtime.backends import DeviceBackend, Precision
+from flowsep_runtime.bundle.manifest import STAGES, ModelEntry
+from flowsep_runtime.device_pipeline import Clip
+from flowsep_runtime.errors import AudioError, BundleError, FlowSepWarning, OptionError, QueryError, shown
+from flowsep_runtime.pipeline import Pipeline
+from flowsep_runtime.separation.joint import Request
+from flowsep_runtime.separation.longform import JOININGS, OVERLAPS, Joining, LongForm
+from flowsep_runtime.separation.queries import EncodedQuery, Tokenizer
+from flowsep_runtime.separation.query_cache import Embeddings
+from flowsep_runtime.separation.streaming import Parts, Work, parts
+from flowsep_runtime.separation.windows import window_starts
+from flowsep_runtime.solvers import solver_named
 
 BUNDLED = Path(__file__).parent / "assets" / "nano"
 _AHEAD = ("log_mel", "encode_mixture", "velocity", "decode_latent", "vocode")  # as they will be needed

@@ -17,8 +17,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Floats
-from .errors import OptionError
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.errors import OptionError
 
 #: `velocity(x, k)`: the velocity of x at the k-th time of the schedule.
 Velocity: TypeAlias = Callable[[Floats, int], Floats]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from tests.ref.training import write_sounds
+from tests.train.training import write_sounds
 
 CAPTIONS = "label\tcaption\tuse\n" + "".join(f"{x}\ta {x}\ttrain\n" for x in ("tone", "noise", "clicks"))
 

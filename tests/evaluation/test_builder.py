@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from flowsep_eval import build_test_set, read_manifest
 from flowsep_eval.builder import Phrasings, Recipe
 from flowsep_eval.manifest import read_mono
-from flowsep_ref.training.mixtures import level
 from flowsep_runtime.errors import OptionError
+from flowsep_train.mixtures import level
 
 LABELS = ("bell", "horn", "rain")
 

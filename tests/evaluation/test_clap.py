@@ -12,8 +12,7 @@ from flowsep_eval.clap import Clap
 from flowsep_eval.scores import together
 from flowsep_runtime import Separator
 from flowsep_runtime.errors import OptionError
-
-from .conftest import tone
+from tests.evaluation.conftest import tone
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "high", "low", "tone", "rain"]
 

@@ -17,8 +17,7 @@ from flowsep_eval.writing import set_names
 from flowsep_runtime import Separator
 from flowsep_runtime.errors import OptionError
 from flowsep_runtime.separator import BUNDLED
-
-from .conftest import write_manifest
+from tests.evaluation.conftest import write_manifest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mix.wav"
 

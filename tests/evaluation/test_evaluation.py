@@ -17,8 +17,7 @@ from flowsep_eval.pictures import chosen
 from flowsep_eval.scores import together
 from flowsep_runtime import Separator
 from flowsep_runtime.errors import AudioError, BackendError, FlowSepWarning, OptionError
-
-from .conftest import RATE, Floats, Pretender, tone, write_manifest
+from tests.evaluation.conftest import RATE, Floats, Pretender, tone, write_manifest
 
 Pretend = Callable[[Callable[[Floats, str], Floats]], Pretender]
 

@@ -13,8 +13,7 @@ import soundfile
 from flowsep_eval import ManifestError, read_manifest
 from flowsep_eval.manifest import read_mono
 from flowsep_runtime.errors import AudioError
-
-from .conftest import tone, write_manifest
+from tests.evaluation.conftest import tone, write_manifest
 
 
 def test_rows_have_defaults_and_keep_what_they_say_besides(test_set: Path) -> None:

@@ -15,8 +15,7 @@ from flowsep_eval.bootstrap import Resamples
 from flowsep_eval.mel import mel_magnitudes
 from flowsep_runtime import Pipeline
 from flowsep_runtime.separator import BUNDLED
-
-from .conftest import Floats, tone
+from tests.evaluation.conftest import Floats, tone
 
 seeds = st.integers(0, 2**32 - 1)
 gains = st.floats(1e-3, 1e3)

@@ -115,7 +115,7 @@ def source(tiny_checkpoint: Path, tiny_config: Path, data: Path) -> Source:
 @pytest.fixture
 def graphs_from_the_tiny_bundle(tiny_bundle: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports take the tiny bundle's own graphs instead of tracing them again for a minute."""
-    from flowsep_runtime.manifest import Manifest
+    from flowsep_runtime.bundle.manifest import Manifest
 
     manifest = Manifest.read(tiny_bundle.folder)
 

@@ -17,8 +17,8 @@ from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import VerificationError
 from flowsep_export.export import Source, export_bundle
 from flowsep_export.verify import relative_error, snr_db
+from flowsep_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from flowsep_runtime.errors import OptionError
-from flowsep_runtime.manifest import MANIFEST_NAME, Manifest
 
 
 def write(folder: Path, content: str) -> None:

@@ -9,9 +9,8 @@ import pytest
 
 from flowsep_export import cli
 from flowsep_ref import FlowSep
-from flowsep_runtime.manifest import MANIFEST_NAME, Manifest
-
-from .conftest import Exported
+from flowsep_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from tests.export.conftest import Exported
 
 
 def run(

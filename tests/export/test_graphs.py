@@ -10,9 +10,8 @@ import pytest
 
 from flowsep_export.graphs import graphs, vocoder_tail
 from flowsep_ref import FlowSep, FlowSepConfig
-from flowsep_runtime.manifest import GRAPHS, Manifest
-
-from .conftest import Exported
+from flowsep_runtime.bundle.manifest import GRAPHS, Manifest
+from tests.export.conftest import Exported
 
 
 def load(bundle: Exported, graph: str) -> onnx.GraphProto:

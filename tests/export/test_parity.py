@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from flowsep_export.stage_inputs import STAGES, random_inputs
+from flowsep_export.stage_inputs import STAGE_CALLS, random_inputs
 from flowsep_export.verify import relative_error
 from flowsep_ref import FlowSep
 from flowsep_runtime import Pipeline
-
-from .conftest import Exported
+from tests.export.conftest import Exported
 
 Golden = dict[str, np.ndarray[Any, Any]]
 
@@ -89,13 +88,13 @@ def test_waveform_is_the_published_one(bundle: Bundle, golden: Golden, log_mel: 
     assert_close(bundle, output, golden[waveform][:, 0])
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "solve"])
+@pytest.mark.parametrize("stage", [stage for stage in STAGE_CALLS if stage != "solve"])
 @pytest.mark.parametrize("frames, batch", [(16, 1), (16 * 5, 3)])
 def test_any_length_and_batch_is_the_references(
     bundle: Bundle, tiny_model: FlowSep, stage: str, frames: int, batch: int
 ) -> None:
     inputs = random_inputs(tiny_model.config, frames, batch, seed=frames)
     with torch.inference_mode():
-        reference = STAGES[stage](tiny_model, inputs.tensors())
-    for output, wanted in zip(STAGES[stage](bundle.pipeline, inputs.arrays()), reference, strict=True):
+        reference = STAGE_CALLS[stage](tiny_model, inputs.tensors())
+    for output, wanted in zip(STAGE_CALLS[stage](bundle.pipeline, inputs.arrays()), reference, strict=True):
         assert_close(bundle, output, wanted.numpy())

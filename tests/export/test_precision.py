@@ -12,9 +12,8 @@ from onnx import TensorProto, helper
 
 from flowsep_export.precision import halve, mixed_nodes
 from flowsep_ref import FlowSep
-from flowsep_runtime.manifest import GRAPHS
-
-from .conftest import Exported
+from flowsep_runtime.bundle.manifest import GRAPHS
+from tests.export.conftest import Exported
 
 
 def types_of(path: Path) -> dict[str, int]:

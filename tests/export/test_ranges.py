@@ -11,9 +11,8 @@ from flowsep_export.graphs import graphs
 from flowsep_export.ranges import graph_inputs, largest_activation
 from flowsep_export.stage_inputs import random_inputs
 from flowsep_ref import FlowSep
-from flowsep_runtime.manifest import GRAPHS
-
-from .conftest import Exported
+from flowsep_runtime.bundle.manifest import GRAPHS
+from tests.export.conftest import Exported
 
 
 class Product(nn.Module):

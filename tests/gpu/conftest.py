@@ -7,7 +7,7 @@ import pytest
 
 from flowsep_runtime import Pipeline
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.resident import Clip
+from flowsep_runtime.device_pipeline import Clip
 from tests.runtime.toy_bundle import MODEL, WIDTH, write_toy_bundle
 
 

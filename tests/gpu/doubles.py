@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from .cuda_double import CudaDouble
-from .tensorrt_double import TensorRtDouble
+from tests.gpu.cuda_double import CudaDouble
+from tests.gpu.tensorrt_double import TensorRtDouble
 
 BINDINGS = Path(__file__).parent / "bindings"
 VERSIONS = ("10.13.3.9", "11.4.0.106")

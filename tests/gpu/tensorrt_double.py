@@ -11,10 +11,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from .cuda_double import CudaDouble, new_enum
-from .tensorrt_double_build import build_classes
-from .tensorrt_double_run import run_classes
-from .tensorrt_parts import Truth, nptype
+from tests.gpu.cuda_double import CudaDouble, new_enum
+from tests.gpu.tensorrt_double_build import build_classes
+from tests.gpu.tensorrt_double_run import run_classes
+from tests.gpu.tensorrt_parts import Truth, nptype
 
 
 class TensorRtDouble:

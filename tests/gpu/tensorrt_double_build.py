@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from .cuda_double import DoubleError
-from .tensorrt_parts import MAGIC, SCRATCH, Strict, Truth, data_type, dims, error
+from tests.gpu.cuda_double import DoubleError
+from tests.gpu.tensorrt_parts import MAGIC, SCRATCH, Strict, Truth, data_type, dims, error
 
 if TYPE_CHECKING:
-    from .tensorrt_double import TensorRtDouble
+    from tests.gpu.tensorrt_double import TensorRtDouble
 
 
 def build_classes(double: TensorRtDouble) -> list[type]:

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from .cuda_double import ALIGNMENT, DoubleError
-from .tensorrt_parts import MAGIC, Strict, Truth, data_type, error, inside, nptype
+from tests.gpu.cuda_double import ALIGNMENT, DoubleError
+from tests.gpu.tensorrt_parts import MAGIC, Strict, Truth, data_type, error, inside, nptype
 
 if TYPE_CHECKING:
-    from .tensorrt_double import TensorRtDouble
+    from tests.gpu.tensorrt_double import TensorRtDouble
 
 
 def run_classes(double: TensorRtDouble) -> list[type]:

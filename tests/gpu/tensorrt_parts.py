@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from .cuda_double import DoubleError
+from tests.gpu.cuda_double import DoubleError
 
 if TYPE_CHECKING:
-    from .tensorrt_double import TensorRtDouble
+    from tests.gpu.tensorrt_double import TensorRtDouble
 
 MAGIC = b"double of a plan\0"
 SCRATCH = 1000  # bytes of activations for every node

@@ -1,7 +1,7 @@
 """The `cuda` backend: what can be seen without a GPU.
 
-Sessions here are ONNX Runtime's on the CPU; everything around them (shapes, addresses, the loop, residents)
-is the backend's own, with real arithmetic.
+Sessions here are ONNX Runtime's on the CPU; everything around them (shapes, addresses, the loop, device
+arrays) is the backend's own, with real arithmetic.
 """
 
 from __future__ import annotations
@@ -18,21 +18,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from flowsep_export.glue import glue_graphs
+from flowsep_export.onnx.device_graphs import device_graphs
 from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
-from flowsep_runtime.backends import (
-    BACKENDS,
-    DeviceBackend,
-    SolverLoop,
-    cuda_libraries,
-    open_backend,
-    why_not,
-)
-from flowsep_runtime.backends import onnxruntime_cuda as cuda
-from flowsep_runtime.glue import GLUE, glue_path
-from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
-
-from .conftest import clip, normal
+from flowsep_runtime.backends import BACKENDS, DeviceBackend, SolverLoop, open_backend, why_not
+from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path
+from flowsep_runtime.backends.onnxruntime import cuda, cuda_libraries
+from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, Manifest
+from tests.gpu.conftest import clip, normal
 
 
 def session_on_the_cpu(path: Path, sizes: Mapping[str, int], options: Mapping[str, str]) -> Any:
@@ -113,7 +105,7 @@ def test_a_graph_that_was_freed_is_loaded_again(pipeline: Pipeline, on_cpu: Pipe
 
 def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
     """Nothing that computes shapes may be left for the CPU."""
-    from flowsep_runtime.backends.ort_shapes import GraphShapes
+    from flowsep_runtime.backends.onnxruntime.shapes import GraphShapes
 
     shapes = GraphShapes(Manifest.read(toy))
     sizes = shapes.sizes(
@@ -124,7 +116,9 @@ def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
     settings.optimized_model_filepath = str(toy.parent / "advance.onnx")
     for axis, size in sizes.items():
         settings.add_free_dimension_override_by_name(axis, size)
-    onnxruntime.InferenceSession(str(glue_path("advance")), settings, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        str(device_graph_path("advance")), settings, providers=["CPUExecutionProvider"]
+    )
     left = [node.op_type for node in onnx.load(settings.optimized_model_filepath).graph.node]
     assert "Shape" not in left and "Concat" not in left
 
@@ -163,7 +157,7 @@ def test_with_low_memory_only_one_stage_is_held_at_a_time(
 
     def watched(self: Any, graph: str, inputs: Any) -> Any:
         result = keep(self, graph, inputs)
-        held.append({key[0] for key in self._sessions} - set(GLUE))
+        held.append({key[0] for key in self._sessions} - set(DEVICE_GRAPHS))
         return result
 
     monkeypatch.setattr(cuda.OnnxRuntimeCuda, "keep", watched)
@@ -177,7 +171,7 @@ def test_with_low_memory_only_one_stage_is_held_at_a_time(
     assert set().union(*held) == set(GRAPHS) - {"velocity"}, "the velocity runs in the loop"
     for graphs in held:
         assert any(graphs <= set(stage) for stage in STAGES.values()), graphs
-    assert not {key[0] for key in backend._sessions} - set(GLUE)
+    assert not {key[0] for key in backend._sessions} - set(DEVICE_GRAPHS)
 
 
 def test_the_text_encoder_is_freed_after_the_first_query_but_not_after_a_warm_up(pipeline: Pipeline) -> None:
@@ -208,9 +202,9 @@ def test_a_separator_warms_up_and_separates(pipeline: Pipeline, on_cpu: Pipeline
     assert {"log_mel", "encode_mixture", "solve", "decode_latent", "vocode"} < set(found.timings)
 
 
-@pytest.mark.parametrize("name", GLUE)
+@pytest.mark.parametrize("name", DEVICE_GRAPHS)
 def test_the_graphs_between_stages_are_what_their_script_writes(name: str) -> None:
-    assert onnx.load(glue_path(name)) == glue_graphs()[name]
+    assert onnx.load(device_graph_path(name)) == device_graphs()[name]
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from .cuda_double import IMPLEMENTED, CudaDouble, DoubleError
-from .doubles import VERSIONS, Machine, description, installed
-from .tensorrt_parts import Truth
+from tests.gpu.cuda_double import IMPLEMENTED, CudaDouble, DoubleError
+from tests.gpu.doubles import VERSIONS, Machine, description, installed
+from tests.gpu.tensorrt_parts import Truth
 
 
 @pytest.fixture(params=VERSIONS)
@@ -88,7 +88,7 @@ def test_an_unknown_name_or_argument_is_refused(machine: Machine) -> None:
 
 
 def logger() -> Any:
-    from flowsep_runtime.backends.tensorrt_engine import quiet_logger
+    from flowsep_runtime.backends.tensorrt.plans import quiet_logger
 
     return quiet_logger()
 

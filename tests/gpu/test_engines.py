@@ -14,16 +14,16 @@ import pytest
 import soundfile
 
 from flowsep_export import cli, verify
-from flowsep_export.engine_verify import verify_engines
-from flowsep_export.engines import build_engines
 from flowsep_export.errors import EngineError
+from flowsep_export.tensorrt.engines import build_engines
+from flowsep_export.tensorrt.verify import verify_engines
 from flowsep_runtime import BackendError, OptionError, Pipeline
-from flowsep_runtime.engines import SIDECAR, EngineSet, Range
-from flowsep_runtime.manifest import GRAPHS, FileEntry, Manifest
+from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.tensorrt.engines import SIDECAR, EngineSet
+from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
+from tests.gpu.conftest import normal
+from tests.gpu.doubles import VERSIONS, Machine, installed
 from tests.runtime.toy_bundle import MODEL
-
-from .conftest import normal
-from .doubles import VERSIONS, Machine, installed
 
 ONE = Range(1, 1, 1)
 FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)

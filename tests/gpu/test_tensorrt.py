@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowsep_export.engines import build_engines
+from flowsep_export.tensorrt.engines import build_engines
 from flowsep_runtime import BackendError, FlowSepWarning, OptionError, Pipeline, Separator
 from flowsep_runtime.backends import DeviceBackend, SolverLoop, open_backend, open_chosen, why_not
-from flowsep_runtime.backends.tensorrt import TensorRt
-from flowsep_runtime.engines import SIDECAR, Range
-from flowsep_runtime.glue import GLUE
-from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
+from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
+from flowsep_runtime.backends.tensorrt.backend import TensorRt
+from flowsep_runtime.backends.tensorrt.engines import SIDECAR
+from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, Manifest
+from tests.gpu.conftest import clip, normal
+from tests.gpu.doubles import VERSIONS, Machine, installed
 from tests.runtime.toy_bundle import MODEL
-
-from .conftest import clip, normal
-from .doubles import VERSIONS, Machine, installed
 
 FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
 
@@ -277,7 +277,7 @@ def test_with_low_memory_a_stage_leaves_nothing_for_the_next(
 
     def watched(self: Any, *arguments: Any) -> Any:
         result = bind(self, *arguments)
-        held.append({key[0] for key in self._bound} - set(GLUE))
+        held.append({key[0] for key in self._bound} - set(DEVICE_GRAPHS))
         return result
 
     monkeypatch.setattr(TensorRt, "_bind", watched)

@@ -1,4 +1,4 @@
-"""The packages depend on each other in one direction, and the command line starts light.
+"""Packages and their rooms depend on each other in one direction, and the command line starts light.
 
 Each package is imported, module by module, in a fresh interpreter that refuses the forbidden names;
 and its source is read, because an import inside a function only fails on the day that it runs.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = {
     "flowsep_ref": ROOT / "flowsep_ref",
+    "flowsep_train": ROOT / "training" / "flowsep_train",
     "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
 }
 FORBIDDEN = {
-    "flowsep_ref": {"flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
+    "flowsep_ref": {"flowsep_train", "flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
+    "flowsep_train": {"flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
     "flowsep_eval": {"flowsep_export", "librosa", "onnx", "recipes", "tests"},
-    "flowsep_export": {"flowsep_eval", "recipes", "tests"},
+    "flowsep_export": {"flowsep_train", "flowsep_eval", "recipes", "tests"},
     "flowsep_runtime": {
         "flowsep_ref",
+        "flowsep_train",
         "flowsep_export",
         "flowsep_eval",
         "torch",
@@ -39,6 +43,50 @@ FORBIDDEN = {
 }
 # What a user who only asks for --help need not wait for.
 HEAVY = {"onnxruntime", "openvino", "soxr", "soundfile", "tokenizers", "torch", "transformers", "numba"}
+
+# A room is a folder of a package, or a module beside the folders. Each room may import the rooms that stand
+# before it in its list, wherever in a file the import stands.
+ROOMS = {
+    "flowsep_runtime": (
+        "errors",
+        "arrays",
+        "processors",
+        "versions",
+        "caches",
+        "solvers",
+        "audio",
+        "bundle",
+        "backends",
+        "backends.onnxruntime",
+        "backends.openvino",
+        "backends.tensorrt",
+        "device_pipeline",
+        "pipeline",
+        "separation",
+        "separator",
+        "app",
+    ),
+    "flowsep_export": (
+        "errors",
+        "bundle",
+        "download",
+        "precision",
+        "report",
+        "rewrites",
+        "graphs",
+        "stage_inputs",
+        "tokenizer",
+        "ranges",
+        "verify",
+        "onnx",
+        "tensorrt",
+        "export",
+        "cli",
+    ),
+    "benchmarks": ("common", "cost", "latency", "quality"),
+}
+# Backends know nothing of each other.
+APART = ("backends.onnxruntime", "backends.openvino", "backends.tensorrt")
 
 REFUSE = """
 import sys
@@ -91,6 +139,81 @@ def imported_names(source: Path) -> Iterator[tuple[str, int]]:
             yield node.module.partition(".")[0], node.lineno
 
 
+def modules(package: str) -> dict[str, Path]:
+    """The source of every module of a package, by the module's name."""
+    folder = FOLDERS.get(package, ROOT / package)
+    found = {}
+    for source in sorted(folder.rglob("*.py")):
+        parts = source.relative_to(folder).with_suffix("").parts
+        found[".".join((package, *parts)).removesuffix(".__init__")] = source
+    return found
+
+
+def inner_imports(source: Path, known: Collection[str], everywhere: bool) -> Iterator[tuple[str, int]]:
+    """The modules of `known` that a file imports, and the lines; at module level only unless `everywhere`."""
+    pending: list[ast.AST] = [ast.parse(source.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}:{node.lineno} is a relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if name in known or node.module in known:
+                    yield name if name in known else str(node.module), node.lineno
+        elif not everywhere and (
+            is_for_types(node) or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        ):
+            continue
+        else:
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def room_of(module: str, package: str) -> str | None:
+    """The room of a module, the longest name that fits; None for the package itself."""
+    inner = module.removeprefix(package).removeprefix(".")
+    if not inner or inner == "__main__":
+        return None
+    fitting = [room for room in ROOMS[package] if f"{inner}.".startswith(f"{room}.")]
+    assert fitting, f"{module} lies in no room: put it into a folder, or name its room in ROOMS"
+    return max(fitting, key=len)
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_room_imports_a_room_above_it(package: str) -> None:
+    order, known = ROOMS[package], modules(package)
+    upwards = []
+    for module, source in known.items():
+        room = room_of(module, package)
+        if room is None:
+            continue
+        for name, line in inner_imports(source, known, everywhere=True):
+            other = room_of(name, package)
+            if other is None or other == room:
+                continue
+            if order.index(other) > order.index(room) or (room in APART and other in APART):
+                upwards.append(f"{source.relative_to(ROOT)}:{line} imports {name}")
+    assert upwards == []
+
+
+@pytest.mark.parametrize("package", [*FOLDERS, "benchmarks", "recipes"])
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    known = modules(package)
+    imports = {
+        module: {name for name, _ in inner_imports(source, known, everywhere=False)} - {module}
+        for module, source in known.items()
+    }
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
 @pytest.mark.parametrize("package", sorted(FOLDERS))
 def test_every_module_imports_with_the_forbidden_packages_blocked(package: str) -> None:
     result = run(f"PACKAGE = {package!r}\n{refusing(FORBIDDEN[package])}{IMPORT_ALL}")
@@ -126,7 +249,7 @@ def test_the_blocker_blocks(name: str) -> None:
 @pytest.mark.parametrize(
     ("command", "module"),
     [
-        ("flowsep-run", "flowsep_runtime.cli"),
+        ("flowsep-run", "flowsep_runtime.app.cli"),
         ("flowsep-export", "flowsep_export.cli"),
         ("flowsep-eval", "flowsep_eval.cli"),
     ],

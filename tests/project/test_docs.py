@@ -21,15 +21,17 @@ PAGES = sorted(
         ROOT / "tests" / "data" / "example" / "README.md",
     ]
 )
-SOURCES = tuple(ROOT / name for name in ("flowsep_ref", "evaluation", "export", "runtime", "recipes"))
+SOURCES = tuple(
+    ROOT / name for name in ("flowsep_ref", "evaluation", "export", "runtime", "training", "recipes")
+)
 
 #: How a page calls a program, and what prints its help.
 PROGRAMS = {
-    "flowsep-run": ("flowsep_runtime.cli", []),
+    "flowsep-run": ("flowsep_runtime.app.cli", []),
     "flowsep-export": ("flowsep_export.cli", []),
-    "flowsep-train fit": ("flowsep_ref.training.cli", ["fit"]),
-    "flowsep-train latents": ("flowsep_ref.training.cli", ["latents"]),
-    "flowsep-train collect": ("flowsep_ref.training.cli", ["collect"]),
+    "flowsep-train fit": ("flowsep_train.cli", ["fit"]),
+    "flowsep-train latents": ("flowsep_train.cli", ["latents"]),
+    "flowsep-train collect": ("flowsep_train.cli", ["collect"]),
     "flowsep-eval build": ("flowsep_eval.cli", ["build"]),
     "flowsep-eval run": ("flowsep_eval.cli", ["run"]),
     "python -m recipes.nano.build": ("recipes.nano.build", []),
@@ -37,12 +39,12 @@ PROGRAMS = {
     "python -m recipes.nano.prepare": ("recipes.nano.prepare", []),
     "python -m recipes.nano.example": ("recipes.nano.example", []),
     "python -m recipes.nano.picture": ("recipes.nano.picture", []),
-    "python -m benchmarks.latency": ("benchmarks.latency", []),
-    "python -m benchmarks.graph_cost": ("benchmarks.graph_cost", []),
-    "python -m benchmarks.scaling": ("benchmarks.scaling", []),
-    "python -m benchmarks.quality": ("benchmarks.quality", []),
-    "python -m benchmarks.seams": ("benchmarks.seams", []),
-    "python -m benchmarks.streaming": ("benchmarks.streaming", []),
+    "python -m benchmarks.latency": ("benchmarks.latency.cli", []),
+    "python -m benchmarks.cost.graphs": ("benchmarks.cost.graphs", []),
+    "python -m benchmarks.latency.scaling": ("benchmarks.latency.scaling", []),
+    "python -m benchmarks.quality": ("benchmarks.quality.cli", []),
+    "python -m benchmarks.quality.seams": ("benchmarks.quality.seams", []),
+    "python -m benchmarks.latency.streaming": ("benchmarks.latency.streaming", []),
 }
 #: The page that has to have every option of a program.
 REFERENCE = {
@@ -54,10 +56,10 @@ REFERENCE = {
     "flowsep-eval build": "evaluation.md",
     "flowsep-eval run": "evaluation.md",
     "python -m benchmarks.latency": "benchmarks.md",
-    "python -m benchmarks.scaling": "benchmarks.md",
+    "python -m benchmarks.latency.scaling": "benchmarks.md",
     "python -m benchmarks.quality": "benchmarks.md",
-    "python -m benchmarks.seams": "benchmarks.md",
-    "python -m benchmarks.streaming": "benchmarks.md",
+    "python -m benchmarks.quality.seams": "benchmarks.md",
+    "python -m benchmarks.latency.streaming": "benchmarks.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",
@@ -176,5 +178,6 @@ def test_every_row_of_the_fault_table_has_its_test() -> None:
     for row in rows:
         found = re.search(r"`(\w+\.py)::(\w+)` \|$", row)
         assert found, row
-        source = (ROOT / "tests" / "runtime" / found[1]).read_text(encoding="utf-8")
+        (path,) = (ROOT / "tests" / "runtime").rglob(found[1])
+        source = path.read_text(encoding="utf-8")
         assert f"def {found[2]}(" in source, row

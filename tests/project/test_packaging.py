@@ -16,14 +16,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE_FOLDERS = {
     "flowsep_ref": ROOT / "flowsep_ref",
+    "flowsep_train": ROOT / "training" / "flowsep_train",
     "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
 }
 COMMANDS = {
-    "flowsep-run": "flowsep_runtime.cli:main",
+    "flowsep-run": "flowsep_runtime.app.cli:main",
     "flowsep-export": "flowsep_export.cli:main",
-    "flowsep-train": "flowsep_ref.training.cli:main",
+    "flowsep-train": "flowsep_train.cli:main",
     "flowsep-eval": "flowsep_eval.cli:main",
 }
 

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from flowsep_ref.training.mixtures import Captions
+from flowsep_train.mixtures import Captions
 from recipes.nano.build import Stage, main, stages
 from recipes.nano.phrasings import CAPTIONS, draw, tokenizer, write
 

@@ -24,8 +24,8 @@ def flatness(audio: Samples) -> float:
     return float(np.exp(np.mean(np.log(band))) / np.mean(band))
 
 
-@pytest.mark.parametrize("kind", get_args(procedural.Kind))
-def test_a_procedural_sound_is_finite_loud_and_repeatable(kind: procedural.Kind) -> None:
+@pytest.mark.parametrize("kind", get_args(procedural.SoundKind))
+def test_a_procedural_sound_is_finite_loud_and_repeatable(kind: procedural.SoundKind) -> None:
     first, again = (procedural.make(kind, 4.0, generator("a")) for _ in range(2))
     other = procedural.make(kind, 4.0, generator("b"))
     assert first.dtype == np.float32

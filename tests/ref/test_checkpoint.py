@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from flowsep_ref import CheckpointError, ConfigError, FlowSep, FlowSepConfig
-from flowsep_ref.checkpoint import assemble, save
 from tests.data.make_checkpoint import checkpoint, read_layout
 
 Content = dict[str, Any]
@@ -47,7 +46,7 @@ def test_full_layout_fits_the_published_sizes(data: Path) -> None:
     layout = json.loads((data / "layouts" / "full.json").read_text())
     with torch.device("meta"):
         state = {key: torch.empty(shape) for key, shape, _ in layout["state_dict"]}
-    model = assemble(state, FlowSepConfig.published(), Path("v2_100k.ckpt"))
+    model = FlowSep.from_state(state, FlowSepConfig.published(), Path("v2_100k.ckpt"))
     parameters = sum(p.numel() for p in model.parameters())
     assert parameters == 676_111_258
     assert model.config.frame_multiple == 32
@@ -147,7 +146,7 @@ def test_save_and_load(tiny: FlowSep, tmp_path: Path) -> None:
 
 
 def test_half_precision_storage_rounds_and_halves(tiny: FlowSep, tmp_path: Path) -> None:
-    save(tiny, tmp_path / "half", torch.float16)
+    tiny.save(tmp_path / "half", torch.float16)
     tiny.save(tmp_path / "whole")
     again = FlowSep.from_checkpoint(tmp_path / "half")
     weight = tiny.vae.encoder.conv_in.weight

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parents[2] / "runtime"
-COMMAND = (sys.executable, "-m", "flowsep_runtime.cli")
+COMMAND = (sys.executable, "-m", "flowsep_runtime.app.cli")
 
 
 def started(*arguments: object, **options: Any) -> subprocess.Popen[str]:

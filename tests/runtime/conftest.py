@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from flowsep_runtime import Pipeline, Separator, cli
-
-from .command import Run
-from .toy_bundle import Reference, write_toy_bundle
+from flowsep_runtime import Pipeline, Separator
+from flowsep_runtime.app import cli
+from tests.runtime.command import Run
+from tests.runtime.toy_bundle import Reference, write_toy_bundle
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,11 @@ import numpy as np
 import soundfile
 
 from flowsep_runtime import FlowSepError, FlowSepWarning, Manifest
-from flowsep_runtime.audio_reading import AudioReader
-from flowsep_runtime.engines import SIDECAR, EngineSet
-from flowsep_runtime.manifest import MANIFEST_NAME
-from flowsep_runtime.onnx_references import GraphError, references
-from flowsep_runtime.text import Tokenizer
+from flowsep_runtime.audio.reading import AudioReader
+from flowsep_runtime.backends.tensorrt.engines import SIDECAR, EngineSet
+from flowsep_runtime.bundle.manifest import MANIFEST_NAME
+from flowsep_runtime.bundle.onnx_references import GraphError, references
+from flowsep_runtime.separation.queries import Tokenizer
 
 #: Bytes of audio from a few thousand bytes of file: beyond, a header has made the reader invent samples.
 MOST_SAMPLES = 1 << 26

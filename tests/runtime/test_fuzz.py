@@ -13,9 +13,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowsep_runtime.manifest import MANIFEST_NAME
-
-from . import fuzz
+from flowsep_runtime.bundle.manifest import MANIFEST_NAME
+from tests.runtime import fuzz
 
 bounded = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -37,7 +37,7 @@ print("separated", "torch" in sys.modules)
 
 HELP = """
 import flowsep_runtime
-from flowsep_runtime import cli
+from flowsep_runtime.app import cli
 try:
     cli.command.main(["--help"])
 except SystemExit:

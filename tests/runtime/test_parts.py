@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsep_runtime import BundleError, Manifest, OptionError
-from flowsep_runtime.masking import masked_mixture
-from flowsep_runtime.outputs import check_outputs, default_output, replacing, slug
-from flowsep_runtime.text import Tokenizer
-from flowsep_runtime.windows import cross_fade, window_starts
+from flowsep_runtime.app.outputs import check_outputs, default_output, replacing, slug
+from flowsep_runtime.separation.masking import masked_mixture
+from flowsep_runtime.separation.queries import Tokenizer
+from flowsep_runtime.separation.windows import cross_fade, window_starts
 
 
 @settings(deadline=None)
@@ -82,7 +82,7 @@ def test_above_the_targets_band_the_mask_goes_on() -> None:
 def test_long_signals_are_masked_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     mixture, target = np.random.default_rng(0).standard_normal((2, 30000)).astype(np.float32)
     whole = masked_mixture(mixture, target, 16000, 8000)
-    monkeypatch.setattr("flowsep_runtime.masking.BLOCK_FRAMES", 7)
+    monkeypatch.setattr("flowsep_runtime.separation.masking.BLOCK_FRAMES", 7)
     assert np.allclose(masked_mixture(mixture, target, 16000, 8000), whole, atol=1e-6)
 
 

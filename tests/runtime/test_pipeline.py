@@ -14,10 +14,9 @@ import pytest
 
 from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
 from flowsep_runtime.backends import BACKENDS, Schedule, open_backend, report, why_not
-from flowsep_runtime.manifest import GRAPHS, STAGES, Manifest
-from flowsep_runtime.resident import Clip
-
-from .toy_bundle import Reference
+from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, Manifest
+from flowsep_runtime.device_pipeline import Clip
+from tests.runtime.toy_bundle import Reference
 
 random = np.random.default_rng(3)
 

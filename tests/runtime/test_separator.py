@@ -24,9 +24,8 @@ from flowsep_runtime import (
     Separator,
 )
 from flowsep_runtime import separator as separator_module
-from flowsep_runtime.longform import JOININGS
-
-from .toy_bundle import MODEL, Reference
+from flowsep_runtime.separation.longform import JOININGS
+from tests.runtime.toy_bundle import MODEL, Reference
 
 CLIP, RATE = MODEL.clip_samples, MODEL.sample_rate
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import models, pre_tokenizers, processors
 
-from flowsep_runtime.manifest import (
+from flowsep_runtime.bundle.manifest import (
     GRAPHS,
     STAGES,
     FileEntry,

@@ -15,10 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
-from ..arrays import Array, Floats
-from ..engines import Range
-from ..errors import OptionError
-from ..manifest import Manifest
+from flowsep_runtime.arrays import Array, Floats
+from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.errors import OptionError
 
 #: "exact": float32 arithmetic. "fast": the quickest arithmetic of the engine on this machine whose error is
 #: known to be small; float32 where it has no quicker one.
@@ -84,7 +84,7 @@ class SolverLoop(Protocol):
         """The solution [B, 8, t, 16], or None to leave this schedule to the host's loop."""
 
 
-class Resident(Protocol):
+class ArrayOnDevice(Protocol):
     """An array in an engine's own memory."""
 
     @property
@@ -97,24 +97,24 @@ class Resident(Protocol):
 
 @runtime_checkable
 class DeviceBackend(Protocol):
-    """What a backend adds that can leave arrays in its own memory from stage to stage (see `resident.py`)."""
+    """What a backend adds that leaves arrays in its own memory between stages (see `device_pipeline.py`)."""
 
     @property
     def batches(self) -> Range:
         """The batches that it can run."""
 
     def session(self) -> AbstractContextManager[None]:
-        """Alone with the device; residents are valid inside only."""
+        """Alone with the device; its arrays are valid inside only."""
 
-    def keep(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, Resident]:
-        """As `Backend.run`, also for the graphs of `glue.py`, on arrays and residents; what has batch 1 goes
+    def keep(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, ArrayOnDevice]:
+        """As `Backend.run`, also for `device_graphs.py`, on arrays of host and device; what has batch 1 goes
         to every row. The outputs are valid until the graph runs again."""
 
     def keep_solution(
         self, solver: str, steps: int, noise: Any, invariants: Mapping[str, Any]
-    ) -> Resident | None:
-        """As `SolverLoop.solve`, from and to residents; `invariants` are the velocity graph's inputs that no
-        step changes."""
+    ) -> ArrayOnDevice | None:
+        """As `SolverLoop.solve`, from and to arrays on the device; `invariants` are the velocity graph's
+        inputs that no step changes."""
 
     def synchronize(self) -> None:
         """Waits until all work is done."""
@@ -130,12 +130,12 @@ class _Module(Protocol):
     ) -> Backend: ...
 
 
-#: Name -> module, in the order in which "auto" tries them.
+#: Name -> module of this package, in the order in which "auto" tries them.
 BACKENDS: Mapping[str, str] = {
-    "tensorrt": "tensorrt",
-    "cuda": "onnxruntime_cuda",
-    "openvino": "openvino",
-    "cpu": "onnxruntime_cpu",
+    "tensorrt": "tensorrt.backend",
+    "cuda": "onnxruntime.cuda",
+    "openvino": "openvino.backend",
+    "cpu": "onnxruntime.cpu",
 }
 
 _ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "fast")
@@ -259,5 +259,5 @@ def _is_quicker(name: str) -> bool:
 def _module(name: str) -> _Module:
     if name not in BACKENDS:
         raise OptionError(f"There is no backend {name!r}: choose from auto, {', '.join(BACKENDS)}.")
-    module: _Module = import_module(f".{BACKENDS[name]}", __name__)
+    module: _Module = import_module(f"{__name__}.{BACKENDS[name]}")
     return module

@@ -1,0 +1,1 @@
+"""Models, contestants, workers, tables and pictures: the base of all benchmarks."""

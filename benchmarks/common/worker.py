@@ -1,0 +1,188 @@
+"""A contestant's own process: it loads one model, and does one thing at a time when it is told to.
+
+PyTorch, ONNX Runtime and OpenVINO each keep a pool of threads that spins for a while after work; in one
+process they slow each other down. Requests come as JSON lines on stdin, answers go as JSON lines to stdout;
+what libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common.inputs import STAGE_INPUTS, read_inputs
+from benchmarks.common.runners import CLIP, BundleRunner, Runner, open_runner
+from flowsep_runtime.errors import FlowSepWarning
+
+WARM_UPS = {"cpu": 1, "cuda": 3}
+"""Calls before the first measured one: on a GPU the first may compile, the second be captured."""
+
+LEAST_SECONDS, MOST_CALLS = 0.2, {"cpu": 20, "cuda": 1000}
+"""A stage that takes milliseconds is called again, until so much time or so many calls have passed. A GPU
+raises its clock under load only, so that it gets the time in any case."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is to be: a contestant (see `contestants.Contestant`) and where its model lies."""
+
+    kind: str
+    engine: str
+    precision: str
+    compilation: str
+    is_low_memory: bool
+    device: str
+    threads: int
+    weights: str
+    config: str | None
+    bundle: str | None
+    plain: str | None
+    inputs: str
+
+
+class Worker:
+    """Answers requests; every method is a command."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._inputs = read_inputs(Path(task.inputs))
+        self._engine: Runner | None = None
+        self._timed: Callable[[], dict[str, float]] | None = None
+        if task.device == "cuda":
+            from benchmarks.common.gpu import Gpu
+
+            self._gpu = Gpu()
+            self._gpu_bytes_before = self._gpu.used_bytes()
+
+    def open(self, stage: str, output: str) -> dict[str, Any]:
+        """Loads a stage, runs it once, and keeps what it gives."""
+        arguments = [self._inputs[name] for name in STAGE_INPUTS[stage]]
+        self._engine = open_runner(self._task)
+        np.savez(output, *self._engine.call(stage, arguments))
+        return self._warm_up(partial(self._engine.timed, stage, arguments))
+
+    def open_clip(self, steps: int, solver: str) -> dict[str, Any]:
+        """Loads all stages."""
+        self._engine = open_runner(self._task)
+        clip = partial(self._engine.clip, self._inputs, steps, solver)
+
+        def timed() -> dict[str, float]:
+            start = time.perf_counter()
+            clip()  # its waveform is on the host: nothing is left to wait for
+            return {CLIP: time.perf_counter() - start}
+
+        return self._warm_up(timed)
+
+    def _warm_up(self, timed: Callable[[], dict[str, float]]) -> dict[str, Any]:
+        for _ in range(WARM_UPS[self._task.device]):
+            timed()  # the first call in the loop is a warm-up too
+        self._timed = timed
+        return {}
+
+    def measure(self) -> dict[str, Any]:
+        """Median seconds of what is open, by name."""
+        assert self._timed is not None
+        start, found = time.perf_counter(), []
+        while True:
+            found.append(self._timed())
+            if time.perf_counter() - start >= LEAST_SECONDS or len(found) == MOST_CALLS[self._task.device]:
+                break
+        return {name: statistics.median(seconds[name] for seconds in found) for name in found[0]}
+
+    def close(self) -> dict[str, Any]:
+        """Forgets what is open and its memory."""
+        self._engine = self._timed = None
+        gc.collect()
+        if self._task.device == "cuda" and self._task.kind == "torch":
+            import torch
+
+            torch.cuda.empty_cache()
+        with suppress(AttributeError, OSError, TypeError):  # not glibc, which keeps freed blocks
+            ctypes.CDLL(None).malloc_trim(0)
+        return {}
+
+    def first(self, steps: int, solver: str, output: str) -> dict[str, Any]:
+        """Loads the model and separates a clip as a user does, of this project with `Separator`."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", FlowSepWarning)
+            engine = open_runner(self._task)
+            if isinstance(engine, BundleRunner) and engine.is_whole_clip(self._inputs):
+                waveform = engine.separate(self._inputs, steps, solver)
+            else:
+                waveform = engine.clip(self._inputs, steps, solver)
+        self._engine = engine
+        np.savez(output, waveform)
+        remarks = [str(each.message) for each in caught if issubclass(each.category, FlowSepWarning)]
+        return {"peak_bytes": peak_bytes(), "remarks": remarks}
+
+    def clip(self, steps: int, solver: str) -> dict[str, Any]:
+        """Runs every stage on a batch of clips; the model is loaded the first time."""
+        start = time.perf_counter()
+        if self._engine is None:
+            self._engine = open_runner(self._task)
+        self._engine.clip(self._inputs, steps, solver)
+        return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
+
+    def gpu_bytes(self, steps: int, solver: str) -> dict[str, Any]:
+        """Memory of the GPU that this process holds when every stage has run and none was given back: what
+        an engine once took for its arrays and its work it keeps."""
+        self.clip(steps, solver)
+        return {"gpu_bytes": self._gpu.used_bytes() - self._gpu_bytes_before}
+
+    def peak(self) -> dict[str, Any]:
+        """What the GPU is called, and what it can do at most."""
+        from benchmarks.common.peak import measured
+
+        return {"name": self._gpu.name, "peak": asdict(measured())}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had resident, mapped files included."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # not getrusage: on Linux its peak is inherited from the process that started this one
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main() -> None:
+    """Reads requests until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # from here on nothing that a library prints can be taken for an answer
+    worker: Worker | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if worker is None:
+                worker = Worker(Task(**request))
+                answer: dict[str, Any] = {}
+            else:
+                command: Callable[..., dict[str, Any]] = getattr(worker, request.pop("command"))
+                answer = command(**request)
+        except Exception as error:
+            first = (str(error).strip() or "no message").splitlines()[0]
+            answer = {"error": f"{type(error).__name__}: {first}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Kernels, operations and bytes, counted without a GPU."""

@@ -1,0 +1,162 @@
+"""Kernels, operations and bytes of a separation in PyTorch eager, counted without a GPU: what `graphs.py`
+counts in this project's graphs, for the model as it is.
+
+    python -m benchmarks.cost.eager --sizes published --precision fp16
+
+The model runs on PyTorch's `meta` device, which has shapes and no numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common.contestants import BASELINES, REFERENCE
+from benchmarks.common.inputs import SEED, STAGE_INPUTS, config_of, frames_of, make_inputs
+from benchmarks.common.models import Sizes, choose, default_work
+from benchmarks.common.output import check_destinations, model_options, write_findings
+from benchmarks.common.processes import task_of
+from benchmarks.common.runners import VELOCITY, TorchRunner
+from flowsep_runtime.app.console import run
+
+if TYPE_CHECKING:
+    from benchmarks.common.models import Model
+
+PROGRAM = "benchmarks.cost.eager"
+
+VIEWS = ("aten::_unsafe_view",)
+"""Give the same bytes under another shape, though their schema does not say so."""
+
+FUSED = ("aten::scaled_dot_product_attention",)
+"""Consist of other operators here, but are one kernel on a GPU."""
+
+
+@dataclass(frozen=True)
+class EagerCost:
+    """Of one run of a stage."""
+
+    runs: int  # in a clip
+    launches: int  # operators that compute or copy, one kernel each
+    flops: float  # of products and convolutions, a multiplication and an addition are two
+    bytes: float  # read and written by one kernel an operator
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operators that give new tensors, and the bytes that they read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.launches = 0
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        schema, kwargs = func._schema, kwargs or {}
+        if schema.name not in FUSED:
+            with self:  # what consists of other operators is counted by them
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        is_view = schema.name in VIEWS or any(
+            value.alias_info is not None and not value.alias_info.is_write for value in schema.returns
+        )
+        if not is_view:
+            self.launches += 1
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return result
+
+
+def eager_costs(model: Model, precision: str, batch: int, seconds: float, steps: int) -> dict[str, EagerCost]:
+    """Every stage of a clip in PyTorch eager.
+
+    Args:
+        model: Its weights are read for their shapes.
+        precision: "fp16", or empty for float32.
+        batch, seconds: Clips at a time and their length.
+        steps: Evaluations of the velocity.
+    """
+    config = config_of(model)
+    arrays = make_inputs(config, frames_of(config, seconds), batch, SEED)
+    eager = next(contestant for contestant in BASELINES["cuda"] if contestant.name == REFERENCE)
+    task = replace(task_of(eager, model, 1, Path()), device="meta", precision=precision)
+    engine = TorchRunner(task)
+    costs: dict[str, EagerCost] = {}
+    for stage, names in STAGE_INPUTS.items():
+        given = [engine.put(arrays[name]) for name in names]
+        with FlopCounterMode(display=False) as flops, Launches() as counted:
+            engine.run(stage, given)
+        runs = steps if stage == VELOCITY else 1
+        costs[stage] = EagerCost(runs, counted.launches, float(flops.get_total_flops()), float(counted.bytes))
+    return costs
+
+
+def markdown(costs: Mapping[str, EagerCost]) -> str:
+    """The table, with a row for the whole clip."""
+    lines = ["| stage | runs | launches | GFLOP | GB moved |", "| --- | --- | --- | --- | --- |"]
+    whole = {
+        field: sum(cost.runs * getattr(cost, field) for cost in costs.values())
+        for field in ("launches", "flops", "bytes")
+    }
+    rows = [(name, str(cost.runs), cost) for name, cost in costs.items()]
+    for name, runs, cost in [*rows, ("clip", "", EagerCost(runs=1, **whole))]:
+        lines.append(
+            f"| {name} | {runs} | {cost.launches} | {cost.flops / 1e9:.2f} | {cost.bytes / 1e9:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@model_options
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp16",
+    show_default=True,
+    help="Of the weights.",
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.1, 60), default=10.24, show_default=True, help="Of a clip."
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the counts.")
+def command(
+    sizes: Sizes,
+    checkpoint: Path | None,
+    config: Path | None,
+    bundle: Path | None,
+    work: Path | None,
+    precision: str,
+    batch: int,
+    seconds: float,
+    steps: int,
+    json_file: Path | None,
+) -> None:
+    """Count what a separation in PyTorch eager asks of a GPU; --bundle is not looked at."""
+    check_destinations(json_file, None, None)
+    model = choose(sizes, (work or default_work()).resolve(), checkpoint, config, bundle)
+    costs = eager_costs(model, "" if precision == "fp32" else precision, batch, seconds, steps)
+    found = {name: asdict(cost) for name, cost in costs.items()}
+    write_findings(markdown(costs), {"stages": found}, json_file, None)
+
+
+def main() -> None:
+    """Entry point of `python -m benchmarks.cost.eager`."""
+    run(command, PROGRAM, "There is not enough memory for this model's weights.")
+
+
+if __name__ == "__main__":
+    main()

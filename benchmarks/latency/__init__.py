@@ -1,0 +1,1 @@
+"""Time and memory: of a clip, of growing sizes, of a stream."""

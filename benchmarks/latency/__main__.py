@@ -1,0 +1,3 @@
+from benchmarks.latency.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Separation quality against its cost."""

@@ -1,0 +1,144 @@
+"""What ONNX Runtime's CUDA provider wants otherwise in a half-precision graph: attention as one operator.
+
+ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
+operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
+would look for a plugin of that name, so that this spelling is for the CUDA provider alone. In float32 fused
+kernels may multiply in TF32: float32 graphs stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from flowsep_export.onnx.attention import remove_unread, soften_in_half
+
+DOMAIN, ATTENTION = "com.microsoft", "MultiHeadAttention"
+
+HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
+"""Of `[B, N, H, D]`: for queries and values, and for keys."""
+
+
+def rewrite_for_cuda(model: onnx.ModelProto) -> int:
+    """Both passes, in place: attention without casts around its softmax, then fused where nothing is added to
+    its scores.
+
+    Returns:
+        How many attentions were fused; with 0, the CUDA provider gains nothing.
+    """
+    soften_in_half(model)
+    return fuse_attention(model)
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """Queries, keys and values `[B, N, H · D]`, as they are before the heads are told apart."""
+
+    tensors: tuple[str, str, str]
+    heads: int
+    scale: float
+    output: str  # [B, N, H · D]
+
+
+def fuse_attention(model: onnx.ModelProto) -> int:
+    """Put one operator for every half-precision softmax(s · q kᵀ) v over heads, in place.
+
+    Attention with a bias on its scores (the query's mask) stays: fused kernels want a bias whose rows are
+    aligned, which those of 50 tokens are not.
+
+    Returns:
+        How many attentions were fused.
+    """
+    graph = model.graph
+    maker = {name: node for node in graph.node for name in node.output}
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    found = {
+        attention.output: attention
+        for node in graph.node
+        if node.op_type == "Softmax" and (attention := _attention(node, maker, users, constants)) is not None
+    }
+    for index, node in enumerate(graph.node):
+        if node.output[0] in found:
+            attention = found[node.output[0]]
+            fused = helper.make_node(
+                ATTENTION,
+                attention.tensors,
+                [attention.output],
+                name=f"{node.name}.attention",
+                domain=DOMAIN,
+                num_heads=attention.heads,
+                scale=attention.scale,
+            )
+            graph.node[index].CopyFrom(fused)
+    if found:
+        remove_unread(graph)
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return len(found)
+
+
+def _attention(
+    softmax: onnx.NodeProto,
+    maker: Mapping[str, onnx.NodeProto],
+    users: Mapping[str, list[onnx.NodeProto]],
+    constants: Mapping[str, onnx.TensorProto],
+) -> _Attention | None:
+    """The attention around a softmax; None if there is none of this form."""
+    scores = maker.get(softmax.input[0])
+    weighted = _only_user(softmax.output[0], users, "MatMul")
+    if scores is None or scores.op_type != "MatMul" or weighted is None:
+        return None
+    scaled = maker.get(scores.input[0])
+    if scaled is None or scaled.op_type != "Mul" or scaled.input[1] not in constants:
+        return None
+    factor = constants[scaled.input[1]]
+    if factor.data_type != TensorProto.FLOAT16 or factor.dims:
+        return None
+    split = [
+        _split_heads(name, permutation, maker, constants)
+        for name, permutation in (
+            (scaled.input[0], HEADS_BEFORE_TOKENS),
+            (scores.input[1], KEYS_TRANSPOSED),
+            (weighted.input[1], HEADS_BEFORE_TOKENS),
+        )
+    ]
+    joined = _only_user(weighted.output[0], users, "Transpose")
+    if joined is None or list(joined.attribute[0].ints) != HEADS_BEFORE_TOKENS:
+        return None
+    output = _only_user(joined.output[0], users, "Reshape")
+    heads = {entry[1] for entry in split if entry is not None}
+    if output is None or None in split or len(heads) != 1:
+        return None
+    q, k, v = (entry[0] for entry in split if entry is not None)
+    scale = float(numpy_helper.to_array(factor))
+    return _Attention((q, k, v), heads.pop(), scale, output.output[0])
+
+
+def _only_user(name: str, users: Mapping[str, list[onnx.NodeProto]], kind: str) -> onnx.NodeProto | None:
+    found = users.get(name, [])
+    return found[0] if len(found) == 1 and found[0].op_type == kind and found[0].input[0] == name else None
+
+
+def _split_heads(
+    name: str,
+    permutation: list[int],
+    maker: Mapping[str, onnx.NodeProto],
+    constants: Mapping[str, onnx.TensorProto],
+) -> tuple[str, int] | None:
+    """What was `[B, N, H · D]` before heads were told apart, and H."""
+    transposed = maker.get(name)
+    if transposed is None or transposed.op_type != "Transpose":
+        return None
+    split = maker.get(transposed.input[0])
+    if split is None or split.op_type != "Reshape" or split.input[1] not in constants:
+        return None
+    shape = numpy_helper.to_array(constants[split.input[1]]).tolist()
+    if list(transposed.attribute[0].ints) != permutation or len(shape) != 4 or shape[:2] != [0, 0]:
+        return None
+    return split.input[0], int(shape[2])

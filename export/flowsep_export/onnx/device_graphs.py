@@ -1,0 +1,51 @@
+"""Makes the two graphs that the runtime carries (`flowsep_runtime.backends.device_graphs`).
+
+python -m flowsep_export.onnx.device_graphs
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper
+
+from flowsep_export.onnx.convert import OPSET
+from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path, device_graph_shape
+
+
+def device_graphs() -> dict[str, onnx.ModelProto]:
+    """Both, by name."""
+    posterior = [
+        helper.make_node("Mul", ["std", "noise"], ["deviation"]),
+        helper.make_node("Add", ["mean", "deviation"], ["mixture_latent"]),
+    ]
+    advance = [
+        helper.make_node("Mul", ["velocity", "dt"], ["change"]),
+        helper.make_node("Add", ["x", "change"], ["next_x"]),
+        # [batch, 1]: the row is repeated by broadcasting it over
+        helper.make_node("Shape", ["x"], ["batch"], start=0, end=1),
+        helper.make_node("Concat", ["batch", "one"], ["rows"], axis=0),
+        helper.make_node("Expand", ["row", "rows"], ["time_features"]),
+    ]
+    one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+    return {"posterior": _model("posterior", posterior, []), "advance": _model("advance", advance, [one])}
+
+
+def _model(name: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> onnx.ModelProto:
+    inputs, outputs = (
+        [
+            helper.make_tensor_value_info(tensor, TensorProto.FLOAT, device_graph_shape(tensor))
+            for tensor in tensors
+        ]
+        for tensors in DEVICE_GRAPHS[name]
+    )
+    graph = helper.make_graph(nodes, name, inputs, outputs, constants)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10, producer_name="flowsep-export"
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+if __name__ == "__main__":
+    for _name, _graph in device_graphs().items():
+        onnx.save(_graph, device_graph_path(_name))

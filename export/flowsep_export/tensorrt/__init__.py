@@ -1,0 +1,1 @@
+"""TensorRT engines: built, kept and verified on the GPU that runs them."""

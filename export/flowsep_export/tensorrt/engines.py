@@ -1,0 +1,200 @@
+"""TensorRT engines of a bundle: built on the GPU that runs them, rebuilt only when something changed.
+
+Needs the bundle and no checkpoint. Every plan is written atomically and `engines.json` after each of them, so
+that a build which is interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from flowsep_export.tensorrt.build import Axes, BuilderSettings, PlanBuilder
+from flowsep_export.tensorrt.passes import PASSES
+from flowsep_runtime.backends import why_not
+from flowsep_runtime.backends.axes import Range, axis_ranges
+from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path, device_graph_shape
+from flowsep_runtime.backends.tensorrt.backend import this_machine
+from flowsep_runtime.backends.tensorrt.cuda_device import Device
+from flowsep_runtime.backends.tensorrt.engines import (
+    BACKEND,
+    SIDECAR,
+    EngineEntry,
+    EngineSet,
+    Machine,
+    engines_folder,
+    sources,
+)
+from flowsep_runtime.backends.tensorrt.plans import Loader
+from flowsep_runtime.bundle.checksums import sha256_of
+from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
+from flowsep_runtime.caches import write_whole
+from flowsep_runtime.errors import BackendError, OptionError, shown
+
+TIMING_CACHE = "timing.cache"
+
+#: What runs once for a query or a mixture, whatever the batch of everything else is.
+SERVE_ANY_BATCH = ("encode_text", "velocity_text", "velocity_mixture")
+
+
+def check_shapes(manifest: Manifest, batch: Range, frames: Range) -> None:
+    """Refuses ranges that no graph can have.
+
+    Raises:
+        OptionError: If they are out of order, or frames are no multiples.
+    """
+    multiple = manifest.model.frame_multiple
+    for option, sizes in (("--batch", batch), ("--frames", frames)):
+        if not 1 <= sizes.least <= sizes.best <= sizes.most:
+            raise OptionError(f"{option} must be N or MIN:OPT:MAX in order, from 1 on, and not {sizes}.")
+    if any(size % multiple for size in (frames.least, frames.best, frames.most)):
+        raise OptionError(f"--frames must be multiples of {multiple} and not {frames}.")
+
+
+def build_engines(
+    bundle: Path,
+    batch: Range,
+    frames: Range,
+    level: int = 3,
+    workspace: int | None = None,
+    progress: Callable[[str, float], None] = lambda doing, done: None,
+) -> tuple[Path, EngineSet]:
+    """Builds what is missing or was built from something else.
+
+    Args:
+        bundle: The folder that flowsep-export wrote.
+        batch, frames: The shapes to build for; fixed ones are fastest.
+        level: Of TensorRT's optimisation, 0 to 5.
+        workspace: Bytes of device memory for building; None is all of it.
+        progress: Called before each piece of work.
+
+    Returns:
+        The folder of the engines, and what is in it; its errors are not measured yet.
+
+    Raises:
+        OptionError: If this machine cannot build engines, or the shapes are no good.
+        ExportError: If TensorRT cannot build one.
+    """
+    reason = why_not(BACKEND)
+    if reason is not None:
+        raise OptionError(f"TensorRT engines cannot be built here: {reason}.")
+    manifest = Manifest.read(bundle)
+    check_shapes(manifest, batch, frames)
+    settings = BuilderSettings(level, workspace, tf32=manifest.precision == "float16")
+    with closing(Device()) as device:
+        machine = this_machine(device)
+        folder = engines_folder(bundle, machine)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder, _build(bundle, folder, manifest, machine, batch, frames, settings, progress)
+        except OSError as error:
+            raise OptionError(f"{shown(folder)} cannot be written ({error.strerror}).") from None
+
+
+def _build(
+    bundle: Path,
+    folder: Path,
+    manifest: Manifest,
+    machine: Machine,
+    batch: Range,
+    frames: Range,
+    settings: BuilderSettings,
+    progress: Callable[[str, float], None],
+) -> EngineSet:
+    old = _old(folder)
+    cache = folder / TIMING_CACHE
+    builder, loader = PlanBuilder(settings, cache.read_bytes() if cache.is_file() else b""), Loader()
+    result = EngineSet(machine, manifest.precision, batch, frames, settings.words(), {})
+    names = (*GRAPHS, *DEVICE_GRAPHS)
+    for index, name in enumerate(names):
+        ranges = graph_ranges(manifest, name, batch, frames)
+        path, digests, inputs = _graph(bundle, manifest, name)
+        key = _key(machine, settings, digests, inputs, ranges)
+        entry = old.engines.get(name) if old is not None else None
+        if entry is None or entry.key != key:
+            progress(f"building {name}", index / len(names))
+            content = builder.build(name, path, inputs, ranges)
+            plan = folder / f"{name}-{key[:12]}.plan"
+            write_whole(plan, content)
+            write_whole(cache, builder.timing_cache)
+            # loading it is the proof that it can be, and tells how much memory it wants
+            engine = loader.load(plan)
+            entry = EngineEntry(FileEntry.of(plan), key, digests, int(engine.device_memory_size_v2))
+            del engine
+        result = replace(result, engines={**result.engines, name: entry})
+        if old is None or old.engines.get(name) != entry:
+            kept = {} if old is None else old.engines
+            replace(result, engines={**kept, **result.engines}).write(folder)
+    if old is not None and old.engines == result.engines:
+        result = replace(result, stages=old.stages)
+    result.write(folder)
+    plans = {entry.plan.name for entry in result.engines.values()}
+    for stale in folder.glob("*.plan"):
+        if stale.name not in plans:
+            stale.unlink()
+    return result
+
+
+def graph_ranges(manifest: Manifest, name: str, batch: Range, frames: Range) -> dict[str, Range]:
+    """The range of every axis of a graph."""
+    ranges = dict(axis_ranges(manifest, batch, frames))
+    if name in SERVE_ANY_BATCH:
+        ranges["batch"] = Range(1, 1 if name == "encode_text" else batch.best, batch.most)
+    (shifts,) = (tensor.shape[1] for tensor in manifest.graphs["velocity_time"].outputs)
+    model = manifest.model
+    for axis, size in (
+        ("channels", model.latent_channels),
+        ("frequencies", model.latent_frequencies),
+        ("shifts", shifts),
+    ):
+        assert isinstance(size, int)
+        ranges[axis] = Range(size, size, size)
+    return ranges
+
+
+def _graph(bundle: Path, manifest: Manifest, name: str) -> tuple[Path, tuple[str, ...], Axes]:
+    if name in DEVICE_GRAPHS:
+        path = device_graph_path(name)
+        return (
+            path,
+            (sha256_of(path),),
+            {tensor: device_graph_shape(tensor) for tensor in DEVICE_GRAPHS[name][0]},
+        )
+    entry = manifest.graph(name, BACKEND)
+    axes = {tensor.name: tensor.shape for tensor in entry.inputs}
+    return bundle / entry.files[0].name, sources(entry), axes
+
+
+def _key(
+    machine: Machine,
+    settings: BuilderSettings,
+    digests: tuple[str, ...],
+    inputs: Axes,
+    ranges: dict[str, Range],
+) -> str:
+    shapes = {
+        tensor: [axis if isinstance(axis, int) else str(ranges[axis]) for axis in axes]
+        for tensor, axes in inputs.items()
+    }
+    content = [
+        PASSES,
+        [machine.gpu, machine.compute_capability, machine.tensorrt, machine.driver],
+        settings.words(),
+        digests,
+        shapes,
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _old(folder: Path) -> EngineSet | None:
+    """What was built before, if it can be read; a damaged set is built again."""
+    if not (folder / SIDECAR).is_file():
+        return None
+    try:
+        return EngineSet.read(folder)
+    except BackendError:
+        return None

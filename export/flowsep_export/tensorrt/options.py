@@ -1,0 +1,168 @@
+"""The part of `flowsep-export` that makes TensorRT engines: its options, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.tensorrt.engines import BACKEND, EngineSet
+from flowsep_runtime.errors import OptionError, shown
+
+if TYPE_CHECKING:
+    from flowsep_ref import FlowSep
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def parsed_range(context: click.Context, parameter: click.Parameter, value: str | None) -> Range | None:
+    """`N` or `MIN:OPT:MAX`."""
+    if value is None:
+        return None
+    parts = value.split(":")
+    if len(parts) not in (1, 3) or not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{value!r} is neither N nor MIN:OPT:MAX")
+    sizes = [int(part) for part in parts]
+    return Range(*(sizes if len(sizes) == 3 else sizes * 3))
+
+
+def engine_options(command: Function) -> Function:
+    """The options that say which engines to make."""
+    for option in (
+        click.option(
+            "--workspace",
+            type=click.FloatRange(min=0, min_open=True),
+            help="GiB of GPU memory that TensorRT may use while building.  [default: all of it]",
+        ),
+        click.option(
+            "--builder-level",
+            type=click.IntRange(0, 5),
+            default=3,
+            show_default=True,
+            help="How long TensorRT looks for faster kernels.",
+        ),
+        click.option(
+            "--frames",
+            callback=parsed_range,
+            metavar="N|MIN:OPT:MAX",
+            help="Mel frames to build engines for.  [default: a clip's, 1024 as published]",
+        ),
+        click.option(
+            "--batch",
+            callback=parsed_range,
+            metavar="N|MIN:OPT:MAX",
+            default="1",
+            show_default=True,
+            help="Batch to build engines for; a fixed one is fastest.",
+        ),
+        click.option(
+            "--bundle",
+            type=click.Path(path_type=Path),
+            help="With --tensorrt: build engines for this bundle and export nothing.",
+        ),
+        click.option(
+            "--tensorrt",
+            is_flag=True,
+            help="Also build and verify TensorRT engines for this machine's GPU.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Engines that were made."""
+
+    folder: Path
+    engines: EngineSet
+
+    def content(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"folder": str(self.folder), **asdict(self.engines)}
+
+    def show(self) -> None:
+        """For people."""
+        from flowsep_export.report import print_errors
+
+        if self.engines.stages:
+            print_errors(self.engines.stages)
+        else:
+            click.echo("not verified: the engines were not measured against the reference")
+        size = sum(entry.plan.bytes for entry in self.engines.engines.values()) / 1e6
+        machine = self.engines.machine
+        click.echo(
+            f"{shown(self.folder)}: {len(self.engines.engines)} engines for {machine.gpu}, TensorRT "
+            f"{machine.tensorrt}, batch {self.engines.batch}, {self.engines.frames} frames, {size:.0f} MB"
+        )
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What the options ask for."""
+
+    batch: Range
+    frames: Range | None
+    level: int
+    workspace: float | None  # GiB
+    recording: Path | None
+    is_verified: bool
+
+    def check(self) -> None:
+        """Refuses a machine that cannot build engines, before hours of work are spent.
+
+        Raises:
+            OptionError: With what is missing.
+        """
+        from flowsep_runtime.backends import why_not
+
+        reason = why_not(BACKEND)
+        if reason is not None:
+            raise OptionError(f"TensorRT engines cannot be built here: {reason}.")
+
+    def build(self, bundle: Path, model: FlowSep | None = None) -> Answer:
+        """Builds the engines of a bundle and verifies them.
+
+        Args:
+            bundle: What flowsep-export wrote.
+            model: Its model, to be the judge; None is the bundle itself on the CPU.
+        """
+        from flowsep_export.report import export_progress
+        from flowsep_export.stage_inputs import read_recording
+        from flowsep_export.tensorrt.engines import build_engines
+        from flowsep_export.tensorrt.verify import verify_engines
+        from flowsep_export.verify import checks, reference_judge
+        from flowsep_runtime.bundle.manifest import Manifest
+
+        sizes = Manifest.read(bundle).model
+        frames = self.frames or Range(sizes.clip_frames, sizes.clip_frames, sizes.clip_frames)
+        workspace = None if self.workspace is None else int(self.workspace * (1 << 30))
+        recording = (
+            None
+            if self.recording is None
+            else read_recording(self.recording, sizes.sample_rate, sizes.clip_samples)
+        )
+        with export_progress() as progress:
+            folder, engines = build_engines(
+                bundle,
+                self.batch,
+                frames,
+                self.level,
+                workspace,
+                lambda doing, done: progress(doing, 0.8 * done),
+            )
+            if self.is_verified and not engines.stages:
+                names = list(checks())
+                engines = verify_engines(
+                    bundle,
+                    folder,
+                    engines,
+                    recording,
+                    None if model is None else reference_judge(model),
+                    lambda stage: progress(f"verifying {stage}", 0.8 + 0.2 * names.index(stage) / len(names)),
+                )
+        return Answer(folder, engines)

@@ -1,0 +1,1 @@
+"""The command line: recordings and sentences in, files and pictures out."""

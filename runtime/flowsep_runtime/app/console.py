@@ -1,0 +1,96 @@
+"""What this project's console scripts have in common: exit codes, and errors of one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn, TypeVar
+
+import click
+
+from flowsep_runtime.errors import FlowSepError
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def backend_options(command: Function) -> Function:
+    """The options that say where a model runs and how: backend, precision, threads."""
+    for option in (
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help="Threads of the engine.  [default: the engine's choice]",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["exact", "fast", "auto"]),
+            default="exact",
+            show_default=True,
+            help="float32 arithmetic; the engine's quickest that is close to it; or fast where there is one.",
+        ),
+        click.option(
+            "--backend",
+            default="auto",
+            show_default=True,
+            help="Engine: auto, tensorrt, cuda, openvino or cpu.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
+    """Runs a command and ends the process with 0, 1 (failure), 2 (misuse), 130 (interrupted), 143
+    (terminated) or 129 (hung up).
+
+    Args:
+        command: What to run, on the process's arguments.
+        program: The console script's name, for messages.
+        without_memory: The sentence for a machine with too little memory.
+    """
+    # As exceptions, so that temporary files are removed on the way out.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no terminal that could hang up
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
+            signal.signal(number, lambda number, _: _fail(program, "terminated.", 128 + number))
+    try:
+        code = command.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail(program, "interrupted.", 130)
+    except click.ClickException as error:
+        _fail(program, f"{error.format_message()} (see {program} --help)", error.exit_code)
+    except FlowSepError as error:
+        _fail(program, str(error), error.exit_code)
+    except MemoryError:
+        _fail(program, without_memory, 1)
+    except BrokenPipeError:
+        # As for other programs of a pipe: who reads no further wants to hear nothing.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except Exception as error:
+        _fail(program, unexpected(error), 1)
+
+
+def unexpected(error: Exception) -> str:
+    """The sentence for what this project did not foresee."""
+    return f"Unexpected {type(error).__name__} ({error}): set FLOWSEP_DEBUG=1 to see where, and report it."
+
+
+def one_line(sentence: str) -> str:
+    """A message without line breaks, whatever it quotes."""
+    return " ".join(sentence.split())
+
+
+def _fail(program: str, sentence: str, code: int) -> NoReturn:
+    if os.environ.get("FLOWSEP_DEBUG") == "1":
+        traceback.print_exc()
+    click.echo(f"{program}: {one_line(sentence)}", err=True)
+    sys.exit(code)

@@ -1,0 +1,140 @@
+"""One recording through the model into its files, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from flowsep_runtime.app.jobs import Job
+from flowsep_runtime.app.outputs import check_outputs, replacing
+from flowsep_runtime.app.plot import Plot
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.audio.reading import AudioReader
+from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
+
+if TYPE_CHECKING:
+    from flowsep_runtime.separation.longform import Joining
+    from flowsep_runtime.separation.streaming import Parts
+    from flowsep_runtime.separator import Separator
+
+OutputKind: TypeAlias = Literal["generated", "masked"]
+Progress: TypeAlias = Callable[[int, "int | None"], None]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How to separate: what `Separator.stream` takes, and which of its results is written."""
+
+    steps: int
+    solver: str = "euler"
+    seed: int = 0
+    mono: bool = False
+    guidance: float = 1.0
+    negative: str | None = None
+    candidates: int = 1
+    windows: Joining = "joint"
+    window: float | None = None
+    kind: OutputKind = "generated"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Files beside the results, of a job with one query (the mixture: of any)."""
+
+    residual: Path | None = None
+    mixture: Path | None = None
+    plot: Path | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run went."""
+
+    timings: dict[str, float]
+    """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
+    real_time_factor: float
+    """Seconds of work, without "load", for a second of audio."""
+
+
+class FileRun:
+    """A job whose recording is open and whose outputs have been checked."""
+
+    def __init__(self, job: Job, reader: AudioReader, extras: Extras, force: bool) -> None:
+        """Checks the outputs before any work is done.
+
+        Raises:
+            AudioError: If an output's format does not take this recording.
+            OptionError: If an output cannot be written or would destroy something.
+        """
+        self.job = job
+        self._reader = reader
+        self._extras = extras
+        self._force = force
+        sounds = [path for _, path in job.outputs] + [extras.residual, extras.mixture]
+        self._encodings = {path: encoding_for(path, reader) for path in sounds if path is not None}
+        self._files = [*self._encodings, *([] if extras.plot is None else [extras.plot])]
+        check_outputs([path for path in [*sounds, extras.plot] if path is not None], job.source, force)
+
+    def run(self, separator: Separator, settings: RunSettings, progress: Progress | None = None) -> Report:
+        """Separates and writes; every file appears at the end, whole, or not at all.
+
+        Raises:
+            FlowSepError: Whatever goes wrong.
+        """
+        reader, extras = self._reader, self._extras
+        parts = self._parts(separator, settings, progress)
+        with replacing(self._files, keep=not self._force) as temporary:
+            places = dict(zip(self._files, temporary, strict=True))
+            plot = None if extras.plot is None else Plot(reader.sample_rate, reader.frames)
+            with ExitStack() as stack:
+                writers = [self._writer(stack, path, places) for _, path in self.job.outputs]
+                beside = {
+                    name: self._writer(stack, path, places)
+                    for name, path in (("residual", extras.residual), ("mixture", extras.mixture))
+                    if path is not None
+                }
+                for part in parts:
+                    results = part.masked if settings.kind == "masked" else part.targets
+                    for writer, result in zip(writers, results, strict=True):
+                        writer.write(result)
+                    residual: Floats = part.mixture - part.masked[0]
+                    for name, writer in beside.items():
+                        writer.write(residual if name == "residual" else part.mixture)
+                    if plot is not None:
+                        plot.add(part.mixture, results[0], residual)
+            if plot is not None and extras.plot is not None:
+                plot.draw(places[extras.plot], self.job.outputs[0][0], extras.plot)
+        work = sum(seconds for stage, seconds in parts.timings.items() if stage != "load")
+        return Report(parts.timings, work * reader.sample_rate / reader.frames)
+
+    def _parts(self, separator: Separator, settings: RunSettings, progress: Progress | None) -> Parts:
+        reader = self._reader
+        return separator.stream(
+            reader.blocks(),
+            reader.sample_rate,
+            [query for query, _ in self.job.outputs],
+            steps=settings.steps,
+            solver=settings.solver,
+            seed=settings.seed,
+            mono=settings.mono,
+            guidance=settings.guidance,
+            negative=settings.negative,
+            candidates=settings.candidates,
+            windows=settings.windows,
+            window=settings.window,
+            samples=reader.frames,
+            progress=progress,
+        )
+
+    def _writer(
+        self, stack: ExitStack, path: Path | None, places: dict[Path, Path]
+    ) -> AudioWriter | WavStream:
+        reader = self._reader
+        rate, channels = reader.sample_rate, reader.channels
+        if path is None:
+            return WavStream(rate, channels, reader.frames, reader.subtype)
+        encoding = self._encodings[path]
+        return stack.enter_context(AudioWriter(places[path], rate, channels, encoding, reader.tags, path))

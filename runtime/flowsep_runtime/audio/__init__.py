@@ -1,0 +1,1 @@
+"""Audio files and samples: checks, reading, writing, sample rates, spectrograms."""

@@ -1,0 +1,229 @@
+"""Reading audio files block by block, with checks.
+
+An hour of audio passes through here in the memory of one block. A file is read through once when it is
+opened, so that whatever is wrong with it is said before the work starts and not an hour into it, and so that
+its length is what it holds and not what its header promises.
+"""
+
+from __future__ import annotations
+
+import stat
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE
+from flowsep_runtime.errors import AudioError, FlowSepWarning, OutputError, shown
+
+BLOCK = 1 << 16  # samples of each channel; of all together at most 16 times that
+UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile's answer for a stream that does not say
+
+
+class Sequential(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no types
+    """Reads and writes front to back: soundfile would otherwise seek after every block, which a FLAC stream
+    of unknown length does not take, and which costs time in MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class AudioReader:
+    """An audio file that was read through and found whole; a context manager.
+
+    Attributes:
+        name: The file in messages.
+        sample_rate: In Hz.
+        channels: From one.
+        frames: Samples of each channel that are really there, one or more.
+        container, subtype: libsndfile's names (WAV, FLAC, ...; PCM_24, VORBIS, ...).
+        tags: Title, artist, and what else libsndfile reads, by its name.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Opens and checks a file.
+
+        Args:
+            path: An audio file or a named pipe; None is standard input. A pipe is first copied to an unnamed
+                file in the system's temporary folder (`TMPDIR`), because most formats cannot be read
+                without seeking.
+
+        Raises:
+            AudioError: If there is no such file, it is no audio, damaged, empty, or holds NaN or infinite
+                samples, or its rate is out of range.
+            OutputError: If a pipe does not fit on the disk.
+
+        Warns:
+            FlowSepWarning: If the file ends before its header says it would.
+        """
+        self.name = "standard input" if path is None else shown(path)
+        self.sample_rate = self.channels = self.frames = 0
+        self.container = self.subtype = ""
+        self.tags: dict[str, str] = {}
+        self._file = _open(path, self.name)
+        try:
+            self._look()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> AudioReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def blocks(self, frames: int = BLOCK) -> Iterator[Floats]:
+        """The samples from the first on, float32 [n, channels], n at most `frames`; one iteration at a time.
+
+        Raises:
+            AudioError: If the file was changed since it was opened.
+        """
+        seen = 0
+        with self._sound() as sound:
+            for block in self._read(sound, frames):
+                seen += len(block)
+                yield block
+        if seen != self.frames:
+            raise AudioError(f"{self.name} was changed while it was read: start again.")
+
+    def _look(self) -> None:
+        with self._sound() as sound:
+            self.sample_rate, self.channels = sound.samplerate, sound.channels
+            self.container, self.subtype = sound.format, sound.subtype
+            self.tags = {name: text for name, text in sound.copy_metadata().items() if text}
+            promised = sound.frames
+            if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+                raise AudioError(
+                    f"{self.name}: The sample rate is {self.sample_rate} Hz: give audio between "
+                    f"{LOWEST_RATE} and {HIGHEST_RATE} Hz."
+                )
+            # Small blocks, so that a damaged place can be named.
+            for block in self._read(sound, 4096):
+                finite = np.isfinite(block).all(axis=1)
+                if not finite.all():
+                    seconds = (self.frames + int(np.argmin(finite))) / self.sample_rate
+                    raise AudioError(
+                        f"{self.name}: The audio holds NaN or infinite samples, the first at "
+                        f"{seconds:.3f} s: repair it first."
+                    )
+                self.frames += len(block)
+        if not self.frames:
+            raise AudioError(f"{self.name} is empty: it holds no audio samples.")
+        if self.frames < promised < UNKNOWN_LENGTH:
+            warnings.warn(
+                f"{self.name} ends early: its header promises {promised / self.sample_rate:.2f} s and "
+                f"{self.frames / self.sample_rate:.2f} s are there.",
+                FlowSepWarning,
+                stacklevel=3,
+            )
+
+    def _sound(self) -> Sequential:
+        try:
+            self._file.seek(0)
+            # A descriptor, not a name: libsndfile must judge the content and not the extension.
+            return Sequential(self._file.fileno(), closefd=False)
+        except OSError as error:
+            raise AudioError(f"{self.name} cannot be read: {error.strerror or error}.") from None
+        except (soundfile.SoundFileError, TypeError, ValueError, RuntimeError):
+            raise AudioError(
+                f"{self.name} is not audio that can be read: give a file such as WAV, FLAC, OGG or MP3."
+            ) from None
+
+    def _read(self, sound: Sequential, frames: int) -> Iterator[Floats]:
+        # A header may name a thousand channels: the bound is on all of them together.
+        size = max(1, min(frames, 16 * BLOCK // sound.channels))
+        done = 0
+        while True:
+            try:
+                block: Floats = sound.read(size, dtype="float32", always_2d=True)
+            except (soundfile.SoundFileError, RuntimeError):
+                raise AudioError(
+                    f"{self.name} is damaged after {done / sound.samplerate:.2f} s: repair it, or cut it "
+                    "there."
+                ) from None
+            if not len(block):
+                return
+            done += len(block)
+            yield block
+
+
+def _open(path: Path | None, name: str) -> BinaryIO:
+    """A file that can seek, without a buffer of its own: libsndfile reads from the descriptor."""
+    if path is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise AudioError("Standard input is no audio: pipe some into it, or name a file.")
+        return _spooled(sys.stdin.buffer, name)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise AudioError(f"{name} is a folder: give an audio file.")
+        if stat.S_ISFIFO(mode):
+            with path.open("rb") as pipe:
+                return _spooled(pipe, name)
+        # A device may be without end.
+        if not stat.S_ISREG(mode):
+            raise AudioError(f"{name} is no regular file: give an audio file.")
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise AudioError(f"There is no file {name}.") from None
+    except OSError as error:
+        raise AudioError(f"{name} cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:  # a NUL in the name
+        raise AudioError(f"{name} cannot be read: {error}.") from None
+
+
+def _spooled(pipe: BinaryIO, name: str) -> BinaryIO:
+    try:
+        # Without a name from the start: nothing is left even if this process is killed.
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes it
+    except OSError as error:
+        raise OutputError(f"{name} cannot be kept in {_temporary_folder()}: {error.strerror}.") from None
+    try:
+        while block := pipe.read(1 << 20):
+            try:
+                view = memoryview(block)
+                while view:
+                    view = view[file.write(view) :]
+            except OSError as error:
+                raise OutputError(
+                    f"{name} does not fit into {_temporary_folder()} ({error.strerror}): set TMPDIR to a "
+                    "folder with room."
+                ) from None
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _temporary_folder() -> str:
+    try:
+        return shown(tempfile.gettempdir())
+    except OSError:  # there is none that can be written
+        return "a temporary folder"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A whole audio file: samples [samples, channels] in [-1, 1], rate in Hz, libsndfile's subtype."""
+
+    samples: Floats
+    sample_rate: int
+    subtype: str
+
+
+def read_audio(path: Path) -> Recording:
+    """Reads a whole file into memory.
+
+    Raises:
+        AudioError: As `AudioReader`.
+    """
+    with AudioReader(path) as reader:
+        return Recording(np.concatenate(list(reader.blocks())), reader.sample_rate, reader.subtype)

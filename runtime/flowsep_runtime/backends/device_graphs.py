@@ -1,0 +1,39 @@
+"""Two tiny graphs between the stages, for backends that keep arrays in their own memory.
+
+They are the same for every model, so they are no part of a bundle. `flowsep_export.onnx.device_graphs` makes
+them; on the host the pipeline does the same arithmetic in numpy.
+
+    posterior  mean, std, noise [batch, 8, t, 16] -> mixture_latent = mean + std * noise
+    advance    x, velocity [batch, 8, t, 16], dt [1], row [1, E]
+               -> next_x = x + dt * velocity, time_features [batch, E] = row for everyone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+#: The names of inputs and outputs, as `manifest.GRAPHS` has those of a bundle.
+DEVICE_GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "posterior": (("mean", "std", "noise"), ("mixture_latent",)),
+    "advance": (("x", "velocity", "dt", "row"), ("next_x", "time_features")),
+}
+
+_LATENT = ("batch", "channels", "t", "frequencies")
+
+#: Shapes that are not a latent's; a text is a dynamic axis.
+DEVICE_GRAPH_SHAPES: Mapping[str, tuple[int | str, ...]] = {
+    "dt": (1,),
+    "row": (1, "shifts"),
+    "time_features": ("batch", "shifts"),
+}
+
+
+def device_graph_shape(tensor: str) -> tuple[int | str, ...]:
+    """The shape of an input or output."""
+    return DEVICE_GRAPH_SHAPES.get(tensor, _LATENT)
+
+
+def device_graph_path(name: str) -> Path:
+    """The ONNX file of one of them."""
+    return Path(__file__).parents[1] / "assets" / "device_graphs" / f"{name}.onnx"

@@ -1,0 +1,334 @@
+"""ONNX Runtime on an NVIDIA GPU, arrays in device memory from the waveform to the result.
+
+A session is made for every shape that is asked for: with all sizes known ONNX Runtime folds what computes
+shapes, so that nothing is left for the CPU and every run is one CUDA graph. Falling back to the CPU is
+forbidden.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from flowsep_runtime.arrays import Array, Floats
+from flowsep_runtime.backends import Arithmetic, Schedule, offline, refuse_half
+from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.onnxruntime.cuda_libraries import missing_library, why_no_driver
+from flowsep_runtime.backends.onnxruntime.shapes import GraphShapes
+from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.errors import BackendError, OptionError, shown
+from flowsep_runtime.solvers import euler_steps, solver_named
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PROVIDER, DEVICE = "CUDAExecutionProvider", "cuda"
+OPTIONS_VARIABLE = "FLOWSEP_CUDA_OPTIONS"  # provider options to measure with: "prefer_nhwc=1,use_tf32=0"
+BATCHES = Range(1, 1, 64)
+
+
+def why_not() -> str | None:
+    """None if ONNX Runtime's CUDA provider and a GPU are here, else what is missing."""
+    if find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed, run: pip install 'flowsep-engine[gpu]'"
+    onnxruntime = offline.onnxruntime()
+
+    if PROVIDER not in onnxruntime.get_available_providers():
+        return "this onnxruntime is for CPUs: replace it by pip install 'flowsep-engine[gpu]'"
+    return why_no_driver() or missing_library(onnxruntime)
+
+
+def arithmetic(precision: Arithmetic) -> str:
+    """What a precision means here, in words."""
+    return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
+
+
+def open(
+    folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
+) -> OnnxRuntimeCuda:
+    """Opens a bundle; nothing is kept in the cache folder.
+
+    Raises:
+        OptionError: If it computes in half precision and `precision` is "exact".
+    """
+    refuse_half("cuda", manifest, precision)
+    return OnnxRuntimeCuda(folder, manifest)
+
+
+class OrtArray:
+    """An array in the memory of ONNX Runtime's device, until the graph that made it runs again."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy's."""
+        return tuple(self.value.shape())
+
+    def numpy(self) -> Array:
+        """A copy on the host."""
+        # numpy() gives a view where the host can see the memory, and the next run would write into it
+        return np.array(self.value.numpy())
+
+
+class _OfSchedule(NamedTuple):
+    """What a solver's steps need: the time features, on the host and a row a step on the device, and the
+    step lengths."""
+
+    features: Array
+    rows: list[OrtArray]
+    dts: list[OrtArray]
+
+
+class OnnxRuntimeCuda:
+    """Sessions by graph and sizes, bindings by session and addresses."""
+
+    name = "cuda"
+    batches = BATCHES
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._shapes = GraphShapes(manifest)
+        self._lock = threading.RLock()
+        self._sessions: dict[tuple[Any, ...], InferenceSession] = {}
+        self._arrays: dict[tuple[Any, ...], OrtArray] = {}
+        self._bindings: dict[tuple[Any, ...], _Binding] = {}
+        self._numbers = count(1)  # of captured runs
+        self._schedules: dict[tuple[str, int], _OfSchedule] = {}
+
+    @property
+    def description(self) -> str:
+        """Engine and arithmetic, in words."""
+        return f"cuda, {self._manifest.precision}"
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Alone with the device."""
+        with self._lock:
+            yield
+
+    def load(self, graph: str) -> None:
+        """Sessions are made for a shape, so that there is nothing to do before the first run."""
+
+    def free(self, graph: str) -> None:
+        """Gives back a graph's weights; they are loaded again when it is next wanted."""
+        with self.session():
+            for held in (self._bindings, self._sessions):
+                for key in [key for key in held if key[0] == graph]:
+                    del held[key]
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self.session():
+            return {name: array.numpy() for name, array in self.keep(graph, inputs).items()}
+
+    def keep(self, graph: str, inputs: Mapping[str, Array | OrtArray]) -> dict[str, OrtArray]:
+        """As `run`, from and to arrays on the device."""
+        batch = max(values.shape[0] for values in inputs.values())
+        sizes = self._shapes.sizes(graph, {name: values.shape for name, values in inputs.items()}, batch)
+        arrays = {name: self._put(graph, name, sizes, values) for name, values in inputs.items()}
+        outputs = {
+            name: self._array((graph, *sizes.items(), name), shape, np.dtype(np.float32))
+            for name, shape in self._shapes.outputs(graph, sizes).items()
+        }
+        self._bind(graph, sizes, arrays, outputs).run()
+        return outputs
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: ONNX Runtime ends every run with its work done."""
+
+    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats | None:
+        invariants: dict[str, Array | OrtArray] = {
+            "mixture_features": schedule.mixture_features,
+            "keys_values": schedule.keys_values,
+            "mask_bias": schedule.mask_bias,
+        }
+        with self.session():
+            solution = self.keep_solution(schedule.solver, schedule.steps, schedule.x, invariants, progress)
+            return None if solution is None else solution.numpy()
+
+    def keep_solution(
+        self,
+        solver: str,
+        steps: int,
+        noise: Array | OrtArray,
+        invariants: Mapping[str, Array | OrtArray],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> OrtArray | None:
+        """The solver's loop on the device; None for a solver that is not Euler's on some grid of times.
+
+        The state goes to and fro between two arrays, because a captured run has its addresses in it: there
+        are two captured runs of the velocity graph, one from each.
+        """
+        lengths = euler_steps(solver, steps)
+        if lengths is None:
+            return None
+        features, rows, dts = self._of_schedule(solver, lengths)
+        shapes: dict[str, tuple[int, ...]] = {"x": noise.shape}
+        shapes |= {name: values.shape for name, values in invariants.items()}
+        shapes["time_features"] = (noise.shape[0], rows[0].shape[1])
+        sizes = self._shapes.sizes("velocity", shapes, noise.shape[0])
+        fixed = {name: self._put("velocity", name, sizes, values) for name, values in invariants.items()}
+        scope = ("loop", *sizes.items())
+        floats = np.dtype(np.float32)
+        states = (
+            self._put("velocity", "x", sizes, noise),
+            self._array((*scope, "other x"), noise.shape, floats),
+        )
+        velocity = self._array((*scope, "velocity"), noise.shape, floats)
+        times = self._array((*scope, "times"), shapes["time_features"], floats)
+        times.value.update_inplace(np.repeat(features[:1], noise.shape[0], axis=0))
+        advance_shapes = {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": rows[0].shape}
+        advance_sizes = self._shapes.sizes("advance", advance_shapes, noise.shape[0])
+        for step in range(steps):
+            x, next_x = states if step % 2 == 0 else states[::-1]
+            inputs = {"x": x, "time_features": times, **fixed}
+            self._bind("velocity", sizes, inputs, {"velocity": velocity}).run()
+            row = rows[min(step + 1, steps - 1)]
+            advance = {"x": x, "velocity": velocity, "dt": dts[step], "row": row}
+            outputs = {"next_x": next_x, "time_features": times}
+            self._bind("advance", advance_sizes, advance, outputs).run()
+            if progress is not None:
+                progress(step + 1, steps)
+        return states[steps % 2]
+
+    def _of_schedule(self, solver: str, lengths: Floats) -> _OfSchedule:
+        steps = len(lengths)
+        key = (solver, steps)
+        if key not in self._schedules:
+            t = solver_named(solver).times(steps)
+            features = self.keep("velocity_time", {"t": t})["time_features"].numpy()
+            rows, dts = (
+                [OrtArray(self._from_numpy(values[k : k + 1])) for k in range(steps)]
+                for values in (features, lengths)
+            )
+            self._schedules[key] = _OfSchedule(features, rows, dts)
+        return self._schedules[key]
+
+    def _put(self, graph: str, name: str, sizes: Mapping[str, int], values: Array | OrtArray) -> OrtArray:
+        if isinstance(values, OrtArray):
+            return values
+        shape = self._shapes.inputs(graph, sizes)[name]
+        array = self._array((graph, *sizes.items(), name), shape, values.dtype)
+        array.value.update_inplace(np.ascontiguousarray(np.broadcast_to(values, shape)))
+        return array
+
+    def _array(self, key: tuple[Any, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> OrtArray:
+        if key not in self._arrays:
+            self._arrays[key] = OrtArray(self._from_numpy(np.zeros(shape, dtype)))
+        return self._arrays[key]
+
+    def _from_numpy(self, values: Array) -> Any:
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), DEVICE, 0)
+
+    def _bind(
+        self,
+        graph: str,
+        sizes: Mapping[str, int],
+        inputs: Mapping[str, OrtArray],
+        outputs: Mapping[str, OrtArray],
+    ) -> _Binding:
+        arrays = {**inputs, **outputs}
+        key = (graph, *sizes.items(), *((name, id(array)) for name, array in sorted(arrays.items())))
+        if key not in self._bindings:
+            session = self._session(graph, sizes)
+            self._bindings[key] = _Binding(graph, session, inputs, outputs, next(self._numbers))
+        return self._bindings[key]
+
+    def _session(self, graph: str, sizes: Mapping[str, int]) -> InferenceSession:
+        key = (graph, *sizes.items())
+        if key not in self._sessions:
+            path = self._shapes.path(self._folder, graph, self.name)
+            self._sessions[key] = open_session(path, sizes, provider_options(self._manifest))
+        return self._sessions[key]
+
+
+def provider_options(manifest: Manifest) -> dict[str, str]:
+    """Of the CUDA provider. None of them was chosen by measurement yet."""
+    options = {
+        "device_id": "0",
+        "enable_cuda_graph": "1",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",  # shapes are fixed: it searches once
+        "do_copy_in_default_stream": "1",
+        "prefer_nhwc": "0",
+        # the float32 islands of a half-precision bundle are far more exact than its tolerance
+        "use_tf32": "1" if manifest.precision == "float16" else "0",
+    }
+    for pair in filter(None, os.environ.get(OPTIONS_VARIABLE, "").split(",")):
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise OptionError(f"{OPTIONS_VARIABLE} must be NAME=VALUE,NAME=VALUE and not {pair!r}.")
+        options[name.strip()] = value.strip()
+    return options
+
+
+def open_session(path: Path, sizes: Mapping[str, int], options: Mapping[str, str]) -> InferenceSession:
+    """A session for fixed sizes, all of it on the GPU.
+
+    Raises:
+        BackendError: If ONNX Runtime refuses the graph, or would run some of it on the CPU.
+    """
+    onnxruntime = offline.onnxruntime()
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    for axis, size in sizes.items():
+        settings.add_free_dimension_override_by_name(axis, size)
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=[(PROVIDER, dict(options))])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise BackendError(f"ONNX Runtime cannot load {shown(path)}: {first_line(error)}") from error
+    if PROVIDER not in session.get_providers():
+        raise BackendError(
+            f"ONNX Runtime would run {shown(path)} on the CPU: its CUDA provider did not load."
+        )
+    return session
+
+
+class _Binding:
+    """A session bound to addresses, which a captured run has in it."""
+
+    def __init__(
+        self,
+        graph: str,
+        session: InferenceSession,
+        inputs: Mapping[str, OrtArray],
+        outputs: Mapping[str, OrtArray],
+        number: int,
+    ) -> None:
+        onnxruntime = offline.onnxruntime()
+
+        self._graph = graph
+        self._session = session
+        self._arrays = (inputs, outputs)  # must live as long as their addresses are used
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(number))
+        self._binding = session.io_binding()
+        for name, array in inputs.items():
+            self._binding.bind_ortvalue_input(name, array.value)
+        for name, array in outputs.items():
+            self._binding.bind_ortvalue_output(name, array.value)
+
+    def run(self) -> None:
+        """Runs it to the end."""
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed in graph {self._graph}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of ONNX Runtime says, without its details."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

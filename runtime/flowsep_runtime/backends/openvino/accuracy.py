@@ -1,0 +1,88 @@
+"""Is a graph right in the arithmetic that it will run in, on this machine and engine?
+
+Engines have been seen to return NaN in bfloat16 for a graph whose twin was right, so each graph is tried
+before it is used: on random input of the scale and shape of the real one, against float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flowsep_runtime.arrays import Array
+from flowsep_runtime.bundle.manifest import GraphEntry, ModelEntry, TensorEntry
+
+LEAST_SNR = 25.0  # dB, of quick arithmetic against float32
+LEAST_EXACT_SNR = 80.0  # dB, of a rewritten graph in float32 against the exported one
+#: A graph for which that is not enough: the solver adds up the velocity's error, once a step.
+LEAST_SNR_OF: Mapping[str, float] = {"velocity": 30.0}
+SEED = 20240911
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def clip_shapes(entry: GraphEntry, model: ModelEntry) -> Shapes:
+    """Input name -> shape of one row of a whole clip, which is what a separation runs on."""
+    sizes = {
+        "t": model.clip_frames // model.latent_stride,
+        "frames": model.clip_frames,
+        "samples": model.clip_samples,
+    }
+    return {
+        tensor.name: (1, *(sizes[axis] if isinstance(axis, str) else axis for axis in tensor.shape[1:]))
+        for tensor in entry.inputs
+    }
+
+
+def sample_inputs(entry: GraphEntry, shapes: Shapes) -> dict[str, Array]:
+    """Random input of a graph, the same at each call."""
+    random = np.random.default_rng(SEED)
+    return {tensor.name: _sample(tensor, shapes[tensor.name], random) for tensor in entry.inputs}
+
+
+def _sample(tensor: TensorEntry, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    # A sentence of seven words: the rest of the text is masked.
+    heard = np.arange(shape[-1]) < 8
+    values: Array
+    match tensor.name:
+        case "input_ids":
+            values = random.integers(0, 8, shape)  # every vocabulary has that many tokens
+        case "attention_mask" | "mask":
+            values = np.broadcast_to(heard, shape)
+        case "mask_bias":
+            values = np.broadcast_to(np.where(heard, 0, np.finfo(np.float32).min), shape)
+        case "t":
+            values = random.uniform(0, 1, shape)
+        case "log_mel":
+            values = random.normal(-6, 2, shape)
+        case "waveform":
+            values = random.uniform(-0.5, 0.5, shape)
+        case _:  # latents, hidden states and features are close to standard normal
+            values = random.standard_normal(shape)
+    return np.ascontiguousarray(values, tensor.dtype)
+
+
+def finite(outputs: Mapping[str, Array]) -> bool:
+    """Whether no output holds NaN or infinity."""
+    return all(bool(np.isfinite(array).all()) for array in outputs.values())
+
+
+def least_snr(graph: str) -> float:
+    """How close a graph's outputs in quick arithmetic have to be to those in float32, in dB."""
+    return LEAST_SNR_OF.get(graph, LEAST_SNR)
+
+
+def snr_db(reference: Mapping[str, Array], found: Mapping[str, Array]) -> float:
+    """Signal-to-noise ratio of a graph's worst output, in dB; minus infinity where one is not finite."""
+    if not finite(found):
+        return -np.inf
+    return min(_snr_db(array.astype(float), found[name].astype(float)) for name, array in reference.items())
+
+
+def _snr_db(reference: Array, found: Array) -> float:
+    noise = float(np.sum((found - reference) ** 2))
+    signal = float(np.sum(reference**2))
+    if noise == 0:
+        return np.inf
+    return 10 * float(np.log10(signal / noise)) if signal > 0 else -np.inf

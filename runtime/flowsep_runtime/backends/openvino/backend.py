@@ -1,0 +1,398 @@
+"""OpenVINO on the CPU: float32, or bfloat16 where the processor computes it.
+
+Three things about this engine decided the shape of this module:
+
+- Its kernels are chosen when a graph is compiled, and the quicker ones need to know every shape. So a graph
+  is compiled for one row of the shape that it is first given, and the rows of a batch go through one after
+  another: on a CPU a batch gains nothing, it would take more memory, and a row's numbers do not depend on
+  its neighbours.
+- Its own cache of compiled graphs does not tell settings apart: what was compiled with fusion is given to
+  someone who asked for none. So each setting of each graph has a folder of its own there. And it is read
+  without the engine's help (see `compiled_cache.py`).
+- It has been wrong in bfloat16, so a graph is tried before it is used (see `accuracy.py`).
+
+With fixed shapes, the graphs that take all the time can also be rewritten for it (see `channels_last.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from flowsep_runtime.arrays import Array
+from flowsep_runtime.backends import Arithmetic, give_memory_back, offline, threads_in_words
+from flowsep_runtime.backends.locks import GraphLocks
+from flowsep_runtime.backends.openvino import channels_last
+from flowsep_runtime.backends.openvino import compiled_cache as openvino_cache
+from flowsep_runtime.backends.openvino.accuracy import (
+    LEAST_EXACT_SNR,
+    Shapes,
+    clip_shapes,
+    finite,
+    least_snr,
+    sample_inputs,
+    snr_db,
+)
+from flowsep_runtime.backends.openvino.compiled_cache import Compiled
+from flowsep_runtime.backends.openvino.mapped_files import give_back, mappings, repeated
+from flowsep_runtime.backends.openvino.weights import keep_half
+from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.caches import cache_folder, keep_newest, recall, remember
+from flowsep_runtime.errors import BackendError, FlowSepWarning, shown
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, Core, InferRequest, Model
+    from openvino.frontend import FrontEnd
+
+SHAPES_KEPT = 2  # of a graph: the last two lengths that it was given
+COMPILED_GRAPHS, COMPILED_BYTES = 64, 8 << 30  # in the cache folder
+VERDICTS, REMEMBERED_VERDICTS = "openvino", 512
+
+
+class CompileSettings(NamedTuple):
+    """One way to run a graph: `name` stands in messages and in what is remembered."""
+
+    name: str
+    properties: Mapping[str, str]
+    rewritten: bool = False
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is another arithmetic than float32."""
+        return self.properties["INFERENCE_PRECISION_HINT"] != "f32"
+
+
+_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+_BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
+_UNFUSED = {"SNIPPETS_MODE": "DISABLE"}
+
+#: In the order in which they are tried. The last two are what the others are measured by.
+EXACT = (CompileSettings("float32", _FLOAT32), CompileSettings("float32 without fusion", _FLOAT32 | _UNFUSED))
+EXACT_REWRITTEN = (
+    CompileSettings("float32", _FLOAT32, rewritten=True),
+    CompileSettings("float32 as exported", _FLOAT32),
+    EXACT[1],
+)
+#: These go before the ones above.
+FAST = (CompileSettings("bf16", _BF16), CompileSettings("bf16 without fusion", _BF16 | _UNFUSED))
+FAST_REWRITTEN = (
+    CompileSettings("bf16", _BF16, rewritten=True),
+    CompileSettings("bf16 as exported", _BF16),
+    FAST[1],
+)
+
+#: The graphs that take all the time. The others run once for a window or a query, and stay in float32: their
+#: rounding would reach every step of the solver, and would gain nothing.
+QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
+#: Those of them that work on images, and the processors on which rewriting them was measured to pay: those of
+#: ARM have other kernels, among them convolutions of Winograd's kind.
+REWRITTEN_GRAPHS = ("encode_mixture", "velocity", "decode_latent")
+REWRITTEN_ON = ("x86_64", "amd64")
+
+#: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, or one
+#: might take another's C for what was there before.
+_LOADING = threading.Lock()
+
+#: Not kept compiled: the copy would be as large as the bundle's largest file, for something that is wanted
+#: once for each new query.
+NOT_CACHED = ("encode_text",)
+
+
+def why_not() -> str | None:
+    """None if openvino is installed, else what to install."""
+    if find_spec("openvino") is None:
+        return "openvino is not installed, run: pip install 'flowsep-engine[openvino]'"
+    return None
+
+
+def arithmetic(precision: Arithmetic) -> str:
+    """bfloat16 only where the processor has it: elsewhere it would be imitated, which is slower."""
+    return FAST[0].name if precision == "fast" and "BF16" in _capabilities() else EXACT[0].name
+
+
+def open(
+    folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
+) -> OpenVino:
+    """Opens a bundle; graphs are compiled when they are first wanted."""
+    return OpenVino(folder, manifest, arithmetic(precision) == FAST[0].name, threads, cache)
+
+
+@cache
+def _core() -> Core:
+    core: Core = offline.openvino().Core()
+    return core
+
+
+@cache
+def _front_end() -> FrontEnd:
+    front_end: FrontEnd = offline.openvino().frontend.FrontEndManager().load_by_framework("onnx")
+    return front_end
+
+
+def _capabilities() -> list[str]:
+    return list(_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+class _Plan(NamedTuple):
+    """Everything that a graph is compiled from."""
+
+    files: list[Path]  # the graph, and those of its weights
+    shapes: Shapes
+    setting: CompileSettings
+    properties: dict[str, Any]
+    folder: Path | None  # of the cache
+
+
+class _Model:
+    """A compiled graph and the requests that are not in use; each call has one to itself."""
+
+    def __init__(self, graph: str, compiled: Compiled, setting: CompileSettings, outputs: list[str]) -> None:
+        self.setting = setting
+        self._graph = graph
+        self._outputs = outputs
+        self._idle: list[InferRequest] = []
+        self._compiled = compiled.graph
+        self._memory = compiled.memory  # what the graph lies in: CPython lets attributes go in this order
+
+    def run(self, row: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            results = request.infer(dict(row), share_inputs=True)
+            outputs = {name: results[self._compiled.output(name)] for name in self._outputs}
+        except Exception as error:  # OpenVINO's exceptions share no base class
+            raise BackendError(f"OpenVINO failed in graph {self._graph}: {_last_line(error)}") from error
+        self._idle.append(request)
+        return outputs
+
+
+class OpenVino:
+    """Compiled graphs by name and shape of a row, each in the quickest setting that was found right."""
+
+    name = "openvino"
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, fast: bool, threads: int | None = None, cache: bool = True
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._fast = fast
+        self._threads = threads
+        self._cache = cache
+        self._models: dict[str, OrderedDict[str, _Model]] = {}
+        self._settings: dict[str, str] = {}
+        self._locks = GraphLocks()
+
+    @property
+    def description(self) -> str:
+        usual = (FAST if self._fast else EXACT)[0].name
+        others = [
+            f"{graph} {setting}"
+            for graph, setting in sorted(self._settings.copy().items())
+            if setting != usual and (not self._fast or graph in QUICK_GRAPHS)
+        ]
+        words = f"{usual} ({', '.join(others)})" if others else usual
+        return f"openvino, {words}, {threads_in_words(self._threads)}"
+
+    def load(self, graph: str) -> None:
+        entry = self._manifest.graph(graph, self.name)
+        self._model(graph, clip_shapes(entry, self._manifest.model))
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        shapes = {name: (1, *array.shape[1:]) for name, array in inputs.items()}
+        batch = len(next(iter(inputs.values())))
+        model = self._model(graph, shapes)
+        rows = [
+            model.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(batch)
+        ]
+        if batch == 1:
+            return rows[0]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+
+    def free(self, graph: str) -> None:
+        with self._locks(graph):
+            models = self._models.pop(graph, None)
+        if models:
+            models.clear()
+            give_memory_back()
+
+    def _model(self, graph: str, shapes: Shapes) -> _Model:
+        with self._locks(graph):
+            models = self._models.setdefault(graph, OrderedDict())
+            key = repr(sorted(shapes.items()))
+            if key not in models:
+                while len(models) >= SHAPES_KEPT:
+                    models.popitem(last=False)
+                models[key] = self._tried(graph, shapes)
+                self._settings[graph] = models[key].setting.name
+            models.move_to_end(key)
+            return models[key]
+
+    def _tried(self, graph: str, shapes: Shapes) -> _Model:
+        """The graph in the first setting that is right: finite, and close to float32 as exported."""
+        settings = self._choices(graph)
+        others, plain = settings[:-2], settings[-2:]
+        least = least_snr(graph), LEAST_EXACT_SNR
+        key = self._key(graph, shapes, str(least), *map(_identity, settings))
+        verdict = recall(VERDICTS).get(key) if self._cache else None
+        for setting in settings:
+            if setting.name == verdict:
+                return self._compiled(graph, shapes, setting)
+
+        inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
+        for setting in plain:
+            # What is only the measure for another setting is not worth its place on the disk.
+            model = self._compiled(graph, shapes, setting, keep=not others)
+            reference = model.run(inputs)
+            if finite(reference):
+                break
+        else:
+            raise BackendError(
+                f"OpenVINO gives numbers that are not finite in graph {graph}: try --backend cpu."
+            )
+        if others:
+            exact = model.setting
+            del model  # so that two settings are never in memory together
+            model = self._first_right(graph, shapes, others, inputs, reference) or self._compiled(
+                graph, shapes, exact
+            )
+        if model.setting != settings[0]:
+            warnings.warn(
+                f"Graph {graph} is not right in {settings[0].name} on this machine: "
+                f"it runs in {model.setting.name}.",
+                FlowSepWarning,
+                stacklevel=2,
+            )
+        if self._cache:
+            remember(VERDICTS, key, model.setting.name, REMEMBERED_VERDICTS)
+        return model
+
+    def _choices(self, graph: str) -> tuple[CompileSettings, ...]:
+        """In the order of preference."""
+        rewritten = graph in REWRITTEN_GRAPHS and platform.machine().lower() in REWRITTEN_ON
+        exact = EXACT_REWRITTEN if rewritten else EXACT
+        if not self._fast or graph not in QUICK_GRAPHS:
+            return exact
+        return (FAST_REWRITTEN if rewritten else FAST) + exact
+
+    def _first_right(
+        self,
+        graph: str,
+        shapes: Shapes,
+        settings: tuple[CompileSettings, ...],
+        inputs: Mapping[str, Array],
+        reference: Mapping[str, Array],
+    ) -> _Model | None:
+        for setting in settings:
+            least = least_snr(graph) if setting.quick else LEAST_EXACT_SNR
+            try:
+                model = self._compiled(graph, shapes, setting)
+                if snr_db(reference, model.run(inputs)) >= least:
+                    return model
+                del model  # so that two settings are never in memory together
+            except BackendError:  # refusing is one way of not being right
+                continue
+        return None
+
+    def _compiled(self, graph: str, shapes: Shapes, setting: CompileSettings, keep: bool = True) -> _Model:
+        entry = self._manifest.graph(graph, self.name)
+        files = [self._folder / file.name for file in entry.files]
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **setting.properties}
+        if self._threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = self._threads
+        folder = self._cache_folder(graph, shapes, setting) if keep else None
+        compiled = None if folder is None else openvino_cache.read(_core(), folder, properties)
+        if compiled is None:
+            with _LOADING:
+                compiled = _newly_compiled(_Plan(files, shapes, setting, properties, folder))
+        return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
+
+    def _cache_folder(self, graph: str, shapes: Shapes, setting: CompileSettings) -> Path | None:
+        """The folder of one compiled graph, made and tidied up around; None where nothing can be kept."""
+        if not self._cache or graph in NOT_CACHED:
+            return None
+        try:
+            root = cache_folder() / "openvino"
+            folder = root / self._key(graph, shapes, _identity(setting))[:32]
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+        except (OSError, RuntimeError):
+            return None
+        keep_newest(root, COMPILED_GRAPHS, COMPILED_BYTES)
+        return folder if os.access(folder, os.W_OK) else None
+
+    def _key(self, graph: str, shapes: Shapes, *how: str) -> str:
+        """Of what is remembered: the graph's files, the engine, the processor, and how the graph is run."""
+        files = [file.sha256 for file in self._manifest.graph(graph, self.name).files]
+        processor = _core().get_property("CPU", "FULL_DEVICE_NAME"), _capabilities()
+        parts = files, offline.openvino().__version__, processor, sorted(shapes.items()), how
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _newly_compiled(plan: _Plan) -> Compiled:
+    if plan.folder is None:
+        return Compiled(_load(plan))
+    # Another thread may have compiled it meanwhile.
+    compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
+    if compiled is None:
+        compiled = Compiled(_load(plan))
+        if openvino_cache.keep(plan.folder):
+            # What comes from the file takes less memory: it does without all that rewriting has left.
+            del compiled
+            give_memory_back()
+            compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
+    return compiled or Compiled(_load(plan._replace(folder=None)))
+
+
+def _load(plan: _Plan) -> CompiledModel:
+    path = plan.files[0]
+    try:
+        before = mappings(plan.files)
+        # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
+        model = _front_end().convert(_front_end().load(str(path)))
+        # The weights' mappings live as long as this: the passes below may drop what they have folded.
+        weights = model.clone()
+        ours = mappings(plan.files) - before
+        with repeated(lambda: give_back(ours)):
+            keep_half(model)
+            model.reshape({name: list(shape) for name, shape in plan.shapes.items()})
+            if plan.setting.rewritten:
+                channels_last.rewrite(model, plan.setting.quick)
+            compiled = _compile(model, plan.properties, plan.folder)
+        del weights
+        return compiled
+    except Exception as error:
+        raise BackendError(f"OpenVINO cannot load {shown(path)}: {_last_line(error)}") from error
+
+
+def _compile(model: Model, properties: dict[str, Any], folder: Path | None) -> CompiledModel:
+    if folder is not None:
+        # Where this fails it may only be the cache that does: a full disk, say.
+        with suppress(Exception):
+            return _core().compile_model(model, "CPU", properties | {"CACHE_DIR": str(folder)})
+    return _core().compile_model(model, "CPU", properties)
+
+
+def _identity(setting: CompileSettings) -> str:
+    """What a compiled graph depends on besides its file: the name, and how graphs are rewritten today."""
+    return f"{setting.name}, rewritten {channels_last.REVISION}" if setting.rewritten else setting.name
+
+
+def _last_line(error: Exception) -> str:
+    """OpenVINO's messages begin with the place in its source and end with what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

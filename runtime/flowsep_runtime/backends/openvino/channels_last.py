@@ -1,0 +1,475 @@
+"""Exact rewrites of a graph for OpenVINO on a CPU, when it is loaded and its shapes are known.
+
+A graph of a bundle keeps images as [1, C, H, W]. The engine's convolutions and matrix products want a pixel's
+channels side by side, and it turns the images over again and again. Here all that happens to images, from the
+first convolution to the last, happens to *pixels*, [H·W, C]. On them
+
+- a 1×1 convolution is a matrix product,
+- a 3×3 convolution is Winograd's in float32 (`winograd.py`); so is a transposed one of 4×4 and stride 2,
+  which is four filters of 2×2,
+- a group normalisation is two means over pixels.
+
+What is not known here stays as it is, between two transpositions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from flowsep_runtime.arrays import Array
+from flowsep_runtime.backends import offline
+from flowsep_runtime.backends.openvino import weights as openvino_weights
+from flowsep_runtime.backends.openvino.winograd import Tiling, cheapest
+
+if TYPE_CHECKING:
+    from openvino import Model, Node, Output
+
+#: To be raised with every change to what is rewritten, and how: compiled graphs are kept by it.
+REVISION = 1
+#: Fewer channels are less than the transforms around the products cost.
+LEAST_CHANNELS = 96
+#: In bf16 only where rows are so narrow that the engine's own convolution is slow: elsewhere the transforms
+#: cost what the products gain.
+NARROW = 4
+
+_UNFOLDED = "DisableConstantFolding_0"  # OpenVINO's mark
+
+_ELEMENTWISE = {"Add": "add", "Multiply": "multiply", "Subtract": "subtract", "Sigmoid": "sigmoid"}
+
+
+class Image(NamedTuple):
+    """The sizes of an image of batch 1."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+def rewrite(model: Model, quick: bool) -> int:
+    """Rewrites a graph of fixed shapes in place; says how many of its convolutions it changed.
+
+    Args:
+        model: A graph of a bundle with batch 1.
+        quick: For bf16: with 3×3 convolutions left to the engine where those are quicker.
+    """
+    return _Rewriter(model, quick).run()
+
+
+class _Rewriter:
+    def __init__(self, model: Model, quick: bool) -> None:
+        self._model = model
+        self._quick = quick
+        self._op: Any = _part_of_openvino("opset13")
+        self._pixels: dict[tuple[str, int], Output] = {}  # of an output of the graph, [H·W, C]
+        self._done: dict[str, tuple[Node, Node]] = {}  # by unique name: what was rewritten, and as what
+        self._left: set[str] = set()  # convolutions by name
+
+    def run(self) -> int:
+        self._fold_shapes()
+        convolutions = 0
+        for node in self._model.get_ordered_ops():
+            result = self._rewritten(node)
+            if result is not None:
+                self._pixels[_key(node.output(0))] = result.output(0)
+                self._done[node.get_name()] = node, result
+                convolutions += "Convolution" in node.get_type_name()
+        for node, result in self._done.values():
+            self._reconnect(node, result)
+        self._model.validate_nodes_and_infer_types()
+        return convolutions
+
+    def _fold_shapes(self) -> None:
+        """Works out what the graph works out of its own shapes; weights in half precision stay so."""
+        library = _part_of_openvino("passes")
+        passes = library.Manager()
+        passes.register_pass(library.ConstantFolding())
+        stored = openvino_weights.casts(self._model)
+        for cast in stored:
+            cast.get_rt_info()[_UNFOLDED] = ""
+        passes.run_passes(self._model)
+        for cast in stored:
+            del cast.get_rt_info()[_UNFOLDED]
+
+    def _reconnect(self, node: Node, result: Node) -> None:
+        """Gives those who still read the image what they read before."""
+        readers = [
+            reader
+            for reader in node.output(0).get_target_inputs()
+            if reader.get_node().get_name() not in self._done
+        ]
+        if readers:
+            image = self._image(result.output(0), _image(node.output(0))).output(0)
+            for reader in readers:
+                reader.replace_source_output(image)
+
+    def _rewritten(self, node: Node) -> Node | None:
+        """The node on pixels; None if it is not known or not worth it."""
+        match node.get_type_name():
+            case "Convolution":
+                return self._convolution(node)
+            case "ConvolutionBackpropData":
+                return self._transposed_convolution(node)
+            case "Reshape":
+                return self._group_norm(node) or self._from_sequence(node)
+            case "Concat":
+                return self._concatenation(node)
+            case "Transpose":
+                self._to_sequence(node)
+            case "Split":
+                self._halves(node)
+            case kind if kind in _ELEMENTWISE:
+                return self._elementwise(node)
+        return None
+
+    # From images to pixels and back
+
+    def _of(self, output: Output) -> Output:
+        """An image as pixels."""
+        key = _key(output)
+        if key not in self._pixels:
+            image = _image(output)
+            turned = self._op.transpose(output, self._ints(0, 2, 3, 1))
+            self._pixels[key] = self._reshape(turned, image.pixels, image.channels).output(0)
+        return self._pixels[key]
+
+    def _image(self, pixels: Output, image: Image) -> Node:
+        rows = self._reshape(pixels, 1, image.height, image.width, image.channels)
+        turned: Node = self._op.transpose(rows, self._ints(0, 3, 1, 2))
+        return turned
+
+    def _to_sequence(self, node: Node) -> None:
+        """[1, C, H, W] -> [1, C, H·W] -> [1, H·W, C] is what pixels are already."""
+        source = node.input_value(0).get_node()
+        if source.get_type_name() == "Reshape" and _key(source.input_value(0)) in self._pixels:
+            image = _image(source.input_value(0))
+            sequence = [1, image.pixels, image.channels]
+            if _shape(source.output(0)) == [1, image.channels, image.pixels] == _turned(node, sequence):
+                pixels = self._reshape(self._of(source.input_value(0)), *sequence)
+                node.output(0).replace(pixels.output(0))
+
+    def _from_sequence(self, node: Node) -> Node | None:
+        """And [1, H·W, C] -> [1, C, H·W] -> [1, C, H, W]."""
+        source = node.input_value(0).get_node()
+        if source.get_type_name() != "Transpose" or not _is_image(node.output(0)):
+            return None
+        image = _image(node.output(0))
+        sequence = [1, image.pixels, image.channels]
+        if _turned(source, [1, image.channels, image.pixels]) != sequence:
+            return None
+        return self._reshape(source.input_value(0), image.pixels, image.channels)
+
+    # What happens to them
+
+    def _convolution(self, node: Node) -> Node | None:
+        source, weight = node.input_value(0), node.input_value(1)
+        if not _is_image(source) or min(_image(source)[1:]) == 1:
+            return None
+        image, (outputs, channels, *taps) = _image(source), _shape(weight)
+        how = node.get_attributes()
+        dense = how["strides"] == [1, 1] and how["dilations"] == [1, 1] and how["auto_pad"] == "explicit"
+        values = _weights(weight)
+        if values is None:
+            return None
+        if dense and taps == [1, 1] and how["pads_begin"] == how["pads_end"] == [0, 0]:
+            matrix = self._constant(values.reshape(outputs, channels))
+            product: Node = self._op.matmul(self._of(source), matrix, False, True)
+            return product
+        if dense and taps == [3, 3] and how["pads_begin"] == how["pads_end"] == [1, 1]:
+            tile = self._tile(image, outputs)
+            if tile is not None:
+                size = image.height, image.width
+                tiling = Tiling(size, tile, (3, 3), (-1, -1))
+                return self._filtered(source, [tiling], [values], 1)
+        self._leave(node)
+        return None
+
+    def _leave(self, node: Node) -> None:
+        """Leaves a convolution to the engine, which finds the channels where it wants them, and its bias with
+        it: what comes after happens to pixels all the same."""
+        self._of(node.output(0))
+        self._left.add(node.get_name())
+
+    def _transposed_convolution(self, node: Node) -> Node | None:
+        """4×4 with stride 2 and padding 1: an even row of the result reads a row and the one before it, an
+        odd one a row and the one after it, each by two of the four taps; and so do the columns."""
+        source, weight = node.input_value(0), node.input_value(1)
+        how = node.get_attributes()
+        if not _is_image(source) or _shape(weight)[2:] != [4, 4] or node.get_input_size() != 2:
+            return None
+        pads = how["pads_begin"], how["pads_end"], how["output_padding"]
+        if how["strides"] != [2, 2] or how["dilations"] != [1, 1] or how["auto_pad"] != "explicit":
+            return None
+        if pads != ([1, 1], [1, 1], [0, 0]):
+            return None
+        image, values = _image(source), _weights(weight)
+        if values is None:
+            return None
+        size, outputs = (image.height, image.width), values.shape[1]
+        if self._quick or min(image.channels, outputs) < LEAST_CHANNELS:
+            self._leave(node)
+            return None
+        tile = cheapest(size, (2, 2), (2, 4))
+        firsts, taps = (-1, 0), ([3, 1], [2, 0])
+        phases = [(row, column) for row in (0, 1) for column in (0, 1)]
+        return self._filtered(
+            source,
+            [Tiling(size, tile, (2, 2), (firsts[row], firsts[column])) for row, column in phases],
+            [values.swapaxes(0, 1)[:, :, taps[row]][..., taps[column]] for row, column in phases],
+            2,
+        )
+
+    def _filtered(
+        self, source: Output, tilings: Sequence[Tiling], weights: Sequence[Array], scale: int
+    ) -> Node:
+        """Winograd's form of one filter, or of the scale × scale whose results lie between each other's."""
+        op, (outputs, channels) = self._op, weights[0].shape[:2]
+        first, phases = tilings[0], len(tilings)
+        (rows, columns), points = first.tiles, first.points
+        zeros = self._constant(np.zeros((1, channels), np.float32))
+        sources = np.stack([tiling.sources().reshape(points, -1) for tiling in tilings], 1)
+        kernels = np.stack(
+            [tiling.kernel(weight) for tiling, weight in zip(tilings, weights, strict=True)], 1
+        )
+        padded = op.concat([self._of(source), zeros], 0)
+        read = op.gather(padded, op.constant(sources.ravel()), op.constant(0))
+        batch, tiles = points * phases, rows * columns
+        values = op.matmul(
+            self._constant(first.input_transform),
+            self._reshape(read, points, phases * tiles * channels),
+            False,
+            False,
+        )
+        products = op.matmul(
+            self._reshape(values, batch, tiles, channels),
+            self._kernels(kernels.reshape(batch, channels, outputs)),
+            False,
+            False,
+        )
+        results = op.matmul(
+            self._constant(first.output_transform),
+            self._reshape(products, points, phases * tiles * outputs),
+            False,
+            False,
+        )
+        # [in tile, in tile, phase, phase, tile, tile, K] -> rows and columns of the result
+        axes = [*first.tile, scale, scale, rows, columns, outputs]
+        order = [axis for axis in (4, 0, 2, 5, 1, 3, 6) if axes[axis] > 1 or axis == 6]
+        kept = sorted(order)
+        placed = op.transpose(
+            self._reshape(results, *(axes[axis] for axis in kept)),
+            self._ints(*(kept.index(axis) for axis in order)),
+        )
+        height, width = (size * scale for size in first.image)
+        whole = rows * first.tile[0] * scale, columns * first.tile[1] * scale
+        if whole != (height, width):
+            placed = op.slice(
+                self._reshape(placed, *whole, outputs),
+                self._ints(0, 0),
+                self._ints(height, width),
+                self._ints(1, 1),
+                self._ints(0, 1),
+            )
+        return self._reshape(placed, height * width, outputs)
+
+    def _tile(self, image: Image, outputs: int) -> tuple[int, int] | None:
+        if min(image.channels, outputs) < LEAST_CHANNELS:
+            return None
+        if self._quick:
+            return (2, 2) if image.width <= NARROW else None
+        return cheapest((image.height, image.width), (3, 3), (2, 4))
+
+    def _group_norm(self, node: Node) -> Node | None:
+        """Reshape to groups, MVN, its scale and shift, which do nothing, and Reshape back."""
+        shift = node.input_value(0).get_node()
+        scale = _input_of(shift, "Add")
+        norm = _input_of(scale, "Multiply")
+        rows = _input_of(norm, "MVN")
+        if rows is None or norm is None or rows.get_type_name() != "Reshape":
+            return None
+        source = rows.input_value(0)
+        if _key(source) not in self._pixels or _shape(node.output(0)) != _shape(source):
+            return None
+        image, (batch, groups, *rest) = _image(source), _shape(norm.output(0))
+        how = norm.get_attributes()
+        if batch != 1 or len(rest) != 1 or image.channels % groups or not how["normalize_variance"]:
+            return None
+        if not (_is_all(scale, 1.0) and _is_all(shift, 0.0)) or how["eps_mode"].lower() != "inside_sqrt":
+            return None
+        axes = _constant_of(norm.input_value(1))
+        if axes is None or axes.tolist() not in ([2], [-1]):
+            return None
+        op, pixels, one = self._op, self._of(source), self._constant(np.ones((1, 1), np.float32))
+        mean = self._group_mean(pixels, image, groups)
+        # The other way round than below: for the same difference twice the engine would keep it in memory.
+        away = op.subtract(mean, pixels)
+        variance = self._group_mean(op.multiply(away, away), image, groups)
+        epsilon = self._constant(np.full((1, 1), how["eps"], np.float32))
+        deviation = op.sqrt(op.add(variance, epsilon))
+        normal: Node = op.multiply(op.subtract(pixels, mean), op.divide(one, deviation))
+        return normal
+
+    def _group_mean(self, pixels: Any, image: Image, groups: int) -> Node:
+        """The mean over all pixels and a group's channels, for each channel: [1, C]."""
+        op, inner = self._op, _divisor(image.pixels)
+        # In two steps, for the sake of rounding: a sum of a hundred thousand numbers loses digits.
+        parts = self._reshape(pixels, image.pixels // inner, inner, image.channels)
+        means = op.reduce_mean(op.reduce_mean(parts, self._ints(1), False), self._ints(0), False)
+        members = image.channels // groups
+        group = op.reduce_mean(self._reshape(means, groups, members), self._ints(1), True)
+        return self._reshape(op.broadcast(group, self._ints(groups, members)), 1, image.channels)
+
+    def _halves(self, node: Node) -> None:
+        """Two halves of a linear layer's result are the results of two layers: nothing is copied to part
+        them."""
+        axis, total = _constant_of(node.input_value(1)), node.input_value(0).get_node()
+        if axis is None or int(axis) not in (-1, len(_shape(total.output(0))) - 1):
+            return
+        if total.get_type_name() != "Add" or len(total.output(0).get_target_inputs()) != 1:
+            return
+        product, bias = total.input_value(0).get_node(), _constant_of(total.input_value(1))
+        if product.get_type_name() != "MatMul" or len(product.output(0).get_target_inputs()) != 1:
+            return
+        how, weight = product.get_attributes(), _weights(product.input_value(1))
+        parts, width = node.get_output_size(), _shape(total.output(0))[-1]
+        if weight is None or bias is None or weight.ndim != 2 or bias.shape[-1:] != (width,):
+            return
+        weights = np.split(weight, parts, axis=0 if how["transpose_b"] else 1)
+        biases = np.split(bias, parts, axis=-1)
+        for part in range(parts):
+            layer = self._op.matmul(
+                product.input_value(0), self._constant(weights[part]), how["transpose_a"], how["transpose_b"]
+            )
+            result = self._op.add(layer, self._constant(biases[part]))
+            node.output(part).replace(result.output(0))
+
+    def _concatenation(self, node: Node) -> Node | None:
+        sources = node.input_values()
+        if not _is_image(node.output(0)) or node.get_attributes()["axis"] != 1:
+            return None
+        if not any(_key(source) in self._pixels for source in sources):
+            return None
+        joined: Node = self._op.concat([self._of(source) for source in sources], 1)
+        return joined
+
+    def _elementwise(self, node: Node) -> Node | None:
+        if not _is_image(node.output(0)) or not any(_key(at) in self._pixels for at in node.input_values()):
+            return None
+        shape = _shape(node.output(0))
+        first, *others = node.input_values()
+        if first.get_node().get_name() in self._left and all(map(openvino_weights.is_constant, others)):
+            self._of(node.output(0))
+            return None
+        operands = []
+        for operand in node.input_values():
+            if _shape(operand) == shape:
+                operands.append(self._of(operand))
+            elif _shape(operand)[-3:] == [shape[1], 1, 1] or int(np.prod(_shape(operand))) == 1:
+                operands.append(self._reshape(operand, 1, -1).output(0))
+            else:
+                return None
+        result: Node = getattr(self._op, _ELEMENTWISE[node.get_type_name()])(*operands)
+        return result
+
+    # Constants
+
+    def _reshape(self, source: Any, *shape: int) -> Node:
+        node: Node = self._op.reshape(source, self._ints(*shape), False)
+        return node
+
+    def _ints(self, *values: int) -> Node:
+        node: Node = self._op.constant(np.array(values, np.int64))
+        return node
+
+    def _kernels(self, values: Array) -> Node:
+        """Filters in Winograd's form; for bf16 stored in it, or the engine would keep them twice."""
+        if not self._quick:
+            return self._constant(values)
+        openvino, bits = offline.openvino(), _bf16_bits(values)
+        tensor = openvino.Tensor(bits, openvino.Shape(values.shape), openvino.Type.bf16)  # borrows them
+        wide: Node = self._op.convert(self._op.constant(tensor, shared_memory=False), "f32")
+        openvino_weights.mark(wide)
+        return wide
+
+    def _constant(self, values: Array) -> Node:
+        """A constant; what is stored in half precision stays so, marked as decompression."""
+        node: Node = self._op.constant(np.ascontiguousarray(values))
+        if values.dtype != np.float16:
+            return node
+        wide: Node = self._op.convert(node, "f32")
+        openvino_weights.mark(wide)
+        return wide
+
+
+def _part_of_openvino(name: str) -> ModuleType:
+    return import_module(f"{offline.openvino().__name__}.{name}")
+
+
+def _key(output: Output) -> tuple[str, int]:
+    return output.get_node().get_name(), output.get_index()
+
+
+def _shape(output: Output) -> list[int]:
+    return list(output.get_shape())
+
+
+def _is_image(output: Output) -> bool:
+    shape = _shape(output)
+    return len(shape) == 4 and shape[0] == 1
+
+
+def _image(output: Output) -> Image:
+    return Image(*_shape(output)[1:])
+
+
+def _turned(transpose: Node, shape: list[int]) -> list[int]:
+    """The shape that goes into a Transpose of the last two axes with this result; empty for another one."""
+    order = _constant_of(transpose.input_value(1))
+    if order is None or order.tolist() != [0, 2, 1] or _shape(transpose.output(0)) != shape:
+        return []
+    return [shape[0], shape[2], shape[1]]
+
+
+def _input_of(node: Node | None, kind: str) -> Node | None:
+    """The first input of a node of this kind."""
+    return node.input_value(0).get_node() if node is not None and node.get_type_name() == kind else None
+
+
+def _constant_of(output: Output) -> Array | None:
+    node: Any = output.get_node()
+    return np.asarray(node.data) if node.get_type_name() == "Constant" else None
+
+
+def _weights(output: Output) -> Array | None:
+    """A constant weight in the precision that it is stored in."""
+    node = output.get_node()
+    return _constant_of(node.input_value(0) if node.get_type_name() == "Convert" else output)
+
+
+def _bf16_bits(values: Array) -> Array:
+    """float32 rounded to the nearest bf16, ties to even, as uint16."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded: Array = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return rounded
+
+
+def _is_all(node: Node | None, value: float) -> bool:
+    """Whether a node's second input is this value everywhere."""
+    values = None if node is None else _constant_of(node.input_value(1))
+    return values is not None and bool(np.array_equal(values, np.full_like(values, value)))
+
+
+def _divisor(number: int) -> int:
+    """The largest power of two that divides a number and is no larger than its root."""
+    divisor = 1
+    while number % (2 * divisor) == 0 and (2 * divisor) ** 2 <= number:
+        divisor *= 2
+    return divisor

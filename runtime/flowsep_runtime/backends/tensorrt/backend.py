@@ -1,0 +1,273 @@
+"""TensorRT engines that `flowsep-export --tensorrt` built on this GPU model, through cuda-python.
+
+Arrays stay on the device from the waveform's upload to the result's download. All engines share one buffer
+for activations and run on one stream; every graph is captured as a CUDA graph at its first shape, and the
+solver's loop as one graph of all its steps.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowsep_runtime.arrays import Array, Floats
+from flowsep_runtime.backends import Arithmetic, Schedule, refuse_half
+from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
+from flowsep_runtime.backends.tensorrt.cuda_device import Buffer, Device, DeviceArray, why_no_device
+from flowsep_runtime.backends.tensorrt.engines import EngineSet, Machine, find_engines
+from flowsep_runtime.backends.tensorrt.loop import Loop
+from flowsep_runtime.backends.tensorrt.plans import Bound, Loader, Values
+from flowsep_runtime.bundle.manifest import GRAPHS, Manifest
+from flowsep_runtime.errors import BackendError, FlowSepWarning
+from flowsep_runtime.solvers import euler_steps, solver_named
+
+if TYPE_CHECKING:
+    import tensorrt
+
+INPUTS = {name: inputs for name, (inputs, _) in (*GRAPHS.items(), *DEVICE_GRAPHS.items())}
+
+
+def why_not() -> str | None:
+    """None if TensorRT, cuda-python and a GPU are here, else what is missing."""
+    if find_spec("tensorrt") is None:
+        return "tensorrt is not installed, run: pip install 'flowsep-engine[tensorrt]'"
+    reason = why_no_device()
+    if reason is not None:
+        return reason
+    try:
+        import tensorrt  # noqa: F401
+    except Exception as error:  # a library of its own that is missing is an ImportError, or an OSError
+        return f"tensorrt cannot be loaded ({' '.join(str(error).split())})"
+    return None
+
+
+def arithmetic(precision: Arithmetic) -> str:
+    """What a precision means here, in words."""
+    return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
+
+
+def open(
+    folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
+) -> TensorRt:
+    """Opens the engines that the bundle has for this GPU; nothing is kept in the cache folder.
+
+    Raises:
+        OptionError: If it has none, or they compute in half precision and `precision` is "exact".
+        BackendError: If they are damaged.
+    """
+    refuse_half("tensorrt", manifest, precision)
+    device = Device()
+    try:
+        engine_folder, engines = find_engines(folder, manifest, this_machine(device))
+        return TensorRt(engine_folder, engines, device)
+    except BaseException:
+        device.close()
+        raise
+
+
+def this_machine(device: Device) -> Machine:
+    """The GPU and the libraries that plans would have to fit."""
+    import tensorrt
+
+    properties = device.call("cudaGetDeviceProperties", device.index)
+    name = properties.name
+    return Machine(
+        gpu=name.decode() if isinstance(name, bytes) else str(name),
+        compute_capability=f"{properties.major}.{properties.minor}",
+        tensorrt=tensorrt.__version__,
+        driver=int(device.call("cudaDriverGetVersion")),
+    )
+
+
+class TensorRt:
+    """The engines of one bundle. Whatever runs has the device for itself: calls wait for each other."""
+
+    name = "tensorrt"
+
+    def __init__(self, folder: Path, engines: EngineSet, device: Device) -> None:
+        self._folder = folder
+        self._set = engines
+        self._device = device
+        self._lock = threading.RLock()
+        self._loader = Loader()
+        self._engines: dict[str, tensorrt.ICudaEngine] = {}
+        self._scratch: Buffer | None = None  # as long as anything is bound to it
+        self._bound: dict[tuple[Any, ...], Bound] = {}
+        self._loops: dict[tuple[Any, ...], Loop] = {}
+        self._said: set[str] = set()
+        # contexts go before engines and engines before the memory they use
+        self._release = weakref.finalize(self, _release, (self._loops, self._bound, self._engines), device)
+        self._release.atexit = False  # the driver frees what a process leaves
+
+    @property
+    def description(self) -> str:
+        """Engine, arithmetic and GPU, in words."""
+        return f"tensorrt {self._set.machine.tensorrt}, {self._set.precision}, {self._set.machine.gpu}"
+
+    def close(self) -> None:
+        """Frees the device's memory; the backend cannot be used again."""
+        self._release()
+
+    @property
+    def batches(self) -> Range:
+        """The batches that the engines were built for."""
+        return self._set.batch
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Alone with the device: what `keep` gives is valid to its end."""
+        with self._lock:
+            self._device.select()
+            yield
+
+    def load(self, graph: str) -> None:
+        with self.session():
+            self._engine(graph)
+
+    def free(self, graph: str) -> None:
+        """Gives back a graph's engine, with its arrays and captures; what `keep` gave of it is gone."""
+        with self.session():
+            if graph == "velocity":  # the loop has its addresses, and so has what the loop does between steps
+                for loop in self._loops.values():
+                    loop.release()
+                self._loops.clear()
+                self._unbind("advance")
+            self._unbind(graph)
+            self._engines.pop(graph, None)
+            if not any(key[0] in GRAPHS for key in self._bound):
+                for name in DEVICE_GRAPHS:
+                    self._unbind(name)
+                if self._scratch is not None:
+                    self._device.free(self._scratch)
+                    self._scratch = None
+
+    def _unbind(self, graph: str) -> None:
+        for key in [key for key in self._bound if key[0] == graph]:
+            self._bound.pop(key).release()
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self.session():
+            return {name: output.numpy() for name, output in self.keep(graph, inputs).items()}
+
+    def keep(self, graph: str, inputs: Mapping[str, Values]) -> dict[str, DeviceArray]:
+        """As `run`, but takes and gives arrays in device memory; inside a `session`.
+
+        Its outputs are valid until the graph runs again.
+        """
+        batch = max(values.shape[0] for values in inputs.values())
+        shapes = {name: (batch, *values.shape[1:]) for name, values in inputs.items()}
+        bound = self._bind(graph, shapes)
+        for name, values in inputs.items():
+            bound.put(name, values)
+        bound.launch()
+        return bound.outputs
+
+    def synchronize(self) -> None:
+        """Waits until all that was enqueued is done."""
+        self._device.synchronize()
+
+    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats | None:
+        invariants: dict[str, Values] = {
+            "mixture_features": schedule.mixture_features,
+            "keys_values": schedule.keys_values,
+            "mask_bias": schedule.mask_bias,
+        }
+        with self.session():
+            solution = self.keep_solution(schedule.solver, schedule.steps, schedule.x, invariants)
+            answer = None if solution is None else solution.numpy()
+        if answer is not None and progress is not None:
+            for done in range(1, schedule.steps + 1):
+                progress(done, schedule.steps)
+        return answer
+
+    def keep_solution(
+        self, solver: str, steps: int, noise: Values, invariants: Mapping[str, Values]
+    ) -> DeviceArray | None:
+        """The solver's loop in device memory, inside a `session`; None for a solver that is not Euler's on
+        some grid of times.
+
+        Args:
+            solver: A name of `solvers.SOLVERS`.
+            steps: At least 1.
+            noise: [B, 8, t, 16].
+            invariants: The other inputs of the velocity graph but for the times, each of batch B or 1.
+
+        Returns:
+            The solution, valid until the next loop or run of the velocity graph.
+        """
+        lengths = euler_steps(solver, steps)
+        if lengths is None:
+            return None
+        batch = noise.shape[0]
+        shapes = {
+            "x": noise.shape,
+            **{name: (batch, *values.shape[1:]) for name, values in invariants.items()},
+        }
+        key = (solver, steps, *_key(shapes))
+        is_new = key not in self._loops
+        if is_new:
+            rows = self.keep("velocity_time", {"t": solver_named(solver).times(steps)})["time_features"]
+            shapes["time_features"] = (batch, rows.shape[1])
+            velocity = self._bind("velocity", {name: shapes[name] for name in INPUTS["velocity"]})
+            shared = {name: velocity.arrays[name].buffer for name in ("x", "velocity", "time_features")}
+            advance = self._bind(
+                "advance",
+                {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": (1, rows.shape[1])},
+                shared,
+            )
+            self._loops[key] = Loop(self._device, velocity, advance, rows, lengths)
+        loop = self._loops[key]
+        solution = loop.run(noise, invariants)
+        if is_new and not loop.is_captured:
+            self._warn("the solver's loop")
+        return solution
+
+    def _bind(
+        self, graph: str, shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, Buffer] | None = None
+    ) -> Bound:
+        key = (graph, *_key(shapes))
+        if key not in self._bound:
+            engine = self._engine(graph)
+            if self._scratch is None:
+                self._scratch = self._device.allocate(self._set.activation_bytes)
+            bound = Bound(self._device, self._loader, engine, graph, self._scratch, shapes, shared)
+            if shared is None and not bound.capture():
+                self._warn(f"graph {graph}")
+            self._bound[key] = bound
+        return self._bound[key]
+
+    def _engine(self, graph: str) -> tensorrt.ICudaEngine:
+        if graph not in self._engines:
+            self._engines[graph] = self._loader.load(self._folder / self._set.engines[graph].plan.name)
+        return self._engines[graph]
+
+    def _warn(self, what: str) -> None:
+        if what in self._said:  # it was freed, and is loaded again
+            return
+        self._said.add(what)
+        warnings.warn(
+            f"TensorRT runs {what} without a CUDA graph, which is slower: it could not be captured.",
+            FlowSepWarning,
+            stacklevel=3,
+        )
+
+
+def _key(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Any, ...]:
+    return tuple(sorted(shapes.items()))
+
+
+def _release(holders: tuple[dict[Any, Any], ...], device: Device) -> None:
+    # a GPU that has failed refuses this too, and the process's end frees what it held
+    with suppress(BackendError):
+        device.select()  # whichever thread the last reference went in
+        device.synchronize()
+        for holder in holders:
+            holder.clear()
+        device.close()

@@ -1,0 +1,124 @@
+"""The files of a bundle from a stranger: each lies in the folder, is a plain file, and reads no other.
+
+What a name in a manifest or in a graph leads to is looked at before anything is opened: a link, a path with
+folders in it or a named pipe could show files of this machine to an engine, or make it wait for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowsep_runtime.bundle.onnx_references import GraphError, references
+from flowsep_runtime.errors import BundleError, shown
+
+MANIFEST_NAME = "manifest.json"
+LARGEST_MANIFEST = 1 << 20  # bytes; a manifest is some kilobytes, and a stranger's must not fill the memory
+LARGEST_GRAPH = 2 << 30  # bytes; protocol buffers end there, larger weights lie beside the graph
+LARGEST_TOKENIZER = 64 << 20  # bytes; the published one has 2.4 MB
+
+
+class RefusedFileError(ValueError):
+    """A file that must not be used; the message goes on after its name."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name is that of a file in this very folder, on every system."""
+    return name not in ("", ".", "..") and not any(c in '/\\:*?"<>|' or c < " " for c in name)
+
+
+def inspected(folder: Path, name: str) -> os.stat_result:
+    """What the system says of a file of a bundle.
+
+    Raises:
+        RefusedFileError: If it lies elsewhere or is no plain file.
+        OSError: If it is not there.
+    """
+    path = folder / name
+    found = path.stat()
+    try:
+        real = path.resolve(strict=True)
+    except RuntimeError:  # links in a circle, before Python 3.13
+        raise RefusedFileError("is a link to itself") from None
+    if not is_plain_name(name) or not real.is_relative_to(folder.resolve()):
+        raise RefusedFileError("lies outside the bundle")
+    if not stat.S_ISREG(found.st_mode):
+        raise RefusedFileError("is no plain file")
+    return found
+
+
+def check_graph(folder: Path, name: str, data: Collection[str]) -> None:
+    """Holds a graph's references to other files against those that the manifest gives it.
+
+    Args:
+        folder: The bundle.
+        name: The graph's file in it.
+        data: The files that it may read, by name.
+
+    Raises:
+        RefusedFileError: If it reads another file, or beyond the end of one.
+        OSError: If a file cannot be read.
+    """
+    try:
+        found = references(folder / name)
+    except GraphError as error:
+        raise RefusedFileError(f"must not be opened ({error})") from None
+    sizes = {file: (folder / file).stat().st_size for file in data}
+    for reference in found:
+        if reference.location not in sizes:
+            raise RefusedFileError(
+                f"reads a file that the manifest does not give it ({reference.location!r})"
+            )
+        if reference.offset + (reference.length or 0) > sizes[reference.location]:
+            raise RefusedFileError(f"reads beyond the end of {reference.location}")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes a whole sentence of what is wrong with a file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BundleError(f"{shown(path)} is missing from the bundle: export it again.") from None
+    except OSError as error:
+        raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
+    except RefusedFileError as error:
+        raise BundleError(f"{shown(path)} {error}: export the bundle again.") from None
+
+
+def read_json(folder: Path) -> dict[str, object]:
+    """The JSON object of a bundle's manifest.
+
+    Raises:
+        BundleError: If the folder is no bundle, or its manifest no such object.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        if not os.path.lexists(folder):
+            raise BundleError(f"There is no bundle at {shown(folder)}: give a folder of flowsep-export.")
+        inspected(folder, MANIFEST_NAME)
+        with path.open("rb") as file:
+            text = file.read(LARGEST_MANIFEST + 1)
+    except RefusedFileError as error:
+        raise BundleError(f"{shown(path)} {error}: give a folder of flowsep-export.") from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise BundleError(
+            f"{shown(folder)} is no bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
+    except ValueError:  # a NUL in the name
+        raise BundleError(f"{shown(folder)} is no folder name: give a folder of flowsep-export.") from None
+    if len(text) > LARGEST_MANIFEST:
+        raise BundleError(f"{shown(path)} is far too large to be a manifest: export the bundle again.")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BundleError(f"{shown(path)} is not valid JSON: export the bundle again.") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{shown(path)} is no FlowSep manifest: export the bundle again.")
+    return content

@@ -1,0 +1,395 @@
+"""The bundle contract: what the exporter writes and every backend reads.
+
+A bundle is a folder with `manifest.json`, one ONNX file a graph (large weights beside it as external data)
+and `tokenizer.json`. The manifest is written last and atomically, so a folder without it is not a bundle.
+
+Graphs, all with a dynamic batch; float inputs and outputs are float32 even in a half-precision bundle, ids
+and mask int64. `t` latent frames are a multiple of `frame_multiple / latent_stride`, `frames` a multiple of
+`frame_multiple`:
+
+    log_mel           waveform [batch, samples] -> log_mel [batch, frames, 64]
+    encode_text       input_ids, attention_mask [batch, 50] -> text [batch, 50, D]
+    encode_mixture    log_mel [batch, frames, 64] -> mean, std [batch, 8, t, 16]
+    velocity_text     text [batch, 50, D], mask [batch, 50]
+                      -> keys_values [batch, 50, K], mask_bias [batch, 1, 1, 50]
+    velocity_mixture  mixture_latent [batch, 8, t, 16] -> mixture_features [batch, C, t, 16]
+    velocity_time     t [steps] -> time_features [steps, E]
+    velocity          x [batch, 8, t, 16], mixture_features, time_features [batch, E], keys_values, mask_bias
+                      -> velocity [batch, 8, t, 16]
+    decode_latent     latent [batch, 8, t, 16] -> log_mel [batch, frames, 64]
+    vocode            log_mel [batch, frames, 64] -> waveform [batch, 160 * frames + 32]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from flowsep_runtime.bundle.checksums import remembered_sha256, sha256_of
+from flowsep_runtime.bundle.files import (
+    LARGEST_GRAPH,
+    LARGEST_TOKENIZER,
+    RefusedFileError,
+    check_graph,
+    inspected,
+    is_plain_name,
+    naming,
+    read_json,
+)
+from flowsep_runtime.bundle.files import MANIFEST_NAME as MANIFEST_NAME
+from flowsep_runtime.bundle.records import RecordError, from_json
+from flowsep_runtime.errors import BundleError, shown
+from flowsep_runtime.solvers import SOLVERS
+
+FORMAT = 1
+LARGEST_ARRAY = 1 << 28  # numbers; a stranger's sizes must not fill it either
+
+#: The largest size that makes sense, so that no product of them overflows; see `LARGEST_ARRAY` too.
+LARGEST_SIZES: Mapping[str, int] = {
+    "text_width": 1 << 16,
+    "sample_rate": 768_000,
+    "hop_length": 1 << 16,
+    "clip_samples": 1 << 26,  # more than an hour
+    "mel_bins": 1 << 12,
+    "latent_channels": 1 << 12,
+    "latent_frequencies": 1 << 12,
+    "latent_stride": 1 << 10,
+    "frame_multiple": 1 << 16,
+    "text_length": 1 << 14,
+    "default_steps": 10_000,
+    "fast_steps": 10_000,
+    "vocoder_tail": 1 << 20,
+}
+DTYPES = ("float32", "int64")
+
+#: The names that a graph's inputs and outputs must have, in order.
+GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "log_mel": (("waveform",), ("log_mel",)),
+    "encode_text": (("input_ids", "attention_mask"), ("text",)),
+    "encode_mixture": (("log_mel",), ("mean", "std")),
+    "velocity_text": (("text", "mask"), ("keys_values", "mask_bias")),
+    "velocity_mixture": (("mixture_latent",), ("mixture_features",)),
+    "velocity_time": (("t",), ("time_features",)),
+    "velocity": (("x", "mixture_features", "time_features", "keys_values", "mask_bias"), ("velocity",)),
+    "decode_latent": (("latent",), ("log_mel",)),
+    "vocode": (("log_mel",), ("waveform",)),
+}
+
+_VELOCITY_GRAPHS = ("velocity_text", "velocity_mixture", "velocity_time", "velocity")
+
+#: The graphs that stand behind each stage method of `Pipeline`.
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "log_mel": ("log_mel",),
+    "encode_text": ("encode_text",),
+    "encode_mixture": ("encode_mixture",),
+    "velocity": _VELOCITY_GRAPHS,
+    "solve": _VELOCITY_GRAPHS,
+    "decode_latent": ("decode_latent",),
+    "vocode": ("vocode",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """One file of the bundle; `name` has no folder in it."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """The entry of a file as it is on disk now."""
+        return cls(path.name, path.stat().st_size, sha256_of(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorEntry:
+    """A graph's input or output: `dtype` is numpy's name of it, a text in `shape` is a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphEntry:
+    """One graph; the first file is the `.onnx`, the others its external data."""
+
+    files: tuple[FileEntry, ...]
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageError:
+    """A stage's error against the reference, measured at export: the relative L2 norm and the SNR in dB, on
+    random input and (`real_*`) on a recording; None where it was not measured. `tolerance` bounds the
+    relative error."""
+
+    tolerance: float
+    relative: float | None = None
+    snr_db: float | None = None
+    real_relative: float | None = None
+    real_snr_db: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StageEntry:
+    """A stage: the graphs behind it and how exact they are."""
+
+    graphs: tuple[str, ...]
+    error: StageError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelEntry:
+    """The sizes that the runtime needs; published values are the defaults."""
+
+    text_width: int
+    sample_rate: int = 16000  # Hz
+    hop_length: int = 160  # samples a mel frame
+    clip_samples: int = 163840  # the length that the model was trained on
+    mel_bins: int = 64
+    latent_channels: int = 8
+    latent_frequencies: int = 16
+    latent_stride: int = 4  # mel frames a latent frame
+    frame_multiple: int = 32  # mel frames come in multiples of this
+    text_length: int = 50  # tokens
+    default_steps: int = 20  # of Euler's method, in exact arithmetic
+    vocoder_tail: int = 32  # samples that the vocoder gives beyond hop_length * frames
+    fast_steps: int | None = None  # of `fast_solver`, in fast arithmetic; None: as in exact arithmetic
+    fast_solver: str = "euler"
+
+    @property
+    def clip_frames(self) -> int:
+        """Mel frames of a whole clip."""
+        return self.clip_samples // self.hop_length
+
+    def schedule(
+        self, precision: Literal["exact", "fast"], steps: int | None, solver: str | None
+    ) -> tuple[int, str]:
+        """Steps and solver to run with: where None, the bundle's own choice for an arithmetic."""
+        if precision == "exact" or self.fast_steps is None:
+            own = self.default_steps, "euler"
+        else:
+            own = self.fast_steps, self.fast_solver
+        return own[0] if steps is None else steps, solver or own[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerEntry:
+    """`tokenizer.json` of the tokenizers library, and the id that fills up to `text_length`."""
+
+    file: str
+    sha256: str
+    pad_id: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where the bundle comes from: the checkpoint's file name and SHA-256, package versions, UTC time in ISO
+    8601."""
+
+    checkpoint: str
+    sha256: str
+    versions: dict[str, str]
+    created: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RangeEntry:
+    """The largest absolute activation that calibration met in a half-precision graph, where, and what was
+    allowed."""
+
+    largest: float
+    tensor: str
+    limit: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """`manifest.json`, read and checked."""
+
+    name: str
+    precision: Literal["float32", "float16"]
+    model: ModelEntry
+    tokenizer: TokenizerEntry
+    graphs: dict[str, GraphEntry]
+    stages: dict[str, StageEntry]
+    provenance: Provenance
+    ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
+    variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
+    """Engine -> graph -> the spelling of it that this engine runs fastest; equal to the graph of that name in
+    exact arithmetic."""
+    format: int = FORMAT
+
+    def graph(self, name: str, engine: str) -> GraphEntry:
+        """The entry of a graph for an engine: its variant, or the one for all."""
+        return self.variants.get(engine, {}).get(name) or self.graphs[name]
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Manifest:
+        """Reads a bundle's manifest and checks that every file it names is there and unchanged.
+
+        Args:
+            folder: The bundle.
+
+        Raises:
+            BundleError: If the folder is no bundle, is of a newer format, misses a file or holds a changed
+                one.
+        """
+        folder = Path(folder)
+        content = read_json(folder)
+        where = shown(folder / MANIFEST_NAME)
+        version = content.get("format")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise BundleError(
+                f"{where} is no FlowSep manifest (it has no format number): export the bundle again."
+            )
+        if version > FORMAT:
+            raise BundleError(
+                f"{where} was made by a newer flowsep (format {version}, this one reads up to {FORMAT}): "
+                "upgrade flowsep-engine."
+            )
+        try:
+            manifest = from_json(cls, content)
+            manifest.check()
+        except RecordError as error:
+            raise BundleError(f"{where} is damaged ({error}): export the bundle again.") from None
+        manifest._check_files(folder)
+        return manifest
+
+    def write(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes `manifest.json` into the folder, atomically; call it last, when every file it names is
+        there.
+
+        Returns:
+            The path written.
+
+        Raises:
+            ValueError: If the manifest breaks the contract (a graph missing, an input misnamed).
+        """
+        self.check()
+        path = Path(folder) / MANIFEST_NAME
+        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def files(self) -> list[FileEntry]:
+        """Every file of every graph and variant, each once."""
+        return list({file.name: file for _, graph in self._entries() for file in graph.files}.values())
+
+    def check(self) -> None:
+        """Holds the manifest against the contract, without looking at the disk.
+
+        Raises:
+            RecordError: If it breaks the contract (a `ValueError`).
+        """
+        for field in dataclasses.fields(self.model):
+            least = 0 if field.name == "vocoder_tail" else 1
+            value, most = getattr(self.model, field.name), LARGEST_SIZES.get(field.name)
+            if not isinstance(value, int) or most is None:
+                continue
+            if value < least:
+                raise RecordError(f"model.{field.name} must be at least {least}")
+            if value > most:
+                raise RecordError(f"model.{field.name} must be at most {most}")
+        model = self.model
+        if model.fast_solver not in SOLVERS:
+            raise RecordError(f"model.fast_solver is {model.fast_solver!r}, which this version does not have")
+        if model.clip_samples % (model.hop_length * model.frame_multiple):
+            raise RecordError("model.clip_samples must be a multiple of hop_length x frame_multiple")
+        if model.frame_multiple % model.latent_stride:
+            raise RecordError("model.frame_multiple must be a multiple of latent_stride")
+        latent = model.latent_channels * model.latent_frequencies * model.clip_frames
+        if (
+            max(latent, model.mel_bins * model.clip_frames, model.text_width * model.text_length)
+            > LARGEST_ARRAY
+        ):
+            raise RecordError("the sizes of model together are too large")
+        if not 0 <= self.tokenizer.pad_id < 1 << 31:
+            raise RecordError("tokenizer.pad_id must be a token")
+        missing = [name for name in GRAPHS if name not in self.graphs]
+        if missing:
+            raise RecordError(f"graph {missing[0]} is missing")
+        for name, graph in self._entries():
+            if name not in GRAPHS:
+                continue
+            inputs, outputs = GRAPHS[name]
+            if not graph.files:
+                raise RecordError(f"graph {name} has no file")
+            # Engines go by the ending too, and other formats name other files in other ways.
+            if not graph.files[0].name.endswith(".onnx"):
+                raise RecordError(f"graph {name} is in no .onnx file")
+            for tensor in (*graph.inputs, *graph.outputs):
+                self._check_tensor(name, tensor)
+            for kind, tensors, wanted in (
+                ("inputs", graph.inputs, inputs),
+                ("outputs", graph.outputs, outputs),
+            ):
+                found = tuple(tensor.name for tensor in tensors)
+                if found != wanted:
+                    raise RecordError(
+                        f"graph {name} has the {kind} {', '.join(found)} and not {', '.join(wanted)}"
+                    )
+        for stage, entry in self.stages.items():
+            unknown = [name for name in entry.graphs if name not in self.graphs]
+            if unknown:
+                raise RecordError(f"stage {stage} names the unknown graph {unknown[0]}")
+        entries = {file.name: file for file in self.files()}
+        for _, graph in self._entries():
+            for file in graph.files:
+                if entries[file.name] != file:
+                    raise RecordError(f"{file.name} has two checksums")
+        for name in [self.tokenizer.file, *entries]:
+            if not is_plain_name(name):
+                raise RecordError(f"{name!r} is not a plain file name")
+
+    def _check_tensor(self, graph: str, tensor: TensorEntry) -> None:
+        model = self.model
+        if tensor.dtype not in DTYPES:
+            raise RecordError(f"{tensor.name} of graph {graph} is neither {' nor '.join(DTYPES)}")
+        sizes = {"samples": model.clip_samples, "frames": model.clip_frames, "t": model.clip_frames}
+        numbers = 1
+        for axis in tensor.shape:
+            size = axis if isinstance(axis, int) else sizes.get(axis, 1)
+            if size < 1:
+                raise RecordError(f"{tensor.name} of graph {graph} has an axis of {size}")
+            numbers *= size
+            if numbers > LARGEST_ARRAY:
+                raise RecordError(f"{tensor.name} of graph {graph} is too large")
+
+    def _entries(self) -> Iterator[tuple[str, GraphEntry]]:
+        """Every graph and every variant, with the graph's name."""
+        for graphs in (self.graphs, *self.variants.values()):
+            yield from graphs.items()
+
+    def _check_files(self, folder: Path) -> None:
+        graphs = {graph.files[0].name for _, graph in self._entries()}
+        expected = [(file.name, file.bytes, file.sha256) for file in self.files()]
+        for name, size, sha256 in [*expected, (self.tokenizer.file, None, self.tokenizer.sha256)]:
+            with naming(folder / name):
+                found = inspected(folder, name).st_size
+                if size is not None and found != size:
+                    raise RefusedFileError(f"was changed after the export ({found} bytes and not {size})")
+                if size is None and found > LARGEST_TOKENIZER:
+                    raise RefusedFileError("is too large for a tokenizer")
+                if name in graphs and found > LARGEST_GRAPH:
+                    raise RefusedFileError("is too large for a graph")
+                if remembered_sha256(folder / name) != sha256:
+                    raise RefusedFileError("was changed after the export (other checksum)")
+        for _, graph in self._entries():
+            first, *data = (file.name for file in graph.files)
+            with naming(folder / first):
+                check_graph(folder, first, data)

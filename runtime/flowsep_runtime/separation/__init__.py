@@ -1,0 +1,1 @@
+"""Recordings of any length through the pipeline: windows, noise, levels, masks, queries."""

@@ -1,0 +1,335 @@
+"""Overlapping windows that are solved together.
+
+Every window has the velocity network to itself, but their states are one: at each evaluation the velocities
+of the frames that windows share are averaged, with weights that move smoothly from one window to the next, so
+that the windows agree while the sound is still being decided. All solvers work on that average, for it is
+formed inside the velocity that they ask for.
+
+A group of windows follows the one before it. What was decided there stays: the next group starts from the
+same noise in those frames, and its velocities there are those that were found before, so that every solver
+repeats the same states and the new frames are solved to agree with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.bundle.manifest import ModelEntry
+from flowsep_runtime.device_pipeline import StageContext
+from flowsep_runtime.errors import BackendError
+from flowsep_runtime.pipeline import Pipeline, QueryFeatures
+from flowsep_runtime.separation.candidates import cost
+from flowsep_runtime.separation.noise import NoiseTrack
+from flowsep_runtime.separation.queries import EncodedQuery
+from flowsep_runtime.separation.windows import shares
+from flowsep_runtime.solvers import solver_named
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of every window. With a guidance other than 1, the velocity is
+    `unwanted + guidance (wanted - unwanted)`, where `unwanted` answers the negative query."""
+
+    queries: tuple[EncodedQuery, ...]
+    negative: EncodedQuery | None
+    guidance: float
+    steps: int
+    solver: str
+    seed: int
+    candidates: int
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative query has a say."""
+        return self.negative is not None and self.guidance != 1
+
+
+class Group(NamedTuple):
+    """Consecutive windows: their starts in latent frames, their normalised waveforms [N, C, S], and which of
+    those are heard [N, C]; the others run no model."""
+
+    starts: list[int]
+    waveforms: Floats
+    sounding: NDArray[np.bool_]
+
+
+class _Row(NamedTuple):
+    """One window of one track, a track being a query in a channel."""
+
+    track: int
+    begin: int  # latent frames from the group's first
+    mixture: int  # its row among the mixtures
+    query: int
+    share: Floats  # [t]
+
+
+@dataclass(frozen=True)
+class _Past:
+    """The end of what was solved; E evaluations, F frames."""
+
+    start: int  # its first frame
+    noise: Floats  # [tracks, 8, F, 16]
+    velocities: Floats  # [E, tracks, 8, F, 16]
+    known: NDArray[np.bool_]  # [tracks, F]: not in silence
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    cost: Floats  # [queries]
+    log_mels: Floats
+    past: _Past
+
+
+class GroupSolver:
+    """From the waveforms of windows to the log-mel spectrograms of their targets."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        model: ModelEntry,
+        request: Request,
+        overlap: int,
+        batch: int,
+        stage: StageContext,
+        advance: Callable[[int], None],
+    ) -> None:
+        """
+        Args:
+            pipeline, request: Model and wishes.
+            model: Its sizes; the clip's length is that of the windows.
+            overlap: Latent frames over which neighbouring windows are averaged.
+            batch: Rows that go through a graph together; twice as many where guidance asks twice.
+            stage: `stage(name)` is entered for every stage's work.
+            advance: Called with the number of steps taken, counting each window's and query's.
+        """
+        self._pipeline, self._request, self._overlap, self._batch = pipeline, request, overlap, batch
+        self._stage, self._advance = stage, advance
+        self._model = model
+        self._frames = model.clip_frames // model.latent_stride
+        self._noise = [NoiseTrack(model, request.seed + number) for number in range(request.candidates)]
+        self._queries: list[QueryFeatures] = []
+        self._times: Floats | None = None
+        self._past: _Past | None = None
+
+    def log_mels(self, group: Group, joined: bool) -> Floats:
+        """Log-mel spectrograms of the targets [N, C, Q, T, 64], zeros for those that are silent.
+
+        Args:
+            group: The next windows.
+            joined: Whether they are to agree with those of the call before, and the next with them.
+        """
+        windows, channels = np.nonzero(group.sounding)
+        request = self._request
+        if not len(windows):
+            self._past = None
+            self._advance(len(group.starts) * request.steps * request.candidates * len(request.queries))
+            size = (self._model.clip_frames, self._model.mel_bins)
+            return np.zeros((*group.sounding.shape, len(request.queries), *size), np.float32)
+        waveforms = group.waveforms[windows, channels]
+        with self._stage("log_mel"):
+            (mixtures,) = self._in_batches(lambda w: (self._pipeline.log_mel(w),), waveforms)
+        with self._stage("encode_mixture"):
+            mean, std = self._in_batches(self._pipeline.encode_mixture, mixtures)
+        past = self._past if joined else None
+        best: _Attempt | None = None
+        for noise in self._noise:
+            attempt = self._attempt(group, mixtures, mean, std, noise, past)
+            best = attempt if best is None else _better(best, attempt, len(request.queries))
+        assert best is not None
+        self._past = best.past if joined else None
+        return best.log_mels
+
+    def vocode(self, log_mels: Floats) -> Floats:
+        """Log-mel spectrograms [R, T, 64] -> waveforms [R, 160 T + 32]."""
+        with self._stage("vocode"):
+            (waveforms,) = self._in_batches(lambda m: (self._pipeline.vocode(m),), log_mels)
+        self.check(waveforms)
+        return waveforms
+
+    def _attempt(
+        self, group: Group, mixtures: Floats, mean: Floats, std: Floats, noise: NoiseTrack, past: _Past | None
+    ) -> _Attempt:
+        windows, channels = (indices.tolist() for indices in np.nonzero(group.sounding))
+        begin, end = group.starts[0], group.starts[-1] + self._frames
+        posterior, start = noise.frames(begin, end)
+        spans = [slice(s - begin, s - begin + self._frames) for s in group.starts]
+        latents = mean + std * np.concatenate([posterior[:, :, spans[window]] for window in windows])
+        queries = len(self._request.queries)
+        tracks = group.sounding.shape[1] * queries
+        weights = shares(group.starts, self._frames, self._overlap, np.arange(begin, end) + 0.5)
+        # Never quite nothing: where its neighbour is silent, a window has its frames to itself.
+        least: Floats = np.maximum(weights, 1e-6).astype(np.float32)
+        rows = [
+            _Row(channel * queries + query, spans[window].start, row, query, least[window, spans[window]])
+            for row, (window, channel) in enumerate(zip(windows, channels, strict=True))
+            for query in range(queries)
+        ]
+        with self._stage("solve"):
+            velocity = self._velocity(rows, latents, np.repeat(start, tracks, axis=0), begin, past)
+            x = velocity.noise
+            for state in solver_named(self._request.solver).integrate(velocity, x, self._request.steps):
+                x = state
+                self._advance(len(group.starts) * queries)
+        solved = np.stack([x[row.track, :, row.begin : row.begin + self._frames] for row in rows])
+        with self._stage("decode_latent"):
+            (decoded,) = self._in_batches(lambda z: (self._pipeline.decode_latent(z),), solved)
+        self.check(decoded)
+        shape = (*group.sounding.shape, queries, *decoded.shape[1:])
+        log_mels = np.zeros(shape, np.float32)
+        log_mels[windows, channels] = decoded.reshape(len(windows), queries, *decoded.shape[1:])
+        costs = np.zeros(queries, np.float32)
+        if self._request.candidates > 1:
+            for row, target in zip(rows, decoded, strict=True):
+                costs[row.query] += cost(mixtures[row.mixture], target)
+        return _Attempt(costs, log_mels, velocity.past(end))
+
+    def _velocity(
+        self, rows: Sequence[_Row], latents: Floats, noise: Floats, begin: int, past: _Past | None
+    ) -> _Velocity:
+        pipeline, request = self._pipeline, self._request
+        if self._times is None:
+            self._times = pipeline.time_features(solver_named(request.solver).times(request.steps))
+            asked = [*request.queries, *([request.negative] if request.guided and request.negative else [])]
+            self._queries = [
+                pipeline.query_features(query.text, np.asarray(query.mask, np.float32)) for query in asked
+            ]
+        (features,) = self._in_batches(lambda z: (pipeline.mixture_features(z),), latents)
+        together = max(1, self._batch // (2 if request.guided else 1))
+        chunks = [
+            _Chunk(
+                rows[first : first + together],
+                features[[row.mixture for row in rows[first : first + together]]],
+                _stacked([self._queries[row.query] for row in rows[first : first + together]]),
+            )
+            for first in range(0, len(rows), together)
+        ]
+        unwanted = self._queries[-1] if request.guided else None
+        return _Velocity(
+            pipeline, chunks, self._times, unwanted, request.guidance, self._batch, noise, begin, past
+        )
+
+    def _in_batches(self, work: Callable[[Floats], tuple[Floats, ...]], rows: Floats) -> tuple[Floats, ...]:
+        pieces = [work(rows[first : first + self._batch]) for first in range(0, len(rows), self._batch)]
+        return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
+
+    def check(self, numbers: Floats) -> None:
+        """Raises BackendError if there is one that is not finite."""
+        if not np.isfinite(numbers).all():
+            raise BackendError(
+                f"The {self._pipeline.backend.name} backend gave numbers that are not finite: "
+                "try another backend."
+            )
+
+
+class _Chunk(NamedTuple):
+    """Rows that go through the network together."""
+
+    rows: Sequence[_Row]
+    mixture_features: Floats
+    queries: QueryFeatures
+
+
+class _Velocity:
+    """The averaged velocity of all windows of a group, for a solver; remembers what it answered."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        chunks: Sequence[_Chunk],
+        times: Floats,
+        unwanted: QueryFeatures | None,
+        guidance: float,
+        batch: int,
+        noise: Floats,
+        begin: int,
+        past: _Past | None,
+    ) -> None:
+        self._pipeline, self._chunks, self._times = pipeline, chunks, times
+        self._unwanted, self._guidance, self._batch = unwanted, np.float32(guidance), batch
+        rows = [row for chunk in chunks for row in chunk.rows]
+        self._frames = len(rows[0].share)
+        cover = np.zeros((len(noise), noise.shape[2]), np.float32)
+        for row in rows:
+            cover[row.track, row.begin : row.begin + self._frames] += row.share
+        self._known = cover > 0
+        self._cover = np.where(self._known, cover, np.float32(1))[:, None, :, None]
+        self._velocities = np.zeros((len(times), *noise[:, :, -self._frames :].shape), np.float32)
+        #: Where the solver starts, [tracks, 8, F, 16]: the noise of what is decided already is part of it.
+        self.noise = noise
+        self._decided: Floats | None = None
+        if past is not None and past.start + past.known.shape[1] > begin:
+            skip = past.start + past.known.shape[1] - begin  # frames that are decided
+            mask = past.known[:, None, -skip:, None]
+            self.noise = noise.copy()
+            self.noise[:, :, :skip] = np.where(mask, past.noise[:, :, -skip:], noise[:, :, :skip])
+            self._known[:, :skip] |= past.known[:, -skip:]
+            self._decided = past.velocities[:, :, :, -skip:]
+            self._mask = mask
+
+    def __call__(self, x: Floats, k: int) -> Floats:
+        total = np.zeros_like(x)
+        for chunk in self._chunks:
+            states = np.stack([x[r.track, :, r.begin : r.begin + self._frames] for r in chunk.rows])
+            for row, velocity in zip(chunk.rows, self._of_chunk(states, chunk, k), strict=True):
+                total[row.track, :, row.begin : row.begin + self._frames] += row.share[:, None] * velocity
+        total /= self._cover
+        if self._decided is not None:
+            decided = self._decided[k]
+            shared = total[:, :, : decided.shape[2]]
+            shared[:] = np.where(self._mask, decided, shared)
+        self._velocities[k] = total[:, :, -self._frames :]
+        return total
+
+    def past(self, end: int) -> _Past:
+        """What the next group must agree with, after the solver has finished."""
+        last = slice(-self._frames, None)
+        return _Past(
+            end - self._frames, self.noise[:, :, last].copy(), self._velocities, self._known[:, last].copy()
+        )
+
+    def _of_chunk(self, x: Floats, chunk: _Chunk, k: int) -> Floats:
+        if self._unwanted is None:
+            return self._run(x, chunk.mixture_features, chunk.queries, k)
+        unwanted = _stacked([self._unwanted] * len(x))
+        if 2 * len(x) <= self._batch:
+            both = _stacked([chunk.queries, unwanted])
+            features = np.concatenate([chunk.mixture_features] * 2)
+            wanted_v, unwanted_v = np.split(self._run(np.concatenate([x, x]), features, both, k), 2)
+        else:
+            wanted_v = self._run(x, chunk.mixture_features, chunk.queries, k)
+            unwanted_v = self._run(x, chunk.mixture_features, unwanted, k)
+        return unwanted_v + self._guidance * (wanted_v - unwanted_v)
+
+    def _run(self, x: Floats, mixture_features: Floats, queries: QueryFeatures, k: int) -> Floats:
+        return self._pipeline.velocity_from(x, self._times[k : k + 1], mixture_features, queries)
+
+
+def _stacked(features: Sequence[QueryFeatures]) -> QueryFeatures:
+    return QueryFeatures(
+        np.concatenate([each.keys_values for each in features]),
+        np.concatenate([each.mask_bias for each in features]),
+    )
+
+
+def _better(first: _Attempt, second: _Attempt, queries: int) -> _Attempt:
+    """Query by query the one that costs less; channels keep together, or the stereo image would move."""
+    takes = second.cost < first.cost
+    tracks = np.tile(takes, first.past.noise.shape[0] // queries)
+
+    def chosen(a: Floats, b: Floats, axis: int) -> Floats:
+        which = tracks if axis < 2 else takes
+        return np.where(which.reshape([-1 if n == axis else 1 for n in range(a.ndim)]), b, a)
+
+    past = _Past(
+        first.past.start,
+        chosen(first.past.noise, second.past.noise, 0),
+        chosen(first.past.velocities, second.past.velocities, 1),
+        first.past.known,
+    )
+    return _Attempt(np.minimum(first.cost, second.cost), chosen(first.log_mels, second.log_mels, 2), past)

@@ -1,0 +1,74 @@
+"""Recordings longer than the model's clip: where their windows lie, and how windows share what they overlap.
+
+Windows follow each other at a fixed distance, so that a recording can be cut while it is still coming in;
+only the last one lies where it ends with the recording. Neighbours share the last `overlap` of the earlier
+one, over which the earlier one's weight falls and the later one's rises as a raised cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from flowsep_runtime.arrays import Floats
+
+Weights = NDArray[np.float64]
+
+
+def window_starts(samples: int, window: int, overlap: int) -> list[int]:
+    """First samples of the windows that cover a recording, neighbours overlapping by `overlap` or more.
+
+    A recording no longer than a window has one; otherwise every window lies wholly inside the recording.
+    """
+    starts = [0]
+    while starts[-1] + window < samples:
+        starts.append(min(starts[-1] + window - overlap, samples - window))
+    return starts
+
+
+def rise(phase: ArrayLike) -> Weights:
+    """A raised cosine from 0 to 1 while the phase goes from 0 to 1."""
+    return 0.5 - 0.5 * np.cos(np.pi * np.clip(np.asarray(phase, np.float64), 0, 1))
+
+
+def shares(starts: Sequence[int], window: int, overlap: int, positions: ArrayLike) -> Weights:
+    """How much each of some consecutive windows counts at each position: [windows, positions], summing to 1.
+
+    The first of them counts in full before its overlap with the second, the last one after the last overlap.
+
+    Args:
+        starts: Where the windows begin, `window` and `overlap` being their length and what they share.
+        positions: In the same unit, not at a whole number (there nothing begins in the middle of a sample).
+    """
+    places = np.asarray(positions, np.float64)
+    width = max(overlap, 1e-9)  # windows that share nothing follow each other in one step
+    rises = [np.ones(len(places))]
+    rises += [rise((places - (start + window - overlap)) / width) for start in starts[:-1]]
+    rises.append(np.zeros(len(places)))
+    return np.stack([earlier - later for earlier, later in pairwise(rises)])
+
+
+def cross_fade(track: Floats, known: int, piece: Floats, start: int, overlap: int) -> int:
+    """Adds a piece to a track in place, fading over from the last `overlap` of what is known there already.
+
+    The fade is a raised cosine: where both agree, nothing changes.
+
+    Args:
+        track: [samples, channels]; its first `known` samples are filled.
+        known: Number of samples filled so far, at least `start`.
+        piece: [length, channels].
+        start: Where the piece begins in the track, at most `known - overlap`.
+        overlap: Samples over which the piece takes over.
+
+    Returns:
+        The number of samples filled now.
+    """
+    begin, end = known - overlap, start + len(piece)
+    weight = rise((np.arange(overlap) + 0.5) / max(overlap, 1)).astype(np.float32)[:, None]
+    before = track[begin:known]
+    track[begin:known] = before + weight * (piece[begin - start : known - start] - before)
+    track[known:end] = piece[known - start :]
+    return end

@@ -1,0 +1,270 @@
+"""`flowsep-train`: the trainings from the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from flowsep_train.parts import ModelParts
+    from flowsep_train.sounds import SoundBank
+
+PROGRAM = "flowsep-train"
+FILE = click.Path(path_type=Path)
+PUBLISHED = "published sizes"
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which model: sizes, work folder, where to start from."""
+    for option in (
+        click.option(
+            "--from",
+            "base",
+            metavar="MODEL",
+            help="Start from a checkpoint: the published file, a model folder, or `bundled`.",
+        ),
+        click.option(
+            "--work", type=FILE, required=True, help="Folder of checkpoints; training goes on from there."
+        ),
+        click.option(
+            "--config", type=FILE, help=f"Sizes of the model (YAML). Default: of --from, or the {PUBLISHED}."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where recordings are."""
+    for option in (
+        click.option(
+            "--skip-missing",
+            is_flag=True,
+            help="Leave out recordings that the metadata names and nobody has.",
+        ),
+        click.option(
+            "--root",
+            type=FILE,
+            help="Folder that the metadata's paths are relative to. Default: found by search.",
+        ),
+        click.option(
+            "--sounds", type=FILE, help="Recordings: metadata (JSON), a folder a class, or a sound cache."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(None, "-V", "--version", package_name="flowsep-engine", prog_name=PROGRAM)
+def command() -> None:
+    """Train the parts of FlowSep, then collect them into one model.
+
+    \b
+    fit text      a small text encoder (not for FLAN-T5)
+    fit vocoder   log-mel to waveform
+    fit vae       log-mel to latents and back
+    latents       mixtures as latents, for the flow
+    fit flow      the velocity network
+    collect       one model of them all
+    """
+
+
+@command.command()
+@click.argument("part", type=click.Choice(["text", "vae", "vocoder", "flow"]))
+@model_options
+@sound_options
+@click.option(
+    "--latents", type=FILE, help="Folder that `flowsep-train latents` wrote; the flow learns from it."
+)
+@click.option(
+    "--captions", type=FILE, help="Table of label, caption, use. Default: the captions of --sounds."
+)
+@click.option("--sentences", type=FILE, help="A second such table: many made sentences, for text and flow.")
+@click.option("--tokenizer", type=FILE, help="tokenizer.json; text and flow need it.")
+@click.option("--steps", type=click.IntRange(1), default=2000, show_default=True, help="Batches in all.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=4, show_default=True, help="Pieces a batch (flow: clips)."
+)
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches a step.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the part's own.")
+@click.option("--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own.")
+@click.option("--devices", default="auto", show_default=True, help="Lightning's: auto, a number, or a list.")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines.")
+@click.option("--strategy", default="auto", show_default=True, help="Lightning's: auto, ddp, fsdp, …")
+@click.option(
+    "--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that load data."
+)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--checkpoint-every", type=click.IntRange(1), default=200, show_default=True, help="Steps.")
+@click.option("--pictures-every", type=click.IntRange(1), default=500, show_default=True, help="Batches.")
+@click.option(
+    "--skew", type=click.FloatRange(0, min_open=True), default=1.0, help="Flow: times are u^SKEW. [1.0]"
+)
+@click.option(
+    "--naming",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Flow: weight of naming the classes in the mixture (few classes only). [0]",
+)
+@click.option(
+    "--adversarial-from", type=click.IntRange(0), default=0, help="Vocoder: first step with discriminators."
+)
+@click.option(
+    "--width", type=click.IntRange(1), default=32, help="Vocoder: width of the discriminators. [32]"
+)
+def fit(
+    part: str,
+    base: str | None,
+    work: Path,
+    config: Path | None,
+    sounds: Path | None,
+    root: Path | None,
+    skip_missing: bool,
+    latents: Path | None,
+    captions: Path | None,
+    sentences: Path | None,
+    tokenizer: Path | None,
+    skew: float,
+    naming: float,
+    adversarial_from: int,
+    width: int,
+    **settings: Any,
+) -> None:
+    """Train one PART. Run again after an interruption, it goes on from the last checkpoint."""
+    if part == "vocoder" and settings["accumulate"] > 1:
+        raise click.UsageError("--accumulate is not for the vocoder, which has two optimisers.")
+    # imported here: torch takes seconds, --help should not
+    from flowsep_train import loop
+    from flowsep_train.latents import LatentCache
+    from flowsep_train.mixtures import Captions
+
+    run = loop.Run(**settings)
+    parts = open_parts(base, work, config)
+    if part in ("vae", "vocoder"):
+        bank = bank_of(part, sounds, root, skip_missing)
+        if part == "vae":
+            loop.train_vae(parts, bank, run)
+        else:
+            loop.train_vocoder(parts, bank, run, adversarial_from, width)
+        return
+    if captions is not None:
+        phrases = Captions.read(captions).trained
+    else:
+        phrases = bank_of(part, sounds, root, skip_missing, "--captions or --sounds").captions
+    more = Captions.read(sentences).trained if sentences is not None else None
+    file = needed(part, "--tokenizer", tokenizer)
+    if part == "text":
+        loop.train_text(parts, file, phrases, more, settings["steps"], settings["seed"])
+    else:
+        cache = LatentCache(needed(part, "--latents", latents))
+        loop.train_flow(parts, cache, file, loop.mixed(phrases, more), run, skew, naming)
+
+
+@command.command()
+@model_options
+@sound_options
+@click.option("--output", type=FILE, required=True, help="Folder of the latents; missing shards are added.")
+@click.option("--shards", type=click.IntRange(1), default=32, show_default=True, help="Shards of 32 clips.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
+@click.option("--seed", default=0, show_default=True)
+def latents(
+    base: str | None,
+    work: Path,
+    config: Path | None,
+    sounds: Path | None,
+    root: Path | None,
+    skip_missing: bool,
+    output: Path,
+    shards: int,
+    threads: int | None,
+    seed: int,
+) -> None:
+    """Mix recordings and encode the mixtures with the trained autoencoder."""
+    import torch
+
+    from flowsep_train.loop import cache_latents
+
+    if threads:
+        torch.set_num_threads(threads)
+    parts = open_parts(base, work, config)
+    bank = bank_of("latents", sounds, root, skip_missing)
+    with click.progressbar(length=shards, label="latents", file=sys.stderr) as bar:
+        cache_latents(parts, bank, output, shards, seed, lambda done: bar.update(done - bar.pos))
+
+
+@command.command()
+@model_options
+@click.option("--tokenizer", type=FILE, required=True, help="tokenizer.json of the text's training.")
+@click.option("--output", type=FILE, required=True, help="Folder for the model.")
+@click.option("--float32", is_flag=True, help="Do not round the weights to half precision.")
+def collect(
+    base: str | None, work: Path, config: Path | None, tokenizer: Path, output: Path, float32: bool
+) -> None:
+    """Put the trained parts together into one model folder."""
+    from flowsep_train.collect import collect as put_together
+
+    put_together(open_parts(base, work, config), tokenizer, output, half=not float32)
+    click.echo(f"{output}: model.safetensors, config.yaml, tokenizer.json", err=True)
+
+
+def open_parts(base: str | None, work: Path, config: Path | None) -> ModelParts:
+    """The parts in a work folder, over the model to start from."""
+    from flowsep_ref.config import FlowSepConfig
+    from flowsep_ref.model import FlowSep
+    from flowsep_train.parts import ModelParts
+
+    if base is None:
+        sizes = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
+        return ModelParts(work, sizes)
+    model = FlowSep.from_checkpoint(FlowSep.bundled_path() if base == "bundled" else base, config)
+    return ModelParts(work, model.config, model)
+
+
+def bank_of(
+    part: str, sounds: Path | None, root: Path | None, skip_missing: bool, option: str = "--sounds"
+) -> SoundBank:
+    """The recordings to train on."""
+    from flowsep_train.sounds import SoundBank
+
+    return SoundBank(needed(part, option, sounds), root=root, skip_missing=skip_missing)
+
+
+def needed(part: str, option: str, value: Path | None) -> Path:
+    """The value of an option that a part cannot do without."""
+    if value is None:
+        raise click.UsageError(f"training the {part} needs {option}.")
+    return value
+
+
+def main() -> None:
+    """Entry point of the console script; ends with 0, 1 (failure), 2 (misuse) or 130 (interrupted)."""
+    try:
+        code = command.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; the same command goes on from the last checkpoint.", 130)
+    except click.ClickException as error:
+        _fail(f"{error.format_message()} (see {PROGRAM} --help)", error.exit_code)
+    except (ValueError, OSError) as error:  # what the parts raise for missing or wrong files
+        _fail(str(error).rstrip(".") + ".", 2)
+
+
+def _fail(sentence: str, code: int) -> None:
+    if os.environ.get("FLOWSEP_DEBUG") == "1":
+        traceback.print_exc()
+    click.echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

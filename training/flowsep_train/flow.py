@@ -1,0 +1,229 @@
+"""Training of the velocity network on cached latents (SPEC §5)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowsep_ref.unet import UNet
+from flowsep_ref.vae import VAE
+from flowsep_train.latents import LatentCache, Piece
+from flowsep_train.schedule import cosine
+from flowsep_train.text import QueryEncoder
+
+SIGMA_MIN = 1e-4
+TEXT_DROPOUT = 0.1
+EMA_DECAY = 0.999
+ABSENT = 0.15
+"""Share of queries for what is not in the mixture; their target is silence."""
+SHARES = (8, 4, 2, 1)
+"""Pieces are an eighth of a clip, a quarter, half of one, or whole."""
+AUDIBLE = 0.3
+"""A sound is heard at a place if its latent lies so far from silence there, in the mean over its numbers."""
+
+
+class FlowBatch(NamedTuple):
+    """One step's examples: unscaled latents and noise `[B, 8, n, 16]`, times `[B]`, queries."""
+
+    mixture: Tensor
+    target: Tensor
+    noise: Tensor
+    t: Tensor
+    captions: list[str]
+    present: Tensor
+    """Which classes are heard where in the mixture, `[B, labels, n/m, 16/m]`, 0/1; m: `multiple`."""
+
+
+class FlowBatches:
+    """Draws the batches; each piece of a mixture comes with a query for every sound in it.
+
+    The two queries of one mixture differ in the text alone, so that their gradients teach the
+    network to listen to it.
+
+    Args:
+        cache: mixtures.
+        phrasings: captions of all classes, by label.
+        clips: whole clips' worth of pieces a batch.
+        multiple: pieces start and end at multiples of so many latent frames.
+        steps: of the training: short pieces first, whole clips towards the end.
+        skew: times are `u ** skew` of uniform `u`; 1 as published. More puts more of the steps near
+            the noise, where it is decided which sound comes out.
+    """
+
+    REFRESH = 50
+
+    def __init__(
+        self,
+        cache: LatentCache,
+        phrasings: Mapping[str, Sequence[str]],
+        clips: int,
+        multiple: int,
+        steps: int,
+        skew: float = 1.0,
+    ) -> None:
+        self.cache = cache
+        self.phrasings = phrasings
+        self.labels = sorted(phrasings)
+        self.clips = clips
+        self.multiple = multiple
+        self.steps = steps
+        self.skew = skew
+        self.drawn = 0
+
+    def share(self, progress: float, rng: np.random.Generator) -> int:
+        """Length of the batch's pieces, as a share of the clip."""
+        late = max(0.0, progress - 0.5)
+        weights = np.array([1.5 * (1 - progress), 1.0, 0.1 + late, 0.05 + 1.5 * late])
+        return int(rng.choice(SHARES, p=weights / weights.sum()))
+
+    def __call__(self, rng: np.random.Generator, number: int) -> FlowBatch:
+        """Batch `number`, of the generator that belongs to it."""
+        self.drawn += 1
+        if self.drawn % self.REFRESH == 0:
+            self.cache.refresh()
+        share = self.share(min(1.0, number / self.steps), rng)
+        mixtures: list[Tensor] = []
+        targets: list[Tensor] = []
+        captions: list[str] = []
+        present: list[Tensor] = []
+        while len(captions) < max(2, self.clips * share):
+            piece = self.cache.piece(share, self.multiple, rng)
+            classes = self.classes(piece)
+            for target, label in zip(piece.targets, piece.labels, strict=True):
+                present.append(classes)
+                if rng.random() < ABSENT:
+                    label = self.absent(piece.labels, rng)
+                    target = self.cache.silence[:, : target.shape[1]]
+                mixtures.append(piece.mixture)
+                targets.append(target)
+                phrasings = self.phrasings[label]
+                caption = phrasings[int(rng.integers(len(phrasings)))]
+                captions.append("" if rng.random() < TEXT_DROPOUT else caption)
+        x_1 = torch.stack(targets)
+        return FlowBatch(
+            mixture=torch.stack(mixtures),
+            target=x_1,
+            noise=torch.from_numpy(rng.standard_normal(x_1.shape, np.float32)),
+            t=torch.from_numpy((rng.random(len(captions)) ** self.skew).astype(np.float32)),
+            captions=captions,
+            present=torch.stack(present),
+        )
+
+    def classes(self, piece: Piece) -> Tensor:
+        """0/1 by label and place in the middle of the network: what is heard where in a piece."""
+        heard = []
+        for target in piece.targets:
+            apart = (target - self.cache.silence[:, : target.shape[1]]).abs().mean(0, keepdim=True)
+            heard.append(nn.functional.avg_pool2d(apart, self.multiple) > AUDIBLE)
+        found = torch.zeros(len(self.labels), *heard[0].shape[1:])
+        for places, label in zip(heard, piece.labels, strict=True):
+            found[self.labels.index(label)] = places[0].float()
+        return found
+
+    def absent(self, present: list[str], rng: np.random.Generator) -> str:
+        """A class that is not in the mixture."""
+        while True:
+            label = self.labels[int(rng.integers(len(self.labels)))]
+            if label not in present:
+                return label
+
+
+class FlowTraining(lightning.LightningModule):
+    """Rectified flow from noise to the target's latent, given the mixture's latent and the query.
+
+    A small network learns slowly from the velocity's error alone what it hears.  With `labels` a
+    linear layer on its middle, thrown away afterwards, has to name the classes at every place.
+
+    Args:
+        unet: to be trained.
+        queries: text encoder, frozen.
+        scale_factor: of the autoencoder's latents (SPEC §2).
+        steps: in all.
+        learning_rate: at its highest.
+        vae: the autoencoder, for pictures alone.
+        labels: number of classes to be named; 0 for none, as published.
+        naming: weight of that loss.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        queries: QueryEncoder,
+        scale_factor: float,
+        steps: int,
+        learning_rate: float = 1e-3,
+        vae: VAE | None = None,
+        labels: int = 0,
+        naming: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.queries = queries
+        # in a list, so that checkpoints do not carry it
+        self.vaes = [vae] if vae is not None else []
+        self.steps = steps
+        self.learning_rate = learning_rate
+        # oneDNN's convolutions want the channels last; so do the GPU's
+        self.unet = unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.unet).requires_grad_(False)
+        self.naming = naming
+        self.namer: nn.Linear | None = None
+        self.middle: list[Tensor] = []
+        if labels:
+            last = self.unet.middle_block[-1]
+            self.namer = nn.Linear(last.out_layers[-1].out_channels, labels)
+            last.register_forward_hook(lambda module, given, made: self.middle.append(made))
+        self.scale_factor: Tensor
+        self.register_buffer("scale_factor", torch.tensor(scale_factor))
+
+    def training_step(self, batch: FlowBatch, _: int) -> Tensor:
+        x_1, z_mixture = self.scale_factor * batch.target, self.scale_factor * batch.mixture
+        u = batch.t[:, None, None, None]
+        x_t = (1 - (1 - SIGMA_MIN) * u) * batch.noise + u * x_1
+        text, mask = self.queries(batch.captions, self.device)
+        velocity = self.unet(
+            x_t.contiguous(memory_format=torch.channels_last), z_mixture, batch.t, text, mask
+        ).float()
+        loss = (velocity - (x_1 - (1 - SIGMA_MIN) * batch.noise)).square().mean()
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.t))
+        if self.namer is None:
+            return loss
+        features = self.middle.pop().float()
+        self.middle.clear()
+        logits = self.namer(features.movedim(1, -1)).movedim(-1, 1)
+        # summed over the classes: two of forty are heard, and a mean would hide them
+        named = nn.functional.binary_cross_entropy_with_logits(logits, batch.present, reduction="none")
+        named = named.sum(1).mean()
+        self.log("naming", named, prog_bar=True, batch_size=len(batch.t))
+        return loss + self.naming * named
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """The step, and the moving average: in one, for checkpoints are written right behind it."""
+        super().optimizer_step(*arguments, **named)
+        decay = min(EMA_DECAY, (1 + self.global_step) / (10 + self.global_step))
+        for average, parameter in zip(self.ema.parameters(), self.unet.parameters(), strict=True):
+            average.lerp_(parameter.detach(), 1 - decay)
+
+    def pictures(self, batch: FlowBatch) -> dict[str, Tensor]:
+        """Two examples: mixture, target, and what ten Euler steps make of it."""
+        text, mask = self.queries(batch.captions[:2], self.device)
+        mixture, x = self.scale_factor * batch.mixture[:2], batch.noise[:2]
+        for step in range(10):
+            t = torch.full((len(x),), step / 10, device=x.device)
+            x = x + self.ema(x, mixture, t, text, mask) / 10
+        latents = torch.stack([batch.mixture[:2], batch.target[:2], x / self.scale_factor], dim=1)
+        decoded = [vae.to(x.device).decode(latents.flatten(0, 1)) for vae in self.vaes]
+        return {"mixture, target, output": decoded[0]} if decoded else {}
+
+    def configure_optimizers(self) -> lightning.pytorch.utilities.types.OptimizerLRSchedulerConfig:
+        parameters = [*self.unet.parameters(), *(self.namer.parameters() if self.namer is not None else ())]
+        optimizer = torch.optim.AdamW(parameters, self.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": cosine(optimizer, self.steps), "interval": "step"},
+        }
