@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.common.contestants import Contestant
 from benchmarks.common.models import ROOT, Model
-from benchmarks.common.worker import Task
+from benchmarks.common.task import Task
 from flowsep_runtime.errors import BackendError
 
 PAUSE = 0.05

@@ -22,7 +22,7 @@ from flowsep_runtime.solvers import solver_named
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmarks.common.worker import Task
+    from benchmarks.common.task import Task
     from flowsep_runtime.backends import DeviceBackend
 
 VELOCITY, FEATURES = "velocity", "features"

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.common.inputs import STAGE_INPUTS, read_inputs
 from benchmarks.common.runners import CLIP, BundleRunner, Runner, open_runner
+from benchmarks.common.task import Task
 from flowsep_runtime.errors import FlowSepWarning
 
 WARM_UPS = {"cpu": 1, "cuda": 3}
@@ -34,24 +35,6 @@ WARM_UPS = {"cpu": 1, "cuda": 3}
 LEAST_SECONDS, MOST_CALLS = 0.2, {"cpu": 20, "cuda": 1000}
 """A stage that takes milliseconds is called again, until so much time or so many calls have passed. A GPU
 raises its clock under load only, so that it gets the time in any case."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is to be: a contestant (see `contestants.Contestant`) and where its model lies."""
-
-    kind: str
-    engine: str
-    precision: str
-    compilation: str
-    is_low_memory: bool
-    device: str
-    threads: int
-    weights: str
-    config: str | None
-    bundle: str | None
-    plain: str | None
-    inputs: str
 
 
 class Worker:

@@ -173,11 +173,11 @@ def _write_variants(
             shared = onnx_export.share_weights(folder, entry.files, exported[name].files)
             entries[name] = replace(entry, files=shared)
         variants[engine] = entries
-    finished = _finish_for_cuda(folder, exported)
-    return variants | ({"cuda": finished} if finished else {})
+    rewritten = _cuda_variant(folder, exported)
+    return variants | ({"cuda": rewritten} if rewritten else {})
 
 
-def _finish_for_cuda(folder: Path, exported: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+def _cuda_variant(folder: Path, exported: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
     """Write the CUDA provider's spelling of graphs in which it can fuse attention."""
     entries = {}
     for name, entry in exported.items():

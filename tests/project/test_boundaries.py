@@ -149,11 +149,9 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
-def inner_imports(source: Path, known: Collection[str], everywhere: bool) -> Iterator[tuple[str, int]]:
-    """The modules of `known` that a file imports, and the lines; at module level only unless `everywhere`."""
-    pending: list[ast.AST] = [ast.parse(source.read_text(encoding="utf-8"))]
-    while pending:
-        node = pending.pop()
+def inner_imports(source: Path, known: Collection[str]) -> Iterator[tuple[str, int]]:
+    """The modules of `known` that a file imports, wherever in the file, and the lines."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom):
@@ -162,16 +160,6 @@ def inner_imports(source: Path, known: Collection[str], everywhere: bool) -> Ite
                 name = f"{node.module}.{alias.name}"
                 if name in known or node.module in known:
                     yield name if name in known else str(node.module), node.lineno
-        elif not everywhere and (
-            is_for_types(node) or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        ):
-            continue
-        else:
-            pending.extend(ast.iter_child_nodes(node))
-
-
-def is_for_types(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def room_of(module: str, package: str) -> str | None:
@@ -192,7 +180,7 @@ def test_no_room_imports_a_room_above_it(package: str) -> None:
         room = room_of(module, package)
         if room is None:
             continue
-        for name, line in inner_imports(source, known, everywhere=True):
+        for name, line in inner_imports(source, known):
             other = room_of(name, package)
             if other is None or other == room:
                 continue
@@ -205,7 +193,7 @@ def test_no_room_imports_a_room_above_it(package: str) -> None:
 def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
     known = modules(package)
     imports = {
-        module: {name for name, _ in inner_imports(source, known, everywhere=False)} - {module}
+        module: {name for name, _ in inner_imports(source, known)} - {module}
         for module, source in known.items()
     }
     try:
