@@ -6,11 +6,9 @@ arrays) is the backend's own, with real arithmetic.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,7 @@ from flowsep_export.onnx.device_graphs import device_graphs
 from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
 from flowsep_runtime.backends import BACKENDS, DeviceBackend, SolverLoop, open_backend, why_not
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path
-from flowsep_runtime.backends.onnxruntime import cuda, cuda_libraries
+from flowsep_runtime.backends.onnxruntime import cuda
 from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, Manifest
 from tests.gpu.conftest import clip, normal
 
@@ -241,29 +239,3 @@ def test_without_it_the_reason_is_said(toy: Path, monkeypatch: pytest.MonkeyPatc
         open_backend("cuda", toy, Manifest.read(toy))
     monkeypatch.setattr(cuda, "find_spec", lambda name: None)
     assert "not installed" in str(why_not("cuda"))
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda.PROVIDER])
-    missing: set[str] = {"libcuda"}
-    devices = 1
-
-    def count(pointer: Any) -> int:
-        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_int))[0] = devices
-        return 0
-
-    def load(library: str) -> Any:
-        if any(name in library for name in missing):
-            raise OSError(f"{library}: cannot open shared object file")
-        return SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count)
-
-    monkeypatch.setattr(cuda_libraries, "load", load)
-    assert "no NVIDIA driver" in str(why_not("cuda"))
-    missing.clear()
-    devices = 0
-    assert why_not("cuda") == "there is no NVIDIA GPU here"
-    devices = 1
-    missing.add("libcudnn")
-    assert "libcudnn.so.9" in str(why_not("cuda"))
-    missing.clear()
-    assert why_not("cuda") is None

@@ -20,17 +20,20 @@ from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import Arithmetic, Schedule, refuse_half
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
+from flowsep_runtime.backends.nvidia_driver import why_too_full
 from flowsep_runtime.backends.tensorrt.cuda_device import Buffer, Device, DeviceArray, why_no_device
 from flowsep_runtime.backends.tensorrt.engines import EngineSet, Machine, find_engines
 from flowsep_runtime.backends.tensorrt.loop import Loop
 from flowsep_runtime.backends.tensorrt.plans import Bound, Loader, Values
 from flowsep_runtime.bundle.manifest import GRAPHS, Manifest
-from flowsep_runtime.errors import BackendError, FlowSepWarning
+from flowsep_runtime.errors import BackendError, FlowSepWarning, OptionError
 from flowsep_runtime.solvers import euler_steps, solver_named
 
 if TYPE_CHECKING:
     import tensorrt
 
+#: Captured loops that are kept: each has a node for every kernel of every step in it.
+LOOPS = 4
 INPUTS = {name: inputs for name, (inputs, _) in (*GRAPHS.items(), *DEVICE_GRAPHS.items())}
 
 
@@ -59,13 +62,22 @@ def open(
     """Opens the engines that the bundle has for this GPU; nothing is kept in the cache folder.
 
     Raises:
-        OptionError: If it has none, or they compute in half precision and `precision` is "exact".
+        OptionError: If it has none, they compute in half precision and `precision` is "exact", or the GPU
+            has no room for the largest of them.
         BackendError: If they are damaged.
     """
     refuse_half("tensorrt", manifest, precision)
-    device = Device()
+    try:
+        device = Device()
+    except BackendError as error:
+        raise OptionError(f"The tensorrt backend cannot be used here: {str(error).rstrip('.')}.") from error
     try:
         engine_folder, engines = find_engines(folder, manifest, this_machine(device))
+        free, _ = device.call("cudaMemGetInfo")
+        largest = max(entry.plan.bytes for entry in engines.engines.values())
+        reason = why_too_full(int(free), largest + engines.activation_bytes)
+        if reason is not None:
+            raise OptionError(f"The tensorrt backend cannot be used here: {reason}.")
         return TensorRt(engine_folder, engines, device)
     except BaseException:
         device.close()
@@ -222,10 +234,12 @@ class TensorRt:
                 {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": (1, rows.shape[1])},
                 shared,
             )
+            while len(self._loops) >= LOOPS:
+                self._loops.pop(next(iter(self._loops))).release()
             self._loops[key] = Loop(self._device, velocity, advance, rows, lengths)
-        loop = self._loops[key]
+        loop = self._loops[key] = self._loops.pop(key)  # the last used comes last
         solution = loop.run(noise, invariants)
-        if is_new and not loop.is_captured:
+        if is_new and not (loop.is_captured or loop.is_long):
             self._warn("the solver's loop")
         return solution
 
