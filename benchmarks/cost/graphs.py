@@ -16,8 +16,9 @@ import click
 import onnx
 
 from benchmarks.cost.operators import Cost, count
-from flowsep_export.tensorrt.passes import prepared
+from flowsep_export.tensorrt.passes import prepared, prepared_loop
 from flowsep_runtime.backends.device_graphs import device_graph_path
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.bundle.manifest import Manifest
 
 ONCE, A_STEP = "once", "a step"
@@ -59,13 +60,24 @@ def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int, queries
     result = []
     for name in manifest.graphs:
         own = sizes | ({"batch": queries} if name == "encode_text" else {})
-        path = bundle / manifest.graph(name, engine).files[0].name
-        runs = steps if name == "velocity" else 1
-        result.append(Row(name, runs, count(_load(path, engine, own), own)))
+        for part, model in _spelt(bundle, manifest, name, engine, own).items():
+            result.append(Row(part, steps if part in ("velocity", STEP) else 1, count(model, own)))
     if engine != "cpu":  # the host does it in numpy
         cost = count(_load(device_graph_path("advance"), engine, sizes), sizes)
         result.append(Row("advance", steps, cost))
     return result
+
+
+def _spelt(
+    bundle: Path, manifest: Manifest, name: str, engine: str, sizes: Mapping[str, int]
+) -> dict[str, onnx.ModelProto]:
+    """A graph as an engine runs it in a clip: the velocity's in two parts, where it has them."""
+    if name == "velocity" and engine == "tensorrt":
+        return prepared_loop(bundle / manifest.graph(name, engine).files[0].name, sizes)
+    own = manifest.variants.get(engine, {})
+    parts = (CONSTANTS, STEP) if name == "velocity" and STEP in own else (name,)
+    files = {part: bundle / (own.get(part) or manifest.graphs[part]).files[0].name for part in parts}
+    return {part: _load(path, engine, sizes) for part, path in files.items()}
 
 
 def _load(path: Path, engine: str, sizes: Mapping[str, int]) -> onnx.ModelProto:

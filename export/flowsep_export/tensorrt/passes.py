@@ -15,6 +15,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from flowsep_export.onnx.attention import soften_in_half
+from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections, name_groups
+from flowsep_export.onnx.loop_parts import split_loop
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 
 PASSES = 2  # counted up when a pass changes what it makes, so that engines are built again
 
@@ -33,6 +36,31 @@ def prepared(path: Path, sizes: Mapping[str, int]) -> onnx.ModelProto:
     widen_filters(model, path.parent)
     soften_in_half(model)
     return model
+
+
+def prepared_loop(path: Path, sizes: Mapping[str, int]) -> dict[str, onnx.ModelProto]:
+    """The velocity graph for TensorRT, in fewer kernels, and in the two parts of a solver's loop.
+
+    Args:
+        path: The ONNX file of `velocity`.
+        sizes: Of the axes that are fixed, by name.
+    """
+    model = onnx.load(path, load_external_data=False)
+    widen_filters(model, path.parent)
+    soften_in_half(model)
+    for spell in (join_projections, fold_projections_into_text, name_groups):
+        spell(model, path.parent)
+    parts = dict(zip((CONSTANTS, STEP), split_loop(model), strict=True))
+    for part in parts.values():
+        fix_axes(part, sizes)
+    return parts
+
+
+def fixed(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """A copy of a graph, with `fix_axes`."""
+    result = onnx.ModelProto.FromString(model.SerializeToString())
+    fix_axes(result, sizes)
+    return result
 
 
 def fix_axes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import Arithmetic, Schedule, offline, refuse_half
 from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP, parts_of
 from flowsep_runtime.backends.nvidia_driver import free_bytes, why_no_driver, why_too_full
 from flowsep_runtime.backends.onnxruntime.cuda_libraries import missing_library, why_old_driver
 from flowsep_runtime.backends.onnxruntime.shapes import GraphShapes
@@ -108,7 +109,7 @@ class OnnxRuntimeCuda:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._shapes = GraphShapes(manifest)
+        self._shapes = GraphShapes(manifest, self.name)
         self._lock = threading.RLock()
         self._sessions: dict[tuple[Any, ...], InferenceSession] = {}
         self._arrays: dict[tuple[Any, ...], OrtArray] = {}
@@ -152,7 +153,7 @@ class OnnxRuntimeCuda:
         """Gives back a graph's weights; they are loaded again when it is next wanted."""
         with self.session():
             for held in (self._bindings, self._sessions):
-                for key in [key for key in held if key[0] == graph]:
+                for key in [key for key in held if key[0] in parts_of(graph)]:
                     del held[key]
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -165,7 +166,7 @@ class OnnxRuntimeCuda:
         sizes = self._shapes.sizes(graph, {name: values.shape for name, values in inputs.items()}, batch)
         arrays = {name: self._put(graph, name, sizes, values) for name, values in inputs.items()}
         outputs = {
-            name: self._array((graph, *sizes.items(), name), shape, np.dtype(np.float32))
+            name: self._array((graph, *sizes.items(), name), shape, self._shapes.dtype(graph, name))
             for name, shape in self._shapes.outputs(graph, sizes).items()
         }
         self._bind(graph, sizes, arrays, outputs).run()
@@ -194,6 +195,8 @@ class OnnxRuntimeCuda:
     ) -> OrtArray | None:
         """The solver's loop on the device; None for a solver that is not Euler's on some grid of times.
 
+        Where the bundle has the velocity graph in two parts, the loop repeats the second alone.
+
         The state goes to and fro between two arrays, because a captured run has its addresses in it: there
         are two captured runs of the velocity graph, one from each.
         """
@@ -201,15 +204,18 @@ class OnnxRuntimeCuda:
         if lengths is None:
             return None
         features, rows, dts = self._of_schedule(solver, lengths)
+        graph = "velocity"
+        if STEP in self._manifest.variants.get(self.name, {}):
+            graph, invariants = STEP, self.keep(CONSTANTS, invariants)
         shapes: dict[str, tuple[int, ...]] = {"x": noise.shape}
         shapes |= {name: values.shape for name, values in invariants.items()}
         shapes["time_features"] = (noise.shape[0], rows[0].shape[1])
-        sizes = self._shapes.sizes("velocity", shapes, noise.shape[0])
-        fixed = {name: self._put("velocity", name, sizes, values) for name, values in invariants.items()}
+        sizes = self._shapes.sizes(graph, shapes, noise.shape[0])
+        fixed = {name: self._put(graph, name, sizes, values) for name, values in invariants.items()}
         scope = ("loop", *sizes.items())
         floats = np.dtype(np.float32)
         states = (
-            self._put("velocity", "x", sizes, noise),
+            self._put(graph, "x", sizes, noise),
             self._array((*scope, "other x"), noise.shape, floats),
         )
         velocity = self._array((*scope, "velocity"), noise.shape, floats)
@@ -220,7 +226,7 @@ class OnnxRuntimeCuda:
         for step in range(steps):
             x, next_x = states if step % 2 == 0 else states[::-1]
             inputs = {"x": x, "time_features": times, **fixed}
-            self._bind("velocity", sizes, inputs, {"velocity": velocity}).run()
+            self._bind(graph, sizes, inputs, {"velocity": velocity}).run()
             row = rows[min(step + 1, steps - 1)]
             advance = {"x": x, "velocity": velocity, "dt": dts[step], "row": row}
             outputs = {"next_x": next_x, "time_features": times}
@@ -278,7 +284,7 @@ class OnnxRuntimeCuda:
     def _session(self, graph: str, sizes: Mapping[str, int]) -> InferenceSession:
         key = (graph, *sizes.items())
         if key not in self._sessions:
-            path = self._shapes.path(self._folder, graph, self.name)
+            path = self._shapes.path(self._folder, graph)
             options = provider_options(self._manifest)
             self._sessions[key] = self._worker.submit(open_session, path, sizes, options).result()
         return self._sessions[key]

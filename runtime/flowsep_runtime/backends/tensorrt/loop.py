@@ -23,15 +23,24 @@ class Loop:
 
     Args:
         device: Where it runs.
-        velocity, advance: The engines, the second bound to the first's arrays.
+        constants: What stays the same in all steps.
+        velocity, advance: The step's engines, the first bound to what `constants` gives, the second to the
+            first's arrays.
         rows: The time features of every step [N, E].
         lengths: Of every step [N].
     """
 
     def __init__(
-        self, device: Device, velocity: Bound, advance: Bound, rows: DeviceArray, lengths: Floats
+        self,
+        device: Device,
+        constants: Bound,
+        velocity: Bound,
+        advance: Bound,
+        rows: DeviceArray,
+        lengths: Floats,
     ) -> None:
         self._device = device
+        self._constants = constants
         self._velocity = velocity
         self._advance = advance
         self._steps = len(lengths)
@@ -52,10 +61,9 @@ class Loop:
 
     def run(self, noise: Values, invariants: Mapping[str, Values]) -> DeviceArray:
         """From noise [B, 8, t, 16] to the solution, which stays until the velocity engine runs again;
-        `invariants` are inputs of that engine that no step changes."""
+        `invariants` are the inputs of the velocity that no step changes."""
         put(self._device, self._start, noise)
-        for name, values in invariants.items():
-            self._velocity.put(name, values)
+        self._constants.run(invariants)
         state = self._velocity.arrays["x"]
         if not self._is_tried:
             self._is_tried = True

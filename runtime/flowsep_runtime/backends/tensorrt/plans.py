@@ -166,6 +166,13 @@ class Bound:
         else:
             self._graph.launch()
 
+    def run(self, inputs: Mapping[str, Values]) -> dict[str, DeviceArray]:
+        """Enqueues copies into inputs and the work; gives the outputs, valid until the next run."""
+        for tensor, values in inputs.items():
+            self.put(tensor, values)
+        self.launch()
+        return self.outputs
+
     def release(self) -> None:
         """Frees its buffers and its captured graph; it cannot be used again."""
         if self._graph is not None:
