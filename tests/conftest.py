@@ -48,7 +48,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def golden(data: Path) -> dict[str, npt.NDArray[np.generic]]:
-    """Every array that the published code computed on the tiny checkpoint, by its name in the SPEC."""
+    """Arrays of the published code on the tiny checkpoint, by their names in docs/model.md#golden-arrays."""
     with np.load(data / "golden" / "tiny.npz") as arrays:
         return dict(arrays)
 

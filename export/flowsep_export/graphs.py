@@ -168,7 +168,7 @@ class Vocode(nn.Module):
 
 
 def vocoder_tail(config: FlowSepConfig) -> int:
-    """Samples that the vocoder gives beyond `hop_length` a frame (32 as published, SPEC §6)."""
+    """Extra samples at the end of the vocoder's output: 32 as published (docs/model.md#vocoder)."""
     length = frames = 64
     for stride, kernel in zip(
         config.vocoder.upsample_rates, config.vocoder.upsample_kernel_sizes, strict=True

@@ -1,7 +1,7 @@
 """The seven stages of FlowSep on an engine, with numpy arrays in and out.
 
 The same methods, names and shapes as the PyTorch reference, so that any stage of one can be checked against
-the other. Arithmetic: SPEC sections 1 to 6; what stays the same inside the solver loop (a query's keys and
+the other. Arithmetic: docs/model.md; what stays the same inside the solver loop (a query's keys and
 values, the mixture's share of the first convolution, the time features of a schedule) is computed once,
 outside it.
 """
@@ -141,7 +141,7 @@ class Pipeline:
             self.backend.free(graph)
 
     def log_mel(self, waveform: ArrayLike) -> Floats:
-        """Waveform [B, 160 T], normalised (SPEC section 1) -> natural-log mel spectrogram [B, T, 64]."""
+        """Normalised waveform [B, 160 T] -> log-mel spectrogram [B, T, 64] (docs/model.md#front-end)."""
         return self._run("log_mel", waveform=self._waveform(waveform))[0]
 
     def encode_text(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> Floats:
@@ -162,7 +162,7 @@ class Pipeline:
     def velocity(
         self, x: ArrayLike, t: ArrayLike, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
     ) -> Floats:
-        """The velocity network (SPEC section 4) at one time.
+        """The velocity network (docs/model.md#velocity-network) at one time.
 
         Args:
             x: State [B, 8, t, 16].
@@ -225,7 +225,7 @@ class Pipeline:
         solver: str = "euler",
         progress: Callable[[int, int], None] | None = None,
     ) -> Floats:
-        """Follows the velocity from noise at t = 0 to a latent at t = 1 (SPEC section 5).
+        """Follows the velocity from noise at t = 0 to a latent at t = 1 (docs/model.md#solver).
 
         Args:
             noise: Standard normal [B, 8, t, 16].

@@ -1,10 +1,10 @@
 """The levels at which a recording's windows go through the model.
 
-The model knows one level: SPEC section 1 takes the mean off a clip and brings its peak to a half. In a long
-recording every window has an offset and a gain of its own, so that what is quiet is heard as well as what is
-loud. Windows that overlap must hear the same sound there, or they could not agree: both numbers move from one
-window's to the next one's over what the two share, the gain in decibels. There the sound is no louder than
-either window's peak, and so nowhere louder than a half after its gain.
+The model knows one level: a clip loses its mean and gets a peak of one half (docs/model.md#front-end). In a
+long recording every window has an offset and a gain of its own, so that what is quiet is heard as well as
+what is loud. Windows that overlap must hear the same sound there, or they could not agree: both numbers move
+from one window's to the next one's over what the two share, the gain in decibels. There the sound is no
+louder than either window's peak, and so nowhere louder than a half after its gain.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import SILENCE, centred
 from flowsep_runtime.separation.windows import Weights, shares
 
-PEAK = np.float32(0.5)  # SPEC section 1
+PEAK = np.float32(0.5)  # docs/model.md#front-end
 
 
 @dataclass(frozen=True)

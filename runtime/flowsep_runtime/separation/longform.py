@@ -34,7 +34,7 @@ JOININGS: tuple[Joining, ...] = get_args(Joining)
 #: Of a window, shared with the next.
 OVERLAPS = {"joint": 1 / 4, "cross-fade": 1 / 8, "none": 0}
 GROUP = 4  # joint windows that are solved together
-SILENT = np.float32(np.log(1e-5))  # the log-mel spectrogram of silence, SPEC section 1
+SILENT = np.float32(np.log(1e-5))  # the log-mel spectrogram of silence, docs/model.md#front-end
 
 
 class LongForm:
