@@ -25,7 +25,7 @@ def write(folder: Path, content: str) -> None:
     (folder / MANIFEST_NAME).write_text(content)
 
 
-def test_a_finished_bundle_is_all_there_is(tmp_path: Path) -> None:
+def test_a_finished_bundle_leaves_no_temporary_file(tmp_path: Path) -> None:
     with new_bundle(tmp_path / "made" / "bundle") as folder:
         write(folder, "new")
         assert not (tmp_path / "made" / "bundle").exists()
