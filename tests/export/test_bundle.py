@@ -103,6 +103,7 @@ def test_an_export_within_tolerance_tells_its_errors(source: Source, tmp_path: P
     assert said[-1] == ("done", 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(
     options: list[str], tmp_path: Path, number: signal.Signals

@@ -60,6 +60,7 @@ def test_a_float32_graph_has_no_range() -> None:
     assert largest_activation("g", program, [(torch.ones(2, 4),)]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_calibration_feeds_every_graph_what_it_takes(tiny_model: FlowSep, name: str) -> None:
     table = graphs(tiny_model)

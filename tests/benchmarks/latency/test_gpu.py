@@ -247,6 +247,7 @@ def test_every_stage_is_timed_on_the_device_and_a_clip_is_the_cpus(
         assert snr_db([wanted], [actual]) > 90
 
 
+@pytest.mark.slow
 def test_a_worker_measures_stages_clip_and_memory(
     on_doubles: Callable[[str], Any], driver: Driver, toy: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +278,7 @@ def tiny(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FlowSepC
     return config, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["", "fp16"])
 def test_no_stage_of_a_baseline_mixes_devices_or_types(
     tiny: tuple[FlowSepConfig, Path], tmp_path: Path, precision: str
@@ -310,6 +312,7 @@ def test_float32_on_a_gpu_is_float32_for_the_judge_only() -> None:
         products.allow_tf32, convolutions.allow_tf32, convolutions.benchmark = before
 
 
+@pytest.mark.slow
 def test_compiled_baselines_on_a_gpu_are_launched_as_cuda_graphs(
     tiny: tuple[FlowSepConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
