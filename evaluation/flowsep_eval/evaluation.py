@@ -70,7 +70,7 @@ def evaluate(
 
     Raises:
         AudioError: With the manifest's line, if audio cannot be read or a mixture is silent.
-        BackendError: If the engine fails at every item; where it fails at some, they count as silence.
+        BackendError: If the backend fails at every item; where it fails at some, they count as silence.
         OptionError: If an option is wrong, or there is no item.
     """
     if separator.pipeline.manifest.model.sample_rate != SAMPLE_RATE:
@@ -157,7 +157,7 @@ def _warn(sentence: str) -> None:
 
 
 def separated(separator: Separator, mixture: Floats, query: str, options: Options) -> Output:
-    """One separation; silence where the engine fails or gives what is no sound."""
+    """One separation; silence where the backend fails or gives what is no sound."""
     start = time.perf_counter()
     try:
         result = separator.separate(mixture, SAMPLE_RATE, query, **options.fields())

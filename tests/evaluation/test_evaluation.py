@@ -102,13 +102,13 @@ def test_without_the_other_sound_there_is_no_accuracy(pretend: Pretend, test_set
 def test_outputs_that_are_no_numbers_count_as_silence(pretend: Pretend, test_set: Path) -> None:
     def broken(mixture: Floats, query: str) -> Floats:
         if query == "rain":
-            raise BackendError("The engine failed.")
+            raise BackendError("The backend failed.")
         return mixture * np.float32(np.nan) if "low" in query else mixture
 
     scores = evaluate(pretend(broken), read_manifest(test_set), ceiling=False)
     high, low, rain = scores.scored
     assert scores.failed == 2
-    assert high.failed is None and rain.failed == "The engine failed." and "not finite" in str(low.failed)
+    assert high.failed is None and rain.failed == "The backend failed." and "not finite" in str(low.failed)
     assert low.values["si_sdr"] == -60 and rain.values["attenuation"] == pytest.approx(60)
     assert {score.item.id for _, score in chosen(scores)} == {high.item.id}
 

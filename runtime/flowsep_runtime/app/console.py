@@ -24,14 +24,14 @@ def backend_options(command: Function) -> Function:
         click.option(
             "--threads",
             type=click.IntRange(min=1),
-            help="Threads of the engine.  [default: the engine's choice]",
+            help="Threads of the backend.  [default: the backend's choice]",
         ),
         click.option(
             "--precision",
             type=click.Choice(["exact", "fast", "auto"]),
             default="exact",
             show_default=True,
-            help="float32 arithmetic; the engine's quickest that is close to it; or fast where there is one.",
+            help="float32 arithmetic; the quickest that is close to it; or fast where the backend has it.",
         ),
         click.option(
             "--backend",
