@@ -73,9 +73,9 @@ class Separator:
         Args:
             bundle: A folder that flowsep-export wrote; None is the small model that ships with the package.
             backend: "auto" or a name of `backends.BACKENDS`.
-            precision: "exact" (float32 arithmetic), "fast" (the engine's quickest whose error is known to be
+            precision: "exact" (float32 arithmetic), "fast" (the backend's quickest whose error is known to be
                 small) or "auto" ("fast" where this machine has such an arithmetic).
-            threads: Threads of an engine on the CPU; None leaves it to the engine.
+            threads: Threads of a backend on the CPU; None leaves it to the backend.
             low_memory: Keep the graphs of one stage at a time and load them again for the next window.
             cache: Whether encoded queries, compiled graphs and the results of checks may be kept in the
                 user's cache folder.
@@ -95,9 +95,9 @@ class Separator:
     def warm_up(self, channels: int = 1, **options: Unpack[OptionFields]) -> None:
         """Does now what the first separation would do besides its work.
 
-        Graphs are loaded, and the text encoder stays; an engine on a GPU also runs a clip of silence, so that
+        Graphs are loaded, and the text encoder stays; a backend on a GPU also runs a clip of silence, so that
         its memory is allocated and its CUDA graphs are captured. With low memory every stage is loaded once
-        and given back: what an engine keeps in the cache folder is then there.
+        and given back: what a backend keeps in the cache folder is then there.
 
         Args:
             channels: Channels that sound in the recordings to come; at most 4 go through the model together.
@@ -162,7 +162,7 @@ class Separator:
             AudioError: If the audio is empty, not floating point, or holds NaN or infinite samples.
             QueryError: If the query is empty.
             OptionError: If an option is out of range.
-            BackendError: If the engine fails or gives numbers that are not finite.
+            BackendError: If the backend fails or gives numbers that are not finite.
         """
         if not isinstance(query, str):
             raise QueryError("separate takes one query: give several to separate_all.")
