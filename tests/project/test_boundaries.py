@@ -60,6 +60,7 @@ ROOMS = {
         "backends.onnxruntime",
         "backends.openvino",
         "backends.tensorrt",
+        "options",
         "device_pipeline",
         "pipeline",
         "separation",
