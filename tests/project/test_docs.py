@@ -63,6 +63,7 @@ REFERENCE = {
 }
 OTHER_PROGRAMS = {
     "--constraint",
+    "--no-deps",
     "--editable",
     "--extra-index-url",
     "--upgrade",
