@@ -24,7 +24,7 @@ FREQUENCIES = np.array([3.0, 1.0, 5.0])
 
 
 def error(solver: Solver, steps: int) -> float:
-    """Of dx/dt = x + cos(w t), curves in time and space: the errors of some can vanish, of all cannot."""
+    """Error for dx/dt = x + cos(w t), curves in time and space: errors of some can vanish, of all cannot."""
     times = solver.times(steps).astype(np.float64)
 
     def velocity(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], k: int) -> object:

@@ -37,7 +37,7 @@ class FlowBatch(NamedTuple):
     t: Tensor
     captions: list[str]
     present: Tensor
-    """Which classes are heard where in the mixture, `[B, labels, n/m, 16/m]`, 0/1; m: `multiple`."""
+    """Classes heard at every place of the mixture, `[B, labels, n/m, 16/m]`, 0/1; m: `multiple`."""
 
 
 class FlowBatches:
@@ -50,7 +50,7 @@ class FlowBatches:
         cache: mixtures.
         phrasings: captions of all classes, by label.
         clips: whole clips' worth of pieces a batch.
-        multiple: pieces start and end at multiples of so many latent frames.
+        multiple: pieces start and end at multiples of this number of latent frames.
         steps: of the training: short pieces first, whole clips towards the end.
         skew: times are `u ** skew` of uniform `u`; 1 as published. More puts more of the steps near
             the noise, where it is decided which sound comes out.

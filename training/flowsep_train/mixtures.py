@@ -20,7 +20,7 @@ SAMPLE_RATE = 16000
 ALONE = 0.06
 """Share of clips with one sound only."""
 LOUDNESS_RANGE = 15.0
-"""The second sound lies at up to so many dB below or above the first."""
+"""Largest level difference of the two sounds, in dB."""
 
 Batch = TypeVar("Batch")
 
