@@ -7,8 +7,6 @@ as much as the velocity network, so a small network that imitates it stands in f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,7 +45,6 @@ def imitate(
     cache: LatentCache,
     steps: int = 600,
     seed: int = 0,
-    said: Callable[[int, float], None] = lambda step, error: None,
 ) -> DecoderImitation:
     """Train an imitation of a decoder on the latents of a cache, clean and noisy.
 
@@ -56,7 +53,6 @@ def imitate(
         cache: mixtures.
         steps: batches of eight pieces of 1.28 s.
         seed: of weights and pieces.
-        said: told after each step its number and the mean absolute error of the log-mel.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -80,7 +76,6 @@ def imitate(
         error.backward()
         optimizer.step()
         decay.step()
-        said(step + 1, float(error.detach()))
     return imitation.requires_grad_(False).eval()
 
 
