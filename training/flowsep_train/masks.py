@@ -1,8 +1,8 @@
 """The loss of a mask: what a separation by masking gets wrong, in a form that a flow can learn from.
 
 A mask is the share of a time-frequency cell that belongs to the target.  It follows from the log-mel
-spectrograms of a target and of everything else, and those from latents.  The decoder costs four times
-as much as the velocity network, so a small network that imitates it stands in for it.
+spectrograms of a target and of everything else, and those from latents.  The decoder costs several
+times as much as a small velocity network, so three convolutions that imitate it stand in for it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def imitate(
     optimizer = torch.optim.AdamW(imitation.parameters(), 2e-3)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.1)
     deviation = 1 / cache.scale_factor()
-    for step in range(steps):
+    for _ in range(steps):
         pieces = [cache.piece(8, STRIDE, rng) for _ in range(PIECES // 2)]
         z = torch.stack([z for piece in pieces for z in (piece.mixture, piece.target)])
         noise = torch.from_numpy(rng.standard_normal(z.shape, np.float32))
