@@ -37,7 +37,7 @@ class DecoderImitation(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         h = F.silu(self.first(z))
-        return F.pixel_shuffle(self.last(F.silu(self.middle(h))), STRIDE)[:, 0]
+        return F.pixel_shuffle(self.last(F.silu(self.middle(h))), STRIDE)[:, 0] + TYPICAL_LOG_MEL
 
 
 def imitate(
@@ -58,7 +58,6 @@ def imitate(
     rng = np.random.default_rng(seed)
     vae = vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     imitation = DecoderImitation(cache.silence.shape[0])
-    nn.init.constant_(imitation.last.bias, TYPICAL_LOG_MEL)
     optimizer = torch.optim.AdamW(imitation.parameters(), 2e-3)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.1)
     deviation = 1 / cache.scale_factor()
