@@ -337,7 +337,9 @@ class BundleRunner:
         from flowsep_runtime import Separator
 
         rate = self.pipeline.manifest.model.sample_rate
-        found = Separator(self.pipeline).separate(inputs["waveform"][0], rate, QUERY, steps, solver, SEED)
+        found = Separator(self.pipeline).separate(
+            inputs["waveform"][0], rate, QUERY, steps=steps, solver=solver, seed=SEED
+        )
         return found.target[None]
 
 

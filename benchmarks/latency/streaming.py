@@ -30,7 +30,7 @@ from flowsep_runtime import BackendError, Separator
 from flowsep_runtime.app.console import run
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.resampling import resampled
-from flowsep_runtime.separation.longform import JOININGS, Joining
+from flowsep_runtime.options import JOININGS, Joining
 
 PROGRAM = "benchmarks.latency.streaming"
 FILE = click.Path(path_type=Path)

@@ -90,7 +90,12 @@ def measure(
             say(f"{setting}: {setting.evaluations} evaluations")
             for name, items in sets.items():
                 row.sets[name] = evaluate(
-                    separator, items, setting.steps, setting.solver, seed, ceiling=False
+                    separator,
+                    items,
+                    ceiling=False,
+                    steps=setting.steps,
+                    solver=setting.solver,
+                    seed=seed,
                 )
             if converged is not None:
                 latents = ends(separator.pipeline, begun, setting.steps, setting.solver)

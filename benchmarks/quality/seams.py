@@ -31,7 +31,8 @@ from flowsep_runtime import Separator
 from flowsep_runtime.app.console import run
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.bundle.manifest import ModelEntry
-from flowsep_runtime.separation.longform import JOININGS, OVERLAPS, Joining
+from flowsep_runtime.options import JOININGS, Joining
+from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.separation.windows import window_starts
 
 PROGRAM = "benchmarks.quality.seams"
@@ -124,7 +125,13 @@ def command(
         for joining in JOININGS:
             say(f"mixture {number + 1} of {len(mixtures)}: {mixture.query}, {joining}")
             result = separator.separate(
-                mixture.mixture, RATE, mixture.query, steps, solver, seed + number, windows=joining
+                mixture.mixture,
+                RATE,
+                mixture.query,
+                steps=steps,
+                solver=solver,
+                seed=seed + number,
+                windows=joining,
             )
             places = seams(len(mixture.mixture), separator.pipeline.manifest.model, joining)
             measured[joining].append(scores(result.target, mixture, places))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import SILENCE, centred
-from flowsep_runtime.separation.windows import Weights, shares
+from flowsep_runtime.separation.windows import Weights, window_weights
 
 PEAK = np.float32(0.5)  # docs/model.md#front-end
 
@@ -66,7 +66,7 @@ def curves(windows: Sequence[Window], length: int, overlap: int, positions: Weig
         length, overlap: Of a window, in latent frames.
         positions: In latent frames; the middle of sample n is (n + 0.5) / samples a latent frame.
     """
-    weights = shares([window.start for window in windows], length, overlap, positions).T
+    weights = window_weights([window.start for window in windows], length, overlap, positions).T
     levels = [window.level for window in windows]
     sounding = np.stack([level.sounding for level in levels]).astype(np.float64)
     presence = weights @ sounding
