@@ -184,7 +184,7 @@ def test_a_batch_asks_every_mixture_for_a_sound_and_for_the_rest(work: Path) -> 
         empty += sum(caption == "" for caption in batch.captions)
         complements += sum(caption not in known | {""} for caption in batch.captions[1::2])
         absent += sum(torch.equal(target, silence[:, : target.shape[1]]) for target in batch.target[::2])
-    assert 0.04 < empty / rows < 0.17 and 0.02 < absent / rows < 0.17
+    assert 0.04 < empty / rows < 0.17 and 0.02 < absent / rows < 0.25
     assert 0.2 < complements / rows < 0.5
 
 

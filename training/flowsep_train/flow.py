@@ -21,7 +21,7 @@ from flowsep_train.text import QueryEncoder, complement
 SIGMA_MIN = 1e-4
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
-ABSENT = 0.12
+ABSENT = 0.25
 """Share of mixtures that are asked for what is not in them: the target is silence, the rest everything."""
 SHARES = (8, 4, 2, 1)
 """Pieces are an eighth of a clip, a quarter, half of one, or whole."""
