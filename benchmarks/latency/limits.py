@@ -1,8 +1,8 @@
 """Share of the chip's limit: the least time of a stage's operations and bytes over the measured time.
 
 The peaks are measured on the same chip. Operations and bytes are those of this project's graphs in half
-precision (`cost/graphs.py`), after the fusion that `cost/operators.py` estimates, for all contestants. A perfect
-backend computes and moves at once, each at its peak, so the least time is the longer of the two.
+precision (`cost/graphs.py`), after the fusion that `cost/operators.py` estimates, for all contestants. A
+perfect backend computes and moves at once, each at its peak, so the least time is the longer of the two.
 """
 
 from __future__ import annotations
