@@ -49,10 +49,6 @@ class FlowBatch(NamedTuple):
     t: Tensor
     captions: list[str]
     present: Tensor
-<<<<<<< HEAD
-    """Classes heard at every place of the mixture, `[B, labels, n/m, 16/m]`, 0/1; m: `multiple`."""
-=======
->>>>>>> main
 
 
 class FlowBatches:

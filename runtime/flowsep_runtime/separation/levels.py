@@ -25,7 +25,7 @@ PEAK = np.float32(0.5)  # docs/model.md#front-end
 
 @dataclass(frozen=True)
 class Level:
-    """Level of one window, by channel: mean, presence of sound, and the gain to a peak of ½ (1 in silence)."""
+    """Level of one window, by channel: mean, presence of sound, and gain to a peak of ½ (1 in silence)."""
 
     offset: NDArray[np.float64]
     sounding: NDArray[np.bool_]
