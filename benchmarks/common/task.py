@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to be: a contestant (see `contestants.Contestant`) and where its model lies."""
+    """Task of a worker: a contestant (see `contestants.Contestant`) and the place of its model."""
 
     kind: str
-    engine: str
+    backend: str
     precision: str
     compilation: str
     is_low_memory: bool

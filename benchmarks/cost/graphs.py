@@ -1,6 +1,6 @@
 """Kernels, operations and bytes of a separation, counted from a bundle's graphs: no GPU is needed.
 
-    python -m benchmarks.cost.graphs --bundle bundles/v2_100k-fp16 --engine tensorrt
+    python -m benchmarks.cost.graphs --bundle bundles/v2_100k-fp16 --backend tensorrt
 
 What is an estimate says so; see `operators.py` for what is counted and how.
 """
@@ -33,12 +33,12 @@ class Row:
     cost: Cost
 
 
-def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int, queries: int = 1) -> list[Row]:
+def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, queries: int = 1) -> list[Row]:
     """Every graph of a clip's separation, in the order of use.
 
     Args:
         bundle: The bundle.
-        engine: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
+        backend: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
         batch: Channels that go together.
         frames: Mel frames.
         steps: Of the solver.
@@ -60,28 +60,28 @@ def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int, queries
     result = []
     for name in manifest.graphs:
         own = sizes | ({"batch": queries} if name == "encode_text" else {})
-        for part, model in _spelt(bundle, manifest, name, engine, own).items():
+        for part, model in _spelt(bundle, manifest, name, backend, own).items():
             result.append(Row(part, steps if part in ("velocity", STEP) else 1, count(model, own)))
-    if engine != "cpu":  # the host does it in numpy
-        cost = count(_load(device_graph_path("advance"), engine, sizes), sizes)
+    if backend != "cpu":  # the host does it in numpy
+        cost = count(_load(device_graph_path("advance"), backend, sizes), sizes)
         result.append(Row("advance", steps, cost))
     return result
 
 
 def _spelt(
-    bundle: Path, manifest: Manifest, name: str, engine: str, sizes: Mapping[str, int]
+    bundle: Path, manifest: Manifest, name: str, backend: str, sizes: Mapping[str, int]
 ) -> dict[str, onnx.ModelProto]:
-    """A graph as an engine runs it in a clip: the velocity's in two parts, where it has them."""
-    if name == "velocity" and engine == "tensorrt":
-        return prepared_loop(bundle / manifest.graph(name, engine).files[0].name, sizes)
-    own = manifest.variants.get(engine, {})
+    """A graph as a backend runs it in a clip: the velocity's in two parts, where it has them."""
+    if name == "velocity" and backend == "tensorrt":
+        return prepared_loop(bundle / manifest.graph(name, backend).files[0].name, sizes)
+    own = manifest.variants.get(backend, {})
     parts = (CONSTANTS, STEP) if name == "velocity" and STEP in own else (name,)
     files = {part: bundle / (own.get(part) or manifest.graphs[part]).files[0].name for part in parts}
-    return {part: _load(path, engine, sizes) for part, path in files.items()}
+    return {part: _load(path, backend, sizes) for part, path in files.items()}
 
 
-def _load(path: Path, engine: str, sizes: Mapping[str, int]) -> onnx.ModelProto:
-    if engine == "tensorrt":
+def _load(path: Path, backend: str, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    if backend == "tensorrt":
         return prepared(path, sizes)
     return onnx.load(path, load_external_data=False)
 
@@ -114,23 +114,25 @@ def markdown(rows: list[Row]) -> str:
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), required=True, help="What flowsep-export wrote.")
 @click.option(
-    "--engine",
+    "--backend",
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
     default="tensorrt",
     show_default=True,
-    help="Whose spelling of the graphs to count.",
+    help="Count this backend's variants of the graphs.",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips that go together.")
 @click.option("--frames", type=click.IntRange(1), help="Mel frames.  [default: a clip's]")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def main(bundle: Path, engine: str, batch: int, frames: int | None, steps: int | None, as_json: bool) -> None:
+def main(
+    bundle: Path, backend: str, batch: int, frames: int | None, steps: int | None, as_json: bool
+) -> None:
     """Count what a separation with BUNDLE asks of a GPU."""
     model = Manifest.read(bundle).model
     frames = frames or model.clip_frames
     if frames % model.frame_multiple:
         raise click.BadParameter(f"must be a multiple of {model.frame_multiple}", param_hint="--frames")
-    counted = rows(bundle, engine, batch, frames, steps or model.default_steps)
+    counted = rows(bundle, backend, batch, frames, steps or model.default_steps)
     if as_json:
         answer = {"rows": [asdict(row) for row in counted], "clip": asdict(clip(counted))}
         click.echo(json.dumps(answer))

@@ -1,4 +1,4 @@
-"""How long a clip takes, stage by stage: this project's engines beside those that anyone could set up.
+"""Time of a clip, stage by stage, of this project's backends and of baselines.
 
     python -m benchmarks.latency --sizes published --rounds 3
     python -m benchmarks.latency --device cuda --batch 4
@@ -51,17 +51,19 @@ PROGRAM = "benchmarks.latency"
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where everyone computes; auto is a GPU where PyTorch finds one.",
+    help="Device of all contestants; auto is a GPU if PyTorch finds one.",
 )
 @click.option(
     "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."
 )
-@click.option("--solver", default="euler", show_default=True, help="Solver of the flow, for everyone.")
+@click.option("--solver", default="euler", show_default=True, help="Solver of all contestants.")
 @click.option(
     "--seconds", type=click.FloatRange(0.1, 60), default=10.24, show_default=True, help="Of a clip."
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="For everyone.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of each contestant."
+)
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Interleaved rounds.")
 @click.option(
     "--backends",
@@ -87,7 +89,7 @@ def command(
     markdown: Path | None,
     picture: Path | None,
 ) -> None:
-    """Time every stage and a whole clip on this project's engines and on the baselines."""
+    """Time every stage and a whole clip on this project's backends and on the baselines."""
     solver_named(solver)
     check_destinations(json_file, markdown, picture)
     work = (work or default_work()).resolve()
@@ -154,7 +156,7 @@ def _with_engines(
     kept = []
     for contestant in taking_part:
         bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
-        if contestant.engine == "tensorrt" and bundle is not None and bundle.is_relative_to(work):
+        if contestant.backend == "tensorrt" and bundle is not None and bundle.is_relative_to(work):
             try:
                 build_engines(bundle, batch, frames)
             except BackendError as error:

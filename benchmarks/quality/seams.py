@@ -1,4 +1,4 @@
-"""What is heard where the windows of a long recording meet, and what each way to join them costs.
+"""Errors where the windows of a long recording meet, and the cost of each way to join them.
 
     python -m benchmarks.quality.seams --manifest runs/sets/held-out/manifest.jsonl
 
@@ -31,7 +31,8 @@ from flowsep_runtime import Separator
 from flowsep_runtime.app.console import run
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.bundle.manifest import ModelEntry
-from flowsep_runtime.separation.longform import JOININGS, OVERLAPS, Joining
+from flowsep_runtime.options import JOININGS, Joining
+from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.separation.windows import window_starts
 
 PROGRAM = "benchmarks.quality.seams"
@@ -42,7 +43,7 @@ DECIBELS = 20 / np.log(10)
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one mixture, in dB: error near seams and away from them, jump at seams and halfway between."""
+    """Scores of one mixture in dB: error near seams and away from them, jump at seams and halfway between."""
 
     error: float
     error_at_seams: float
@@ -52,7 +53,7 @@ class Scores:
 
 
 def seams(samples: int, model: ModelEntry, joining: Joining) -> list[tuple[int, int]]:
-    """Where one window hands over to the next: first and last mel frame, which may be the same."""
+    """Seams between windows: first and last mel frame of each, which may be the same."""
     per_frame = model.hop_length * model.latent_stride
     window = model.clip_samples // per_frame
     overlap = int(window * OVERLAPS[joining])
@@ -62,7 +63,7 @@ def seams(samples: int, model: ModelEntry, joining: Joining) -> list[tuple[int, 
 
 
 def scores(output: Floats, mixture: LongMixture, places: Sequence[tuple[int, int]]) -> Scores:
-    """Of one output [samples]."""
+    """Scores of one output [samples]."""
     floor = floor_below(mel_magnitudes(mixture.mixture))
     found, wanted = (
         DECIBELS * np.log(np.maximum(mel_magnitudes(each), floor)) for each in (output, mixture.target)
@@ -92,12 +93,12 @@ def _jump(spectrogram: NDArray[np.float32], place: int) -> float:
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--manifest", type=FILE, required=True, help="Test set of flowsep-eval.")
 @click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
-@click.option("--backend", default="auto", show_default=True, help="Engine.")
+@click.option("--backend", default="auto", show_default=True, help="Backend.")
 @click.option("--seconds", type=click.FloatRange(5), default=57.0, show_default=True, help="Of a mixture.")
 @click.option("--mixtures", "count", type=click.IntRange(1), default=12, show_default=True, help="How many.")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the backend.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of pairs and noise.")
 @click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
 @click.option("--markdown", type=FILE, help="Write the table, which is also printed.")
@@ -124,7 +125,13 @@ def command(
         for joining in JOININGS:
             say(f"mixture {number + 1} of {len(mixtures)}: {mixture.query}, {joining}")
             result = separator.separate(
-                mixture.mixture, RATE, mixture.query, steps, solver, seed + number, windows=joining
+                mixture.mixture,
+                RATE,
+                mixture.query,
+                steps=steps,
+                solver=solver,
+                seed=seed + number,
+                windows=joining,
             )
             places = seams(len(mixture.mixture), separator.pipeline.manifest.model, joining)
             measured[joining].append(scores(result.target, mixture, places))

@@ -30,7 +30,7 @@ def perfect(sounds: dict[str, Floats]) -> Callable[[Floats, str], Floats]:
     return answer
 
 
-def test_a_perfect_separator(
+def test_a_perfect_separator_gets_perfect_scores(
     pretend: Pretend, perfect: Callable[[Floats, str], Floats], test_set: Path
 ) -> None:
     scores = evaluate(pretend(perfect), read_manifest(test_set), ceiling=False)
@@ -47,7 +47,7 @@ def test_a_perfect_separator(
     assert scores.failed == 0
 
 
-def test_doing_nothing_scores_what_the_mixture_does(pretend: Pretend, test_set: Path) -> None:
+def test_returning_the_mixture_scores_as_the_mixture(pretend: Pretend, test_set: Path) -> None:
     total = evaluate(
         pretend(lambda mixture, query: mixture), read_manifest(test_set), ceiling=False
     ).overall()
@@ -68,7 +68,8 @@ def test_the_masked_mixture_is_scored_instead(
     # the pretender's mask halves the mixture
     assert total["si_sdr_improvement"].mean == pytest.approx(0, abs=1e-4)
     assert total["attenuation"].mean == pytest.approx(20 * math.log10(2), abs=1e-3)
-    assert pretender.more == [{"guidance": 2.0, "candidates": 3}] * 3
+    for options in pretender.more:
+        assert (options["guidance"], options["candidates"], options["kind"]) == (2.0, 3, "masked")
 
 
 def test_the_wrong_sound_is_not_accurate(
@@ -83,7 +84,7 @@ def test_the_wrong_sound_is_not_accurate(
     assert "query_accuracy_ceiling" in total
 
 
-def test_silence_is_accurate_for_nothing(pretend: Pretend, test_set: Path) -> None:
+def test_silence_counts_as_inaccurate(pretend: Pretend, test_set: Path) -> None:
     total = evaluate(
         pretend(lambda mixture, _: 0 * mixture), read_manifest(test_set), ceiling=False
     ).overall()
@@ -101,13 +102,13 @@ def test_without_the_other_sound_there_is_no_accuracy(pretend: Pretend, test_set
 def test_outputs_that_are_no_numbers_count_as_silence(pretend: Pretend, test_set: Path) -> None:
     def broken(mixture: Floats, query: str) -> Floats:
         if query == "rain":
-            raise BackendError("The engine failed.")
+            raise BackendError("The backend failed.")
         return mixture * np.float32(np.nan) if "low" in query else mixture
 
     scores = evaluate(pretend(broken), read_manifest(test_set), ceiling=False)
     high, low, rain = scores.scored
     assert scores.failed == 2
-    assert high.failed is None and rain.failed == "The engine failed." and "not finite" in str(low.failed)
+    assert high.failed is None and rain.failed == "The backend failed." and "not finite" in str(low.failed)
     assert low.values["si_sdr"] == -60 and rain.values["attenuation"] == pytest.approx(60)
     assert {score.item.id for _, score in chosen(scores)} == {high.item.id}
 
@@ -137,7 +138,7 @@ def test_a_silent_mixture_is_a_mistake(pretend: Pretend, test_set: Path) -> None
 
 
 @pytest.mark.parametrize(("seconds", "rate"), [(0.3, RATE), (1.0, RATE), (0.64, 22050)])
-def test_targets_of_another_length_or_rate(
+def test_a_target_of_another_length_or_rate_is_fitted_with_a_warning(
     seconds: float, rate: int, pretend: Pretend, test_set: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     soundfile.write(test_set.with_name("high.wav"), tone(3000.0, seconds, rate), rate, "FLOAT")
@@ -185,6 +186,6 @@ def test_sets_together_are_all_their_rows(pretend: Pretend, test_set: Path) -> N
     assert both.overall()["query_accuracy"].count == 2 * scores.overall()["query_accuracy"].count
 
 
-def test_nothing_to_evaluate(pretend: Pretend) -> None:
+def test_an_empty_test_set_is_refused(pretend: Pretend) -> None:
     with pytest.raises(OptionError, match="test set is empty"):
         evaluate(pretend(lambda mixture, _: mixture), [])

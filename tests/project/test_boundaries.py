@@ -60,6 +60,7 @@ ROOMS = {
         "backends.onnxruntime",
         "backends.openvino",
         "backends.tensorrt",
+        "options",
         "device_pipeline",
         "pipeline",
         "separation",
@@ -202,6 +203,7 @@ def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(FOLDERS))
 def test_every_module_imports_with_the_forbidden_packages_blocked(package: str) -> None:
     result = run(f"PACKAGE = {package!r}\n{refusing(FORBIDDEN[package])}{IMPORT_ALL}")
@@ -220,6 +222,7 @@ def test_no_line_imports_a_forbidden_package(package: str) -> None:
     assert crossings == []
 
 
+@pytest.mark.slow
 def test_scoring_needs_neither_pytorch_nor_the_reference() -> None:
     imports = "import flowsep_eval.evaluation, flowsep_eval.writing"
     result = run(refusing({"torch", "transformers", "flowsep_ref"}) + imports)
@@ -242,7 +245,7 @@ def test_the_blocker_blocks(name: str) -> None:
         ("flowsep-eval", "flowsep_eval.cli"),
     ],
 )
-def test_a_command_line_prints_its_help_without_an_engine_or_an_audio_library(
+def test_a_command_line_prints_its_help_without_a_backend_or_an_audio_library(
     command: str, module: str
 ) -> None:
     start = f"sys.argv = [{command!r}, '--help']\nfrom {module} import main\nsys.exit(main())"

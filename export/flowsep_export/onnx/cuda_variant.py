@@ -1,5 +1,5 @@
-"""What ONNX Runtime's CUDA provider wants otherwise in a half-precision velocity graph: fewer kernels, and
-attention as one operator.
+"""Variant of a half-precision velocity graph for ONNX Runtime's CUDA provider: fewer kernels, and attention
+as one operator.
 
 ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
 operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
@@ -27,11 +27,12 @@ from flowsep_export.onnx.cuda_kernels import (
     use_microsoft,
 )
 from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections
+from flowsep_export.onnx.links import makers, users
 
 ATTENTION = "MultiHeadAttention"
 
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Of `[B, N, H, D]`: for queries and values, and for keys."""
+"""Permutations of `[B, N, H, D]`: for queries and values, and for keys."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,13 @@ def fuse_attention(model: onnx.ModelProto, folder: Path) -> int:
         How many attentions were fused.
     """
     graph = model.graph
-    maker = {name: node for node in graph.node for name in node.output}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    maker, readers = makers(graph), users(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     found = {
         attention.output: attention
         for node in graph.node
-        if node.op_type == "Softmax" and (attention := _attention(node, maker, users, constants)) is not None
+        if node.op_type == "Softmax"
+        and (attention := _attention(node, maker, readers, constants)) is not None
     }
     for index, node in enumerate(graph.node):
         if node.output[0] in found:
@@ -136,7 +134,7 @@ def _split_heads(
     maker: Mapping[str, onnx.NodeProto],
     constants: Mapping[str, onnx.TensorProto],
 ) -> tuple[str, int] | None:
-    """What was `[B, N, H · D]` before heads were told apart, and H."""
+    """The tensor `[B, N, H · D]` before its heads were split, and H."""
     transposed = maker.get(name)
     if transposed is None or transposed.op_type != "Transpose":
         return None

@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from flowsep_export.onnx.links import makers, users
+
 Values = NDArray[Any]
 
 
@@ -25,11 +27,7 @@ class Editor:
         self.graph = model.graph
         self._folder = folder
         self._stored = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.maker = {name: node for node in self.graph.node for name in node.output}
-        self.users: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                self.users.setdefault(name, []).append(node)
+        self.maker, self.users = makers(self.graph), users(self.graph)
         self._outputs = {value.name for value in self.graph.output}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -48,9 +46,9 @@ class Editor:
 
     def only_user(self, name: str, kind: str) -> onnx.NodeProto | None:
         """Who reads a tensor, if nobody else does and it is of that kind."""
-        users = self.users.get(name, [])
-        alone = len(users) == 1 and name not in self._outputs
-        return users[0] if alone and users[0].op_type == kind else None
+        readers = self.users.get(name, [])
+        alone = len(readers) == 1 and name not in self._outputs
+        return readers[0] if alone and readers[0].op_type == kind else None
 
     def store(self, name: str, values: Values) -> str:
         """Adds a constant, once; gives its name."""

@@ -1,6 +1,6 @@
 """The anti-aliased snake in polyphase form, in two spellings of the sine.
 
-The published form goes up to twice the rate by a transposed convolution, which an engine runs as
+The published form goes up to twice the rate by a transposed convolution, which a backend runs as
 matrix products over zeros, and down by a strided one.  Even and odd samples at the high rate are two
 plain convolutions at the low rate, the snake does not mix samples, and the way down is two more: as rows of
 one image, both are one.
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from flowsep_ref.vocoder import AntiAliasedSnake
 
 Spelling = Literal["cosine", "polynomial"]
-"""How sin² is written.  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
-Round and a polynomial in plain operations, for engines that fuse those and run cosines one by one."""
+"""Form of sin².  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
+Round and a polynomial in plain operations, for backends that fuse those and run cosines one by one."""
 
 END = 2**63 - 1
 op: Any = opset20  # its stubs have no place for the values of a graph in the making
@@ -46,7 +46,7 @@ def sin_squared_polynomial(degree: int = DEGREE) -> tuple[tuple[float, ...], flo
 
 
 class PolyphaseSnake(nn.Module):
-    """What `flowsep_ref.vocoder.AntiAliasedSnake` computes, on `[B, C, 1, L]` (length kept).
+    """`flowsep_ref.vocoder.AntiAliasedSnake` in polyphase form, on `[B, C, 1, L]` (length kept).
 
     Up: with taps f and x repeated beyond its ends, y[2i] = 2 Σ_a f[11-2a] x[i-3+a] and
     y[2i+1] = 2 Σ_a f[10-2a] x[i-2+a], a = 0 … 5.  Down: z[i] = Σ_a g[2a+1] s[2(i-2+a)] +
@@ -160,4 +160,4 @@ def polyphase_snake_onnx(
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.flowsep.polyphase_snake.default: polyphase_snake_onnx
 }
-"""For `torch.onnx.export`."""
+"""Translation for `torch.onnx.export`."""

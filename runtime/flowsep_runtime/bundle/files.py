@@ -1,7 +1,7 @@
 """The files of a bundle from a stranger: each lies in the folder, is a plain file, and reads no other.
 
 What a name in a manifest or in a graph leads to is looked at before anything is opened: a link, a path with
-folders in it or a named pipe could show files of this machine to an engine, or make it wait for ever.
+folders in it or a named pipe could show files of this machine to a backend, or make it wait for ever.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class RefusedFileError(ValueError):
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name is that of a file in this very folder, on every system."""
+    """True if a name is a file name without a folder, on every system."""
     return name not in ("", ".", "..") and not any(c in '/\\:*?"<>|' or c < " " for c in name)
 
 
 def inspected(folder: Path, name: str) -> os.stat_result:
-    """What the system says of a file of a bundle.
+    """The system's status of a file of a bundle.
 
     Raises:
         RefusedFileError: If it lies elsewhere or is no plain file.

@@ -193,7 +193,7 @@ class TokenizerEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where the bundle comes from: the checkpoint's file name and SHA-256, package versions, UTC time in ISO
+    """Origin of the bundle: the checkpoint's file name and SHA-256, package versions, UTC time in ISO
     8601."""
 
     checkpoint: str
@@ -225,13 +225,12 @@ class Manifest:
     provenance: Provenance
     ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
     variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
-    """Engine -> graph -> the spelling of it that this engine runs fastest; equal to the graph of that name in
-    exact arithmetic."""
+    """Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic."""
     format: int = FORMAT
 
-    def graph(self, name: str, engine: str) -> GraphEntry:
-        """The entry of a graph for an engine: its variant, or the one for all."""
-        return self.variants.get(engine, {}).get(name) or self.graphs[name]
+    def graph(self, name: str, backend: str) -> GraphEntry:
+        """The entry of a graph for a backend: its variant, or the one for all."""
+        return self.variants.get(backend, {}).get(name) or self.graphs[name]
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Manifest:
@@ -329,7 +328,7 @@ class Manifest:
             inputs, outputs = GRAPHS[name]
             if not graph.files:
                 raise RecordError(f"graph {name} has no file")
-            # Engines go by the ending too, and other formats name other files in other ways.
+            # Backends go by the ending too, and other formats name other files in other ways.
             if not graph.files[0].name.endswith(".onnx"):
                 raise RecordError(f"graph {name} is in no .onnx file")
             for tensor in (*graph.inputs, *graph.outputs):

@@ -1,4 +1,4 @@
-"""What the CUDA provider gets is what the bundle's graph computes; its operator runs on a CPU too."""
+"""The CUDA variant computes what the bundle's graph computes; its operator runs on a CPU too."""
 
 from __future__ import annotations
 
@@ -131,14 +131,14 @@ def test_attention_in_float32_or_with_a_bias_stays(model: onnx.ModelProto) -> No
 
 
 @pytest.mark.parametrize("change", [other_permutation, other_reader, other_heads])
-def test_what_only_looks_like_attention_stays(change: Callable[[onnx.ModelProto], None]) -> None:
+def test_similar_patterns_are_left_unchanged(change: Callable[[onnx.ModelProto], None]) -> None:
     model = attention()
     change(model)
     assert fused_in_half(model) == 0
     assert ATTENTION not in {node.op_type for node in model.graph.node}
 
 
-def test_its_cost_is_that_of_its_products_in_one_kernel() -> None:
+def test_fused_attention_costs_its_two_products() -> None:
     sizes = {"batch": 3, "tokens": TOKENS}
     plain, fused = attention(), attention()
     fused_in_half(fused)

@@ -124,7 +124,7 @@ def test_a_double_beyond_float(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_header_of_4_gb(run: Run, toy_bundle: Path, tmp_path: Path) -> None:
-    """What ffmpeg and others write into a pipe, where they cannot come back to the header."""
+    """A header as ffmpeg writes it into a pipe, where it cannot return to it."""
     audio = io.BytesIO()
     soundfile.write(audio, noise(5000), RATE, "PCM_16", format="WAV")
     content = bytearray(audio.getvalue())
@@ -263,6 +263,7 @@ def hooked(folder: Path, action: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join((str(hook.parent), str(SOURCE)))}
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_under_the_final_name(
     mixture: Path, toy_bundle: Path, tmp_path: Path
 ) -> None:
@@ -322,7 +323,7 @@ def test_two_runs_that_may_overwrite(mixture: Path, toy_bundle: Path, tmp_path: 
 # Offline
 
 #: A filter of system calls that ends the process when it asks for a socket, whoever in it does: Python, an
-#: engine, a library. (Socket pairs within the process are another call.)
+#: backend, a library. (Socket pairs within the process are another call.)
 NO_SOCKETS = """
 import ctypes, os, platform, struct, sys
 if platform.system() != "Linux" or platform.machine() != "x86_64":
@@ -366,11 +367,12 @@ if find_spec("matplotlib"):
 run("--demo", "--steps", 1)
 import time
 time.sleep(3)  # ONNX Runtime sends from a thread, a while after
-assert not os.path.exists(os.path.expanduser("~/intel")), "an engine keeps an identity of the user"
+assert not os.path.exists(os.path.expanduser("~/intel")), "a backend keeps an identity of the user"
 print("all ran")
 """
 
 
+@pytest.mark.slow
 def test_nothing_opens_a_socket(mixture: Path, toy_bundle: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "HOME": str(mixture.parent), "CI": ""}
     del environment["ORT_DISABLE_TELEMETRY"]  # the tests' own

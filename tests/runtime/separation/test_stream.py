@@ -17,7 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowsep_runtime import AudioError, FlowSepWarning, OptionError, Pipeline, QueryError, Separator
-from flowsep_runtime.separation.longform import GROUP, JOININGS, OVERLAPS
+from flowsep_runtime.options import JOININGS
+from flowsep_runtime.separation.longform import GROUP
+from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.solvers import SOLVERS
 from tests.runtime.test_separator import noise
 from tests.runtime.toy_bundle import MODEL, Reference
@@ -49,6 +51,7 @@ def level_noise(samples: int, seed: int = 0) -> Any:
     return frames.reshape(-1)[:samples].astype(np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @example(rate=16_000, seconds=0.64, sizes=[1024], channels=1, windows="cross-fade", queries=1, mono=False)
 @example(rate=44_100, seconds=4.0, sizes=[7], channels=2, windows="joint", queries=2, mono=True)
@@ -77,7 +80,7 @@ def test_parts_are_together_the_whole(
     options: dict[str, Any] = {"steps": 1, "windows": windows, "mono": mono}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlowSepWarning)
-        whole = separator.separate(audio, rate, names, **options)
+        whole = separator.separate_all(audio, rate, names, **options)
         parts = list(separator.stream(cut(audio, sizes), rate, names, **options))
     assert [part.start for part in parts] == list(np.cumsum([0, *(len(part.mixture) for part in parts[:-1])]))
     assert np.array_equal(np.concatenate([part.mixture for part in parts]), audio)
@@ -127,7 +130,7 @@ def test_joint_windows_are_the_model_over_everything_at_once(
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
-def test_the_next_group_repeats_what_was_decided(
+def test_a_group_keeps_the_frames_that_the_last_one_decided(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, solver: str
 ) -> None:
     """Even if the network never said the same twice."""
@@ -203,7 +206,7 @@ def test_parts_come_before_the_input_is_over(separator: Separator) -> None:
     stream.close()
 
 
-def test_an_abandoned_stream_lets_go_of_everything(separator: Separator) -> None:
+def test_an_abandoned_stream_frees_its_resources(separator: Separator) -> None:
     closed: list[bool] = []
 
     def blocks() -> Iterator[Any]:
@@ -226,6 +229,7 @@ def test_an_abandoned_stream_lets_go_of_everything(separator: Separator) -> None
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_streams_and_threads_do_not_disturb_each_other(toy_bundle: Path) -> None:
     for low_memory in (False, True):
         separator = Separator.load(toy_bundle, threads=1, low_memory=low_memory)
@@ -252,6 +256,7 @@ def test_streams_and_threads_do_not_disturb_each_other(toy_bundle: Path) -> None
             assert np.array_equal(results[seed][:, 0], alone.target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", JOININGS)
 def test_memory_does_not_grow_with_the_length(separator: Separator, windows: Any) -> None:
     def peak(clips: int) -> int:
@@ -304,7 +309,7 @@ def test_bad_blocks_are_refused_when_they_come(separator: Separator, blocks: Any
         list(separator.stream(blocks, RATE, "rain"))
 
 
-def test_bad_wishes_are_refused_before_the_first_block(separator: Separator) -> None:
+def test_bad_options_are_refused_before_the_first_block(separator: Separator) -> None:
     for error, change in (
         (AudioError, {"sample_rate": 12}),
         (QueryError, {"query": ["rain", " "]}),
@@ -329,7 +334,7 @@ def test_several_queries_are_what_each_is_alone_and_the_mixture_is_encoded_once(
     monkeypatch.setattr(pipeline, "encode_mixture", lambda m: noted(rows, [len(m)], encode(m)))
     separator = Separator(pipeline)
     audio, queries = noise(CLIP, 2), ["rain", "dog barking", "a man speaking"]
-    together = separator.separate(audio, RATE, queries, steps=2)
+    together = separator.separate_all(audio, RATE, queries, steps=2)
     assert sum(rows) == 2
     for query, found in zip(queries, together, strict=True):
         alone = separator.separate(audio, RATE, query, steps=2)
@@ -399,10 +404,10 @@ def test_candidates_of_a_long_recording_agree_where_groups_meet(
     random = np.random.default_rng(0)
     monkeypatch.setattr("flowsep_runtime.separation.joint.cost", lambda *mels: float(random.random()))
     audio = np.stack([level_noise(2 * GROUP * CLIP), level_noise(2 * GROUP * CLIP, seed=1)], axis=1)
-    found = Separator(pipeline).separate(audio, RATE, ["rain", "dog barking"], steps=2, candidates=3)
+    found = Separator(pipeline).separate_all(audio, RATE, ["rain", "dog barking"], steps=2, candidates=3)
     # The toy looks at every frame by itself: whichever candidate is kept, each frame is one of the three.
     alone = [
-        Separator(pipeline).separate(audio, RATE, ["rain", "dog barking"], steps=2, seed=seed)
+        Separator(pipeline).separate_all(audio, RATE, ["rain", "dog barking"], steps=2, seed=seed)
         for seed in range(3)
     ]
     for query, separation in enumerate(found):

@@ -52,7 +52,7 @@ def why_not() -> str | None:
 
 
 def arithmetic(precision: Arithmetic) -> str:
-    """What a precision means here, in words."""
+    """The arithmetic of a precision, in words."""
     return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
 
 
@@ -82,7 +82,7 @@ class OrtArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As numpy's."""
+        """The shape, as in numpy."""
         return tuple(self.value.shape())
 
     def numpy(self) -> Array:
@@ -92,7 +92,7 @@ class OrtArray:
 
 
 class _OfSchedule(NamedTuple):
-    """What a solver's steps need: the time features, on the host and a row a step on the device, and the
+    """Data of a solver's steps: the time features, on the host and a row a step on the device, and the
     step lengths."""
 
     features: Array
@@ -137,7 +137,7 @@ class OnnxRuntimeCuda:
 
     @property
     def description(self) -> str:
-        """Engine and arithmetic, in words."""
+        """Backend and arithmetic, in words."""
         return f"cuda, {self._manifest.precision}"
 
     @contextmanager
@@ -161,7 +161,7 @@ class OnnxRuntimeCuda:
             return {name: array.numpy() for name, array in self.keep(graph, inputs).items()}
 
     def keep(self, graph: str, inputs: Mapping[str, Array | OrtArray]) -> dict[str, OrtArray]:
-        """As `run`, from and to arrays on the device."""
+        """Run a graph like `run`, from and to arrays on the device."""
         batch = max(values.shape[0] for values in inputs.values())
         sizes = self._shapes.sizes(graph, {name: values.shape for name, values in inputs.items()}, batch)
         arrays = {name: self._put(graph, name, sizes, values) for name, values in inputs.items()}
@@ -291,7 +291,7 @@ class OnnxRuntimeCuda:
 
 
 def provider_options(manifest: Manifest) -> dict[str, str]:
-    """Of the CUDA provider. None of them was chosen by measurement yet."""
+    """Options of the CUDA provider. None of them was chosen by measurement yet."""
     options = {
         "device_id": "0",
         "enable_cuda_graph": "1",

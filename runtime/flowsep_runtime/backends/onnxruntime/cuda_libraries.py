@@ -1,4 +1,4 @@
-"""Whether the libraries that ONNX Runtime's CUDA provider needs can be loaded, and which one cannot.
+"""Libraries that ONNX Runtime's CUDA provider needs, loaded to find the missing ones.
 
 Asked before a session is made: ONNX Runtime itself would go on, silently, on the CPU.
 """

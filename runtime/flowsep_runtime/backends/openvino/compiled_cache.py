@@ -1,6 +1,6 @@
-"""Compiled OpenVINO graphs, read back from where the engine kept them.
+"""Compiled OpenVINO graphs, read back from where OpenVINO kept them.
 
-The engine writes them well, but reads them badly: it hashes all weights of the graph that it is given, reads
+OpenVINO writes them well, but reads them badly: it hashes all weights of the graph that it is given, reads
 the whole file into memory and copies the weights from there. Here the file is mapped.
 """
 
@@ -22,7 +22,7 @@ from flowsep_runtime.backends.openvino.mapped_files import give_back_mapped, rep
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core
 
-#: The engine's own files, each with a line of XML before what `Core.import_model` reads.
+#: OpenVINO's own files, each with a line of XML before what `Core.import_model` reads.
 _WRITTEN = "*.blob"
 #: Renamed once they are whole, with their size in the name: what is cut short is not read.
 _WHOLE = "compiled-*.blob"
@@ -36,10 +36,10 @@ class Compiled(NamedTuple):
 
 
 def keep(folder: Path) -> bool:
-    """Marks the file that the engine has just written into its cache folder as whole; says whether there is
+    """Marks the file that OpenVINO has just written into its cache folder as whole; says whether there is
     one."""
     kept = False
-    with suppress(OSError):  # a file that is in use, say: then the engine itself reads it the next time
+    with suppress(OSError):  # a file that is in use, say: then OpenVINO itself reads it the next time
         for path in folder.glob(_WRITTEN):
             if not path.match(_WHOLE):
                 os.replace(path, path.with_name(f"compiled-{path.stat().st_size}.blob"))
@@ -50,7 +50,7 @@ def keep(folder: Path) -> bool:
 def read(core: Core, folder: Path, properties: Mapping[str, str]) -> Compiled | None:
     """The graph that `keep` has marked in this folder; None if there is none that can be read.
 
-    What the engine refuses is removed.
+    What OpenVINO refuses is removed.
     """
     for path in folder.glob(_WHOLE):
         try:
@@ -69,7 +69,7 @@ def _imported(core: Core, path: Path, properties: Mapping[str, str]) -> Compiled
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     start = memory.find(b"\n") + 1
-    # The engine takes no array that is read-only, though it does not write to it.
+    # OpenVINO takes no array that is read-only, though it does not write to it.
     address = np.frombuffer(memory, np.uint8).ctypes.data + start
     content = np.ctypeslib.as_array((ctypes.c_uint8 * (len(memory) - start)).from_address(address))
     tensor = offline.openvino().Tensor(content, shared_memory=True)

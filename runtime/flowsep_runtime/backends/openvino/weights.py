@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def is_constant(output: Output) -> bool:
-    """Whether a value is known before the graph runs."""
+    """True if a value is known before the graph runs."""
     return bool(output.get_node().get_type_name() == "Constant")
 
 
@@ -31,7 +31,7 @@ def mark(cast: Node) -> None:
 def keep_half(model: Model) -> None:
     """Marks all casts of weights.
 
-    Otherwise the engine would hold widened weights twice: for a text encoder of matrix products alone, twice
+    Otherwise OpenVINO would hold widened weights twice: for a text encoder of matrix products alone, twice
     the memory in bf16. The numbers in float32 are the same bits.
     """
     for cast in casts(model):

@@ -56,7 +56,7 @@ class Loop:
 
     @property
     def is_captured(self) -> bool:
-        """Whether it runs as one graph."""
+        """True if it runs as one graph."""
         return self._graph is not None
 
     def run(self, noise: Values, invariants: Mapping[str, Values]) -> DeviceArray:
