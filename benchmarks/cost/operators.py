@@ -125,7 +125,7 @@ class _Graph:
 
 
 def _is_unknown(node: onnx.NodeProto) -> bool:
-    return node.domain == "com.microsoft" or node.op_type == "GroupNormalization"
+    return node.domain == "com.microsoft"
 
 
 def _with_stand_ins(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -119,37 +119,3 @@ def _heads_of(editor: Editor, keys: str) -> tuple[int, int, int]:
     view = editor.maker[editor.maker[keys].input[0]]
     _, tokens, heads, width = (int(size) for size in editor.constant(view.input[1]))
     return tokens, heads, width
-
-
-def name_groups(model: onnx.ModelProto, folder: Path) -> int:
-    """GroupNormalization for Reshape, InstanceNormalization and Reshape: TensorRT has a layer for it.
-
-    The form of opset 18, whose scale and bias are a group's; those of the channels stay where they are.
-
-    Args:
-        model: The graph, of opset 18 to 20.
-        folder: Where its external weights lie.
-
-    Returns:
-        How many normalisations were changed.
-    """
-    editor = Editor(model, folder)
-    found = [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
-    for norm in found:
-        apart = editor.maker[norm.input[0]]
-        together = editor.only_user(norm.output[0], "Reshape")
-        assert apart.op_type == "Reshape" and together is not None
-        (groups,) = editor.shape(norm.input[1]) or ()
-        editor.put(
-            "GroupNormalization",
-            [apart.input[0], *norm.input[1:]],
-            [together.output[0]],
-            num_groups=groups,
-            epsilon=_attribute(norm, "epsilon"),
-        )
-    editor.finish()
-    return len(found)
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> float:
-    return next(float(attribute.f) for attribute in node.attribute if attribute.name == name)

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from flowsep_export.onnx.attention import soften_in_half
-from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections, name_groups
+from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections
 from flowsep_export.onnx.loop_parts import split_loop
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 
@@ -48,7 +48,7 @@ def prepared_loop(path: Path, sizes: Mapping[str, int]) -> dict[str, onnx.ModelP
     model = onnx.load(path, load_external_data=False)
     widen_filters(model, path.parent)
     soften_in_half(model)
-    for spell in (join_projections, fold_projections_into_text, name_groups):
+    for spell in (join_projections, fold_projections_into_text):
         spell(model, path.parent)
     parts = dict(zip((CONSTANTS, STEP), split_loop(model), strict=True))
     for part in parts.values():

@@ -73,7 +73,6 @@ def error(found: Any, expected: Any) -> float:
     [
         (fewer_kernels.join_projections, 3 * SITES),
         (fewer_kernels.fold_projections_into_text, SITES),
-        (fewer_kernels.name_groups, GROUPS),
         (fuse_attention, 3 * SITES),
         (cuda_kernels.slice_unevenly, 2),
         (cuda_kernels.normalise_in_half, 3 * TRANSFORMERS + GROUPS),
@@ -86,9 +85,7 @@ def test_a_pass_finds_what_it_is_for_and_keeps_the_velocity(
     model = loaded(tiny_half_bundle)
     feeds = given(model)
     expected = run(model, feeds)["velocity"]
-    nodes = len(model.graph.node)
     assert spell(model, tiny_half_bundle.folder) == times
-    assert len(model.graph.node) != nodes
     # the CPU rounds to half where an operator begins and ends: another operator, another rounding
     assert error(run(model, feeds)["velocity"], expected) < 2e-3
     assert spell(model, tiny_half_bundle.folder) == 0, "nothing is left to find"
