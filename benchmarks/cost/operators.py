@@ -124,6 +124,11 @@ class _Graph:
         return self.elements(name) * int(_itemsize(self.types[name]))
 
 
+def shapes_of(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that follows from the sizes of the axes; the model stays as it is."""
+    return _Graph(onnx.ModelProto.FromString(model.SerializeToString()), sizes).shapes
+
+
 def _is_unknown(node: onnx.NodeProto) -> bool:
     return node.domain == "com.microsoft"
 

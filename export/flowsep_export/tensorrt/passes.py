@@ -100,13 +100,14 @@ def widen_filters(model: onnx.ModelProto, folder: Path) -> int:
         for name in node.input[1:]
         if name in casts
     }
+    replaced = {casts[name].input[0] for name in filters}
     for name in filters:
         tensor = stored[casts[name].input[0]]
         values = numpy_helper.to_array(tensor, str(folder)).astype(np.float32)
         graph.initializer.append(numpy_helper.from_array(values, name))
         graph.node.remove(casts[name])
     read = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in replaced]
     del graph.initializer[:]
     graph.initializer.extend(kept)
     return len(filters)

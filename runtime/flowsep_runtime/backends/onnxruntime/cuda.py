@@ -33,6 +33,7 @@ from flowsep_runtime.solvers import euler_steps, solver_named
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+FATAL = 4  # of ONNX Runtime's severities
 PROVIDER, DEVICE = "CUDAExecutionProvider", "cuda"
 OPTIONS_VARIABLE = "FLOWSEP_CUDA_OPTIONS"  # provider options to measure with: "prefer_nhwc=1,use_tf32=0"
 BATCHES = Range(1, 1, 64)
@@ -317,8 +318,10 @@ def open_session(path: Path, sizes: Mapping[str, int], options: Mapping[str, str
     """
     onnxruntime = offline.onnxruntime()
 
+    # from 1.31 on it warns of every session in a log of its own, and an error is in the exception anyway
+    onnxruntime.set_default_logger_severity(FATAL)
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = FATAL
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for axis, size in sizes.items():
         settings.add_free_dimension_override_by_name(axis, size)
