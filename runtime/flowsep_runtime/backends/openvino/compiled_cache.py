@@ -3,9 +3,9 @@
 The engine writes them well, but reads them badly: it hashes all weights of the graph that it is given, reads
 the whole file into memory and copies the weights from there. Here the file is mapped.
 
-The engine also takes what it reads for whole: with some wrong bytes a graph gives noise, silence or NaN. So the
-engine writes into a folder of its own each time, and what it wrote is read again only through here, by a name
-that says its size and its checksum.
+The engine also takes what it reads for whole: with some wrong bytes a graph gives noise, silence or NaN. So
+it writes into a folder of its own each time, and what it wrote is read again only through here, by a name that
+says its size and its checksum.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from flowsep_runtime.caches import remove_damaged, replace_whole
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core
 
-#: What is whole has its size and its CRC-32 in its name, in hexadecimal. Against chance that is enough, and at
-#: the size of these files it is many times cheaper than a digest that withstands an enemy, who could as well
-#: write a graph and its digest.
+#: What is whole has its size and its CRC-32 in its name, in hexadecimal. Against chance that is enough, and
+#: cheaper than a digest that withstands an enemy, who could as well write a graph and its digest.
 _NAME = "whole-*.blob"
 _BLOCK = 1 << 22  # bytes
 
@@ -44,8 +43,8 @@ class Compiled(NamedTuple):
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder for the engine to write its cache into, empty before and gone afterwards; what was written goes
-    to `folder` by the name under which `read` takes it.
+    """A folder for the engine to write its cache into, empty before and gone afterwards; what was written
+    goes to `folder` by the name under which `read` takes it.
 
     Raises:
         OSError: If it cannot be made.
