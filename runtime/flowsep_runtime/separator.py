@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, checked_samples
+from flowsep_runtime.audio.checks import checked_rate, checked_samples
 from flowsep_runtime.backends import DeviceBackend, Precision
 from flowsep_runtime.bundle.manifest import STAGES, ModelEntry
+from flowsep_runtime.checks import real_number, whole_number
 from flowsep_runtime.device_pipeline import Clip
 from flowsep_runtime.errors import AudioError, BundleError, FlowSepWarning, OptionError, QueryError, shown
 from flowsep_runtime.pipeline import Pipeline
@@ -33,6 +34,7 @@ from flowsep_runtime.solvers import solver_named
 
 BUNDLED = Path(__file__).parent / "assets" / "nano"
 _AHEAD = ("log_mel", "encode_mixture", "velocity", "decode_latent", "vocode")  # as they will be needed
+MOST_STEPS, MOST_CANDIDATES = 10_000, 1000
 LARGEST_BATCH = 4  # rows that go through the model together
 WINDOWS: Joining = "joint"  # docs/long-recordings.md has the numbers
 
@@ -171,6 +173,7 @@ class Separator:
             steps, solver: As they will be given to `separate`.
         """
         pipeline = self.pipeline
+        whole_number("channels", channels, 1)
         with self._turn:
             try:
                 for stage in STAGES:
@@ -360,8 +363,7 @@ class Separator:
         Raises:
             As `separate`; what concerns the audio is raised when it is reached.
         """
-        if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-            checked_samples(np.zeros(1, np.float32), sample_rate)
+        checked_rate(sample_rate)
         options = self._options(
             query, steps, solver, seed, mono, guidance, negative, candidates, windows, window
         )
@@ -383,24 +385,25 @@ class Separator:
         window: float | None,
     ) -> _Options:
         model = self.pipeline.manifest.model
-        queries = (query,) if isinstance(query, str) else tuple(query)
+        is_one = isinstance(query, str) or not isinstance(query, Iterable)
+        given: tuple[object, ...] = (query,) if is_one else tuple(query)
+        queries = tuple(each for each in given if isinstance(each, str))
+        if len(queries) < len(given) or not isinstance(negative, str | None):
+            raise QueryError("A query must be text: give a sentence, or several in a list.")
         if not queries or any(not each.strip() for each in queries):
             raise QueryError("The query is empty: say in a few words what to separate.")
         steps, solver = model.schedule(self.pipeline.precision, steps, solver)
-        if steps < 1:
-            raise OptionError(f"steps must be at least 1 and not {steps}.")
-        if seed < 0:
-            raise OptionError(f"seed must be 0 or more and not {seed}.")
+        steps = whole_number("steps", steps, 1, MOST_STEPS)
+        seed = whole_number("seed", seed, 0)
+        candidates = whole_number("candidates", candidates, 1, MOST_CANDIDATES)
         solver_named(solver)
-        if not math.isfinite(guidance):
-            raise OptionError(f"guidance must be a number and not {guidance}.")
+        guidance = real_number("guidance", guidance)
         if negative is not None and guidance == 1:
             raise OptionError("A negative query has no say at guidance 1: give a guidance of 1.5, say.")
-        if candidates < 1:
-            raise OptionError(f"candidates must be at least 1 and not {candidates}.")
         if windows not in JOININGS:
             raise OptionError(f"There are no windows {windows!r}: choose from {', '.join(JOININGS)}.")
         if window is not None:
+            window = real_number("window", window)
             if not 0 < window <= model.clip_samples / model.sample_rate:
                 raise OptionError(
                     f"window must be above 0 and at most {model.clip_samples / model.sample_rate:g} seconds, "

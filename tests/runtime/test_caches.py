@@ -78,8 +78,17 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     done: list[str] = []
     sync, rename = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda number: (done.append("fsync"), sync(number)))
-    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), rename(*names)))
+
+    def synced(number: int) -> None:
+        done.append("fsync")
+        sync(number)
+
+    def renamed(source: Path, destination: Path) -> None:
+        done.append("replace")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
     write_whole(tmp_path / "file", b"content")
     assert done == ["fsync", "replace"]
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

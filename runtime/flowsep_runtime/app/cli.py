@@ -21,6 +21,7 @@ from flowsep_runtime.errors import FlowSepError, FlowSepWarning, OptionError, sh
 if TYPE_CHECKING:
     from flowsep_runtime.app.file_runs import Extras, OutputKind, Progress, Report, RunSettings
     from flowsep_runtime.app.jobs import Job
+    from flowsep_runtime.audio.clipping import ClipMode
     from flowsep_runtime.audio.reading import AudioReader
     from flowsep_runtime.separation.longform import Joining
     from flowsep_runtime.separator import Separator
@@ -115,6 +116,13 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     type=click.Path(path_type=Path),
     help="Also draw the spectrograms of mixture, target and residual.",
 )
+@click.option(
+    "--clip-mode",
+    type=click.Choice(["clamp", "rescale", "float"]),
+    default="clamp",
+    show_default=True,
+    help="Samples beyond full scale: cut off; or the result made quieter; or written in floating point.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
@@ -144,6 +152,7 @@ def command(
     residual: Path | None,
     save_mixture: Path | None,
     plot: Path | None,
+    clip_mode: ClipMode,
     as_json: bool,
     force: bool,
 ) -> None:
@@ -178,7 +187,7 @@ def command(
         solver_named(solver)
     if plot is not None:
         check_plot(plot)
-    extras = Extras(residual, save_mixture, plot)
+    extras = Extras(residual, save_mixture, plot, clip_mode)
     if len(sources) > 1 or (len(asked) > 1 and (residual or plot)):
         for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
             if path is not None:

@@ -4,8 +4,8 @@ The engine writes them well, but reads them badly: it hashes all weights of the 
 the whole file into memory and copies the weights from there. Here the file is mapped.
 
 The engine also takes what it reads for whole: with some wrong bytes a graph gives noise, silence or NaN. So
-it writes into a folder of its own each time, and what it wrote is read again only through here, by a name that
-says its size and its checksum.
+it writes into a folder of its own each time, and what it wrote is read again only through here, by a name
+that says its size and its checksum.
 """
 
 from __future__ import annotations

@@ -386,7 +386,7 @@ def test_wrong_bytes_anywhere_in_a_compiled_graph_are_noticed(own_cache: Path) -
         content = np.frombuffer(blob.read_bytes(), np.uint8).copy()
         start = int(place * (len(content) - 4096))
         content[start : start + 4096] = 255 - content[start : start + 4096]
-        blob.write_bytes(content)
+        blob.write_bytes(content.tobytes())
         with pytest.warns(FlowSepWarning, match="was damaged: what it held is made again"):
             found = open_backend("openvino", BUNDLED, manifest).run("velocity_text", given)
         assert all(np.array_equal(found[name], array) for name, array in expected.items())
