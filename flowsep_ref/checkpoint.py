@@ -36,7 +36,7 @@ NEVER_READ = (
     "*alphas_cumprod*",
     "cond_stage_models.0.model.encoder.embed_tokens.weight",  # the same tensor as shared.weight
 )
-"""Entries of the published file that inference has no use for (SPEC §7), as shell patterns."""
+"""Shell patterns of entries that inference does not read (docs/model.md#published-files)."""
 
 
 class CheckpointError(ValueError):

@@ -18,7 +18,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """Front end (SPEC §1): 16 kHz mono, magnitude STFT, Slaney mel bands."""
+    """Front end (docs/model.md#front-end): 16 kHz mono, magnitude STFT, Slaney mel bands."""
 
     sampling_rate: int = 16000
     duration: float = 10.24
@@ -32,7 +32,7 @@ class AudioConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Variational autoencoder over log-mel images (SPEC §2)."""
+    """Variational autoencoder over log-mel images (docs/model.md#vae)."""
 
     ch: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 4)
@@ -44,7 +44,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Velocity network (SPEC §4)."""
+    """Velocity network (docs/model.md#velocity-network)."""
 
     in_channels: int = 16
     out_channels: int = 16
@@ -58,7 +58,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """BigVGAN (SPEC §6)."""
+    """BigVGAN (docs/model.md#vocoder)."""
 
     num_mels: int = 64
     upsample_initial_channel: int = 512
@@ -70,7 +70,7 @@ class VocoderConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """T5 encoder (SPEC §3); the published one is FLAN-T5-large."""
+    """T5 encoder (docs/model.md#text-encoder); the published one is FLAN-T5-large."""
 
     vocab_size: int = 32128
     d_model: int = 1024

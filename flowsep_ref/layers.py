@@ -77,8 +77,8 @@ class Upsample(nn.Module):
 def mask_bias(mask: Tensor) -> Tensor:
     """The score bias of a 0/1 attention mask: `[B, M]` to float32 `[B, 1, 1, M]`.
 
-    Masked positions get the most negative finite number (SPEC §3, §4), not -inf, so that a row with
-    nothing to attend to stays finite.
+    Masked positions get the most negative finite number, not -inf, so that a row with nothing to
+    attend to stays finite (docs/model.md#velocity-network).
     """
     zero = torch.zeros((), dtype=torch.float32, device=mask.device)
     lowest = torch.full((), torch.finfo(torch.float32).min, device=mask.device)

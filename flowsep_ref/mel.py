@@ -1,4 +1,4 @@
-"""Audio front end: waveform to log-mel spectrogram (SPEC §1)."""
+"""Audio front end: waveform to log-mel spectrogram (docs/model.md#front-end)."""
 
 from __future__ import annotations
 

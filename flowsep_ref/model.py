@@ -78,15 +78,15 @@ class FlowSep(nn.Module):
         checkpoint.save(self, self.config, folder, dtype)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """Front end: `[B, S]`, normalised to [-1, 1], to `[B, T, 64]` (SPEC §1)."""
+        """Front end: `[B, S]`, normalised to [-1, 1], to `[B, T, 64]` (docs/model.md#front-end)."""
         return self.front_end(waveform)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """T5 encoder: `[B, 50]` twice to `[B, 50, D]` (SPEC §3)."""
+        """T5 encoder: `[B, 50]` twice to `[B, 50, D]` (docs/model.md#text-encoder)."""
         return self.text_encoder(input_ids, attention_mask)
 
     def encode_mixture(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and standard deviation of a latent, already × `scale_factor` (SPEC §2).
+        """Posterior mean and standard deviation of a latent, already × `scale_factor` (docs/model.md#vae).
 
         `[B, T, 64]` to two of `[B, 8, t, 16]`.
         """
@@ -96,7 +96,7 @@ class FlowSep(nn.Module):
     def velocity(
         self, x: Tensor, t: Tensor | float, mixture_latent: Tensor, text: Tensor, mask: Tensor
     ) -> Tensor:
-        """v(x, t): `[B, 8, t, 16]`, time scalar or `[B]` in [0, 1] (SPEC §4).
+        """v(x, t): `[B, 8, t, 16]`, time scalar or `[B]` in [0, 1] (docs/model.md#velocity-network).
 
         Mixture latent, text and mask may have batch 1 and then serve the whole batch of `x`.
         """
@@ -114,7 +114,7 @@ class FlowSep(nn.Module):
         steps: int = 20,
         solver: str = "euler",
     ) -> Tensor:
-        """Integrate the velocity from `noise [B, 8, t, 16]` at t = 0 to the target's latent (SPEC §5)."""
+        """Integrate from `noise [B, 8, t, 16]` at t = 0 to the target's latent (docs/model.md#solver)."""
         if steps < 1:
             raise ValueError(f"steps must be at least 1, not {steps}")
         if solver not in SOLVERS:
@@ -131,11 +131,11 @@ class FlowSep(nn.Module):
         return SOLVERS[solver](velocity, noise, steps)
 
     def decode_latent(self, latent: Tensor) -> Tensor:
-        """VAE decoder: `[B, 8, t, 16]`, still × `scale_factor`, to log-mel `[B, T, 64]` (SPEC §2)."""
+        """VAE decoder: scaled latent `[B, 8, t, 16]` to log-mel `[B, T, 64]` (docs/model.md#vae)."""
         return self.vae.decode(latent / self.scale_factor)
 
     def vocode(self, log_mel: Tensor) -> Tensor:
-        """BigVGAN: `[B, T, 64]` to `[B, 160·T + 32]` (SPEC §6)."""
+        """BigVGAN: `[B, T, 64]` to `[B, 160·T + 32]` (docs/model.md#vocoder)."""
         return self.vocoder(log_mel)
 
     @torch.inference_mode()

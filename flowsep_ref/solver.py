@@ -1,4 +1,4 @@
-"""Solvers of dx/dt = v(x, t) from noise at t = 0 to the target at t = 1 (SPEC §5)."""
+"""Solvers of dx/dt = v(x, t) from noise at t = 0 to the target at t = 1 (docs/model.md#solver)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T5 text encoder (SPEC §3), with the published checkpoint's names."""
+"""T5 text encoder (docs/model.md#text-encoder), with the published checkpoint's names."""
 
 from __future__ import annotations
 

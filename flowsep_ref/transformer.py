@@ -1,4 +1,4 @@
-"""Spatial transformer of the velocity network (SPEC §4)."""
+"""Spatial transformer of the velocity network (docs/model.md#velocity-network)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The velocity network (SPEC §4).
+"""The velocity network (docs/model.md#velocity-network).
 
 `forward` is the published function.  It is split where a solver profits: `mixture_features`,
 `time_features` and `text_features` hold what does not depend on the moving `x_t`, so they can be

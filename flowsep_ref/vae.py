@@ -1,4 +1,4 @@
-"""Variational autoencoder over log-mel images `[B, 1, T, 64]` (SPEC §2)."""
+"""Variational autoencoder over log-mel images `[B, 1, T, 64]` (docs/model.md#vae)."""
 
 from __future__ import annotations
 

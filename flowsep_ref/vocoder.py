@@ -1,4 +1,4 @@
-"""BigVGAN vocoder: log-mel to waveform (SPEC §6)."""
+"""BigVGAN vocoder: log-mel to waveform (docs/model.md#vocoder)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Engines that a test imports for itself report to nobody either (see flowsep_runtime/backends/offline.py).
+# Backends that a test imports for itself report to nobody either (see flowsep_runtime/backends/offline.py).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
@@ -48,7 +48,7 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def golden(data: Path) -> dict[str, npt.NDArray[np.generic]]:
-    """Every array that the published code computed on the tiny checkpoint, by its name in the SPEC."""
+    """Arrays of the published code on the tiny checkpoint, by their names in docs/model.md#golden-arrays."""
     with np.load(data / "golden" / "tiny.npz") as arrays:
         return dict(arrays)
 

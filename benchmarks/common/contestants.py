@@ -1,4 +1,4 @@
-"""Who takes part: the baselines that a user would pick, and every engine and precision of the runtime."""
+"""Who takes part: the baselines that a user would pick, and every backend and precision of the runtime."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Compilation = Literal["", "default", "freezing", "reduce-overhead", "max-autotun
 REFERENCE = "eager"
 """What all others are compared with; it always takes part."""
 
-GPU_ENGINES = ("tensorrt", "cuda")
-"""The runtime's engines that compute on a GPU; all others compute on the CPU."""
+GPU_BACKENDS = ("tensorrt", "cuda")
+"""The runtime's backends that compute on a GPU; all others compute on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Contestant:
 
     Attributes:
         name: What `--backends` and the tables call it.
-        kind: PyTorch on the checkpoint, plain ONNX graphs on an engine, or this project's bundle.
+        kind: PyTorch on the checkpoint, plain ONNX graphs on a backend, or this project's bundle.
         words: What it is, for the tables.
-        engine: Of plain graphs and bundles.
+        backend: Of plain graphs and bundles.
         precision: Of the arithmetic: bf16 or fp16 for PyTorch, bf16 for plain graphs; exact or fast for a
             bundle.
         compilation: The mode of torch.compile, or "freezing" for frozen weights; empty for eager.
@@ -43,7 +43,7 @@ class Contestant:
     name: str
     kind: ContestantKind
     words: str
-    engine: str = ""
+    backend: str = ""
     precision: str = ""
     compilation: Compilation = ""
     is_low_memory: bool = False
@@ -110,7 +110,7 @@ def of_this_project(device: Device | None = None) -> list[Contestant]:
             precision,
             is_low_memory=is_low,
             # with low memory: the same speed while a stage is in memory; exact on a GPU: a bundle more
-            by_default=not is_low and not (precision == "exact" and name in GPU_ENGINES),
+            by_default=not is_low and not (precision == "exact" and name in GPU_BACKENDS),
             device=own,
         )
         for is_low in (False, True)
@@ -121,8 +121,8 @@ def of_this_project(device: Device | None = None) -> list[Contestant]:
     ]
 
 
-def _device(engine: str) -> Device:
-    return "cuda" if engine in GPU_ENGINES else "cpu"
+def _device(backend: str) -> Device:
+    return "cuda" if backend in GPU_BACKENDS else "cpu"
 
 
 def device_of(name: str) -> Device:
@@ -135,9 +135,9 @@ def why_absent(contestant: Contestant) -> str | None:
     if contestant.kind == "bundle":
         if contestant.is_low_memory and "low_memory" not in signature(Pipeline.load).parameters:
             return "this runtime has no low-memory mode"
-        return why_not(contestant.engine)
-    if contestant.kind == "plain" and find_spec(contestant.engine) is None:
-        return f"{contestant.engine} is not installed"
+        return why_not(contestant.backend)
+    if contestant.kind == "plain" and find_spec(contestant.backend) is None:
+        return f"{contestant.backend} is not installed"
     if contestant.compilation and contestant.device == "cuda" and find_spec("triton") is None:
         return "triton is not installed, which torch.compile needs on a GPU"
     return None

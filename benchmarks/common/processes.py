@@ -32,7 +32,7 @@ def task_of(contestant: Contestant, model: Model, threads: int, inputs: Path) ->
     bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
     return Task(
         kind=contestant.kind,
-        engine=contestant.engine,
+        backend=contestant.backend,
         precision=contestant.precision,
         compilation=contestant.compilation,
         is_low_memory=contestant.is_low_memory,
@@ -50,7 +50,7 @@ class Process:
     """A worker that runs."""
 
     def __init__(self, name: str, task: Task, cache: Path) -> None:
-        """Starts it; whatever its engine caches goes below `cache`."""
+        """Starts it; whatever its backend caches goes below `cache`."""
         self.name = name
         self._started = time.perf_counter()
         # closed in `end`: it is read when the process is dead

@@ -1,4 +1,4 @@
-"""The model's stages on each kind of engine, for a worker: numpy arrays in and out.
+"""The model's stages on each kind of backend, for a worker: numpy arrays in and out.
 
 Nothing heavy is imported before a contestant needs it: a cold start is to count its own imports only.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowsep_runtime.backends import DeviceBackend
 
 VELOCITY, FEATURES = "velocity", "features"
-"""A step of the solver's loop, and what an engine computes once before it."""
+"""A step of the solver's loop, and what a backend computes once before it."""
 
 CLIP = "clip"
 """All of it, where it is measured as one piece."""
@@ -54,10 +54,10 @@ class Runner(Protocol):
 
 
 class Stages(Protocol):
-    """An engine that leaves the order of the stages to `whole_clip`; its arrays may be its own."""
+    """A backend that leaves the order of the stages to `whole_clip`; its arrays may be its own."""
 
     def put(self, array: Array) -> Any:
-        """An array of the host's, as the engine takes it."""
+        """An array of the host's, as the backend takes it."""
 
     def run(self, stage: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """Runs a stage on its own arrays."""
@@ -67,7 +67,7 @@ class Stages(Protocol):
 
 
 def open_runner(task: Task) -> Runner:
-    """A contestant's engine."""
+    """A contestant's backend."""
     match task.kind:
         case "torch":
             return TorchRunner(task)
@@ -92,8 +92,8 @@ def whole_clip(stages: Stages, inputs: Mapping[str, Array], steps: int, solver: 
 
 
 def stepped(stages: Stages, noise: Any, condition: Sequence[Any], steps: int, solver: str) -> Any:
-    """The loop of an engine that has none of its own: the runtime's solvers over `velocity`, on arrays of
-    the engine; `condition` is mixture latent, text and mask."""
+    """The loop of a backend that has none of its own: the runtime's solvers over `velocity`, on arrays of
+    the backend; `condition` is mixture latent, text and mask."""
     method = solver_named(solver)
     # before the loop: an upload in it would wait for the work of the steps before
     times = [stages.put(np.full(len(noise), t, np.float32)) for t in method.times(steps)]
@@ -187,7 +187,7 @@ COMPILE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 def settle_gpu(is_exact: bool) -> None:
     """PyTorch's arithmetic on a GPU: float32 that is float32, unless half precision is asked for anyway.
 
-    Convolutions are searched for at the first run, as shapes stay the same: this project's engines do so too.
+    Convolutions are searched for at the first run, as in this project's backends: shapes stay the same.
     """
     import torch
 
@@ -197,7 +197,7 @@ def settle_gpu(is_exact: bool) -> None:
 
 
 class PlainRunner:
-    """Plain graphs on ONNX Runtime or OpenVINO, with the engine's defaults but for threads and precision."""
+    """Plain graphs on ONNX Runtime or OpenVINO, with the backend's defaults but for threads and precision."""
 
     def __init__(self, task: Task) -> None:
         assert task.plain is not None
@@ -208,7 +208,7 @@ class PlainRunner:
     def call(self, stage: str, arguments: Sequence[Array]) -> Outputs:
         if stage not in self._runs:
             path = self._folder / f"{stage}.onnx"
-            opener = _onnxruntime if self._task.engine == "onnxruntime" else _openvino
+            opener = _onnxruntime if self._task.backend == "onnxruntime" else _openvino
             self._runs[stage] = opener(path, self._task.threads, self._task.precision)
         return self._runs[stage](arguments)
 
@@ -266,7 +266,7 @@ class BundleRunner:
         assert task.bundle is not None
         precision: Any = task.precision
         options: dict[str, Any] = {"low_memory": True} if task.is_low_memory else {}
-        self.pipeline = Pipeline.load(task.bundle, task.engine, precision, task.threads, **options)
+        self.pipeline = Pipeline.load(task.bundle, task.backend, precision, task.threads, **options)
 
     def call(self, stage: str, arguments: Sequence[Array]) -> Outputs:
         result = getattr(self.pipeline, stage)(*arguments)
@@ -337,11 +337,13 @@ class BundleRunner:
         from flowsep_runtime import Separator
 
         rate = self.pipeline.manifest.model.sample_rate
-        found = Separator(self.pipeline).separate(inputs["waveform"][0], rate, QUERY, steps, solver, SEED)
+        found = Separator(self.pipeline).separate(
+            inputs["waveform"][0], rate, QUERY, steps=steps, solver=solver, seed=SEED
+        )
         return found.target[None]
 
 
-def _seconds(engine: Runner, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
+def _seconds(runner: Runner, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
     start = time.perf_counter()
-    engine.call(stage, arguments)
+    runner.call(stage, arguments)
     return {stage: time.perf_counter() - start}

@@ -10,7 +10,7 @@ class Task:
     """What a worker is to be: a contestant (see `contestants.Contestant`) and where its model lies."""
 
     kind: str
-    engine: str
+    backend: str
     precision: str
     compilation: str
     is_low_memory: bool

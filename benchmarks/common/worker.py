@@ -43,7 +43,7 @@ class Worker:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._inputs = read_inputs(Path(task.inputs))
-        self._engine: Runner | None = None
+        self._runner: Runner | None = None
         self._timed: Callable[[], dict[str, float]] | None = None
         if task.device == "cuda":
             from benchmarks.common.gpu import Gpu
@@ -54,14 +54,14 @@ class Worker:
     def open(self, stage: str, output: str) -> dict[str, Any]:
         """Loads a stage, runs it once, and keeps what it gives."""
         arguments = [self._inputs[name] for name in STAGE_INPUTS[stage]]
-        self._engine = open_runner(self._task)
-        np.savez(output, *self._engine.call(stage, arguments))
-        return self._warm_up(partial(self._engine.timed, stage, arguments))
+        self._runner = open_runner(self._task)
+        np.savez(output, *self._runner.call(stage, arguments))
+        return self._warm_up(partial(self._runner.timed, stage, arguments))
 
     def open_clip(self, steps: int, solver: str) -> dict[str, Any]:
         """Loads all stages."""
-        self._engine = open_runner(self._task)
-        clip = partial(self._engine.clip, self._inputs, steps, solver)
+        self._runner = open_runner(self._task)
+        clip = partial(self._runner.clip, self._inputs, steps, solver)
 
         def timed() -> dict[str, float]:
             start = time.perf_counter()
@@ -88,7 +88,7 @@ class Worker:
 
     def close(self) -> dict[str, Any]:
         """Forgets what is open and its memory."""
-        self._engine = self._timed = None
+        self._runner = self._timed = None
         gc.collect()
         if self._task.device == "cuda" and self._task.kind == "torch":
             import torch
@@ -102,12 +102,12 @@ class Worker:
         """Loads the model and separates a clip as a user does, of this project with `Separator`."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FlowSepWarning)
-            engine = open_runner(self._task)
-            if isinstance(engine, BundleRunner) and engine.is_whole_clip(self._inputs):
-                waveform = engine.separate(self._inputs, steps, solver)
+            runner = open_runner(self._task)
+            if isinstance(runner, BundleRunner) and runner.is_whole_clip(self._inputs):
+                waveform = runner.separate(self._inputs, steps, solver)
             else:
-                waveform = engine.clip(self._inputs, steps, solver)
-        self._engine = engine
+                waveform = runner.clip(self._inputs, steps, solver)
+        self._runner = runner
         np.savez(output, waveform)
         remarks = [str(each.message) for each in caught if issubclass(each.category, FlowSepWarning)]
         return {"peak_bytes": peak_bytes(), "remarks": remarks}
@@ -115,14 +115,14 @@ class Worker:
     def clip(self, steps: int, solver: str) -> dict[str, Any]:
         """Runs every stage on a batch of clips; the model is loaded the first time."""
         start = time.perf_counter()
-        if self._engine is None:
-            self._engine = open_runner(self._task)
-        self._engine.clip(self._inputs, steps, solver)
+        if self._runner is None:
+            self._runner = open_runner(self._task)
+        self._runner.clip(self._inputs, steps, solver)
         return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
 
     def gpu_bytes(self, steps: int, solver: str) -> dict[str, Any]:
         """Memory of the GPU that this process holds when every stage has run and none was given back: what
-        an engine once took for its arrays and its work it keeps."""
+        a backend once took for its arrays and its work it keeps."""
         self.clip(steps, solver)
         return {"gpu_bytes": self._gpu.used_bytes() - self._gpu_bytes_before}
 

@@ -90,12 +90,12 @@ def eager_costs(model: Model, precision: str, batch: int, seconds: float, steps:
     arrays = make_inputs(config, frames_of(config, seconds), batch, SEED)
     eager = next(contestant for contestant in BASELINES["cuda"] if contestant.name == REFERENCE)
     task = replace(task_of(eager, model, 1, Path()), device="meta", precision=precision)
-    engine = TorchRunner(task)
+    runner = TorchRunner(task)
     costs: dict[str, EagerCost] = {}
     for stage, names in STAGE_INPUTS.items():
-        given = [engine.put(arrays[name]) for name in names]
+        given = [runner.put(arrays[name]) for name in names]
         with FlopCounterMode(display=False) as flops, Launches() as counted:
-            engine.run(stage, given)
+            runner.run(stage, given)
         runs = steps if stage == VELOCITY else 1
         costs[stage] = EagerCost(runs, counted.launches, float(flops.get_total_flops()), float(counted.bytes))
     return costs

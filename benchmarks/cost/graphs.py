@@ -32,7 +32,7 @@ class Row:
     cost: Cost
 
 
-def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int, queries: int = 1) -> list[Row]:
+def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, queries: int = 1) -> list[Row]:
     """Every graph of a clip's separation, in the order of use.
 
     Args:
@@ -59,17 +59,17 @@ def rows(bundle: Path, engine: str, batch: int, frames: int, steps: int, queries
     result = []
     for name in manifest.graphs:
         own = sizes | ({"batch": queries} if name == "encode_text" else {})
-        path = bundle / manifest.graph(name, engine).files[0].name
+        path = bundle / manifest.graph(name, backend).files[0].name
         runs = steps if name == "velocity" else 1
-        result.append(Row(name, runs, count(_load(path, engine, own), own)))
-    if engine != "cpu":  # the host does it in numpy
-        cost = count(_load(device_graph_path("advance"), engine, sizes), sizes)
+        result.append(Row(name, runs, count(_load(path, backend, own), own)))
+    if backend != "cpu":  # the host does it in numpy
+        cost = count(_load(device_graph_path("advance"), backend, sizes), sizes)
         result.append(Row("advance", steps, cost))
     return result
 
 
-def _load(path: Path, engine: str, sizes: Mapping[str, int]) -> onnx.ModelProto:
-    if engine == "tensorrt":
+def _load(path: Path, backend: str, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    if backend == "tensorrt":
         return prepared(path, sizes)
     return onnx.load(path, load_external_data=False)
 
@@ -102,23 +102,25 @@ def markdown(rows: list[Row]) -> str:
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), required=True, help="What flowsep-export wrote.")
 @click.option(
-    "--engine",
+    "--backend",
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
     default="tensorrt",
     show_default=True,
-    help="Whose spelling of the graphs to count.",
+    help="Count this backend's variants of the graphs.",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips that go together.")
 @click.option("--frames", type=click.IntRange(1), help="Mel frames.  [default: a clip's]")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-def main(bundle: Path, engine: str, batch: int, frames: int | None, steps: int | None, as_json: bool) -> None:
+def main(
+    bundle: Path, backend: str, batch: int, frames: int | None, steps: int | None, as_json: bool
+) -> None:
     """Count what a separation with BUNDLE asks of a GPU."""
     model = Manifest.read(bundle).model
     frames = frames or model.clip_frames
     if frames % model.frame_multiple:
         raise click.BadParameter(f"must be a multiple of {model.frame_multiple}", param_hint="--frames")
-    counted = rows(bundle, engine, batch, frames, steps or model.default_steps)
+    counted = rows(bundle, backend, batch, frames, steps or model.default_steps)
     if as_json:
         answer = {"rows": [asdict(row) for row in counted], "clip": asdict(clip(counted))}
         click.echo(json.dumps(answer))

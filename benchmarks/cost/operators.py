@@ -3,7 +3,7 @@
 Counted: nodes that compute something once constants and shapes are folded, the multiplications and additions
 of products and convolutions, and the bytes that these nodes read and write if each is a kernel of its own.
 
-Estimated, because only an engine knows: how many kernels are left after fusion, and what they move. The
+Estimated, because only a backend knows: how many kernels are left after fusion, and what they move. The
 estimate lets every pointwise or layout node join the kernel before it, and takes MatMul, softmax, MatMul for
 one kernel. Padding, concatenation and resizing stay kernels.
 """

@@ -1,4 +1,4 @@
-"""How long a clip takes, stage by stage: this project's engines beside those that anyone could set up.
+"""How long a clip takes, stage by stage: this project's backends beside those that anyone could set up.
 
     python -m benchmarks.latency --sizes published --rounds 3
     python -m benchmarks.latency --device cuda --batch 4
@@ -87,7 +87,7 @@ def command(
     markdown: Path | None,
     picture: Path | None,
 ) -> None:
-    """Time every stage and a whole clip on this project's engines and on the baselines."""
+    """Time every stage and a whole clip on this project's backends and on the baselines."""
     solver_named(solver)
     check_destinations(json_file, markdown, picture)
     work = (work or default_work()).resolve()
@@ -154,7 +154,7 @@ def _with_engines(
     kept = []
     for contestant in taking_part:
         bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
-        if contestant.engine == "tensorrt" and bundle is not None and bundle.is_relative_to(work):
+        if contestant.backend == "tensorrt" and bundle is not None and bundle.is_relative_to(work):
             try:
                 build_engines(bundle, batch, frames)
             except BackendError as error:

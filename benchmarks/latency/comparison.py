@@ -159,7 +159,7 @@ def _leave_out_twins(results: Sequence[Result], waveforms: Mapping[str, Array]) 
         contestant = result.contestant
         if contestant.kind != "bundle" or contestant.is_low_memory or contestant.name not in waveforms:
             continue
-        first = exact.setdefault(contestant.engine, contestant.name)
+        first = exact.setdefault(contestant.backend, contestant.name)
         if first != contestant.name and np.array_equal(waveforms[first], waveforms[contestant.name]):
             _leave_out(result, f"{contestant.name} gives the very numbers of {first}: measured once")
 

@@ -2,7 +2,7 @@
 that were measured on the spot, over the time that it took.
 
 Operations and bytes are those of this project's graphs in half precision (`cost/graphs.py`), after the fusion
-that `cost/operators.py` estimates; everyone is held against the same work. A perfect engine computes and
+that `cost/operators.py` estimates; everyone is held against the same work. A perfect backend computes and
 moves at once, each at its peak: so the least time is the longer one of the two.
 """
 
@@ -53,9 +53,9 @@ def limits(bundle: Path, batch: int, frames: int, peak: Peak) -> dict[str, Limit
     """
     from benchmarks.cost.graphs import rows  # needs the exporter
 
-    engine = "tensorrt" if Manifest.read(bundle).precision == "float16" else "cuda"
+    backend = "tensorrt" if Manifest.read(bundle).precision == "float16" else "cuda"
     work: dict[str, list[float]] = {}
-    for row in rows(bundle, engine, batch, frames, steps=1, queries=batch):
+    for row in rows(bundle, backend, batch, frames, steps=1, queries=batch):
         total = work.setdefault(PART.get(row.graph, row.graph), [0.0, 0.0])
         total[0] += row.cost.flops
         total[1] += row.cost.fused_bytes

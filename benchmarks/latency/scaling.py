@@ -82,13 +82,13 @@ class Sweep:
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @model_options
 @click.option(
-    "--backend", help="Contestant: an engine of this project, or eager.  [default: the first engine]"
+    "--backend", help="Contestant: a backend of this project, or eager.  [default: the first backend]"
 )
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
 @click.option("--seconds", default="5.12,2.56,10.24,20.48", show_default=True, help="Lengths of a clip.")
 @click.option("--batch", default="1,2,4", show_default=True, help="Clips at a time.")
 @click.option("--steps", default="4,1,8,16", show_default=True, help="Solver steps.")
-@click.option("--threads", default="2,1", show_default=True, help="Threads of the engine.")
+@click.option("--threads", default="2,1", show_default=True, help="Threads of the backend.")
 @click.option("--rounds", type=click.IntRange(2), default=3, show_default=True, help="Clips a point.")
 @output_options("Draw points and fitted laws")
 def command(
@@ -108,7 +108,7 @@ def command(
     markdown: Path | None,
     picture: Path | None,
 ) -> None:
-    """Measure time and peak memory of one engine against length, batch, steps and threads."""
+    """Measure time and peak memory of one backend against length, batch, steps and threads."""
     solver_named(solver)
     check_destinations(json_file, markdown, picture)
     work = (work or default_work()).resolve()
@@ -190,13 +190,13 @@ def _measured(
 
 def _contestant(name: str | None) -> Contestant:
     if name is None:
-        engines = [found for found in contestants.of_this_project() if contestants.why_absent(found) is None]
-        if not engines:
-            raise OptionError("No engine of this project can run here: install one (pip install '.[cpu]').")
-        return engines[0]
+        backends = [found for found in contestants.of_this_project() if contestants.why_absent(found) is None]
+        if not backends:
+            raise OptionError("No backend of this project can run here: install one (pip install '.[cpu]').")
+        return backends[0]
     found = contestants.chosen(name, contestants.device_of(name))[0][-1]
     if found.kind == "plain":
-        raise OptionError(f"{name} is a graph of one shape: choose an engine of this project, or eager.")
+        raise OptionError(f"{name} is a graph of one shape: choose a backend of this project, or eager.")
     return found
 
 

@@ -30,7 +30,7 @@ from flowsep_runtime import BackendError, Separator
 from flowsep_runtime.app.console import run
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.resampling import resampled
-from flowsep_runtime.separation.longform import JOININGS, Joining
+from flowsep_runtime.options import JOININGS, Joining
 
 PROGRAM = "benchmarks.latency.streaming"
 FILE = click.Path(path_type=Path)
@@ -41,12 +41,12 @@ QUERY = "a dog barking"
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default="30,600", show_default=True, help="Lengths.")
 @click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
-@click.option("--backend", default="auto", show_default=True, help="Engine.")
+@click.option("--backend", default="auto", show_default=True, help="Backend.")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option(
     "--windows", type=click.Choice(JOININGS), default="joint", show_default=True, help="Joined how."
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the backend.")
 @click.option("--alone", is_flag=True, hidden=True, help="Measure the first length in this process.")
 @click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
 @click.option("--markdown", type=FILE, help="Write the table, which is also printed.")

@@ -1,4 +1,4 @@
-"""How well the model separates against what that costs: steps, solver, engine and precision.
+"""How well the model separates against what that costs: steps, solver, backend and precision.
 
     python -m benchmarks.quality --manifest runs/test/manifest.jsonl --picture quality.png
 
@@ -42,14 +42,14 @@ PANELS = ("query_accuracy", RATIO, "mel_si_sdr_improvement", "silenced")
 @click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
 @click.option("--steps", default="1,2,4,8,20", show_default=True, help="Solver steps.")
 @click.option("--solvers", metavar="NAME,…", help="Solvers.  [default: all that the runtime has]")
-@click.option("--backends", metavar="NAME,…", help="Engines of this project.  [default: the first that runs]")
+@click.option("--backends", metavar="NAME,…", help="Backends to score.  [default: the first that runs]")
 @click.option("--reference", default="euler:20", show_default=True, help="What all are compared with.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
 @click.option("--converged-steps", type=click.IntRange(1), default=200, show_default=True, help="Euler's.")
 @click.option(
     "--converged-items", type=click.IntRange(0), default=4, show_default=True, help="Queries for the error."
 )
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the engine.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the backend.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
 @output_options("Draw quality against network evaluations")
 def command(
@@ -68,20 +68,20 @@ def command(
     markdown: Path | None,
     picture: Path | None,
 ) -> None:
-    """Score separations against solver, steps, engine and precision."""
+    """Score separations against solver, steps, backend and precision."""
     check_destinations(json_file, markdown, picture)
     names = list(SOLVERS) if solvers is None else [name.strip() for name in solvers.split(",")]
     for name in names:
         solver_named(name)
     counts = [int(count) for count in numbers(steps, "--steps", int)]
-    engines = _engines(backends)
-    compared_with = _reference(reference, engines[0])
+    chosen = _contestants(backends)
+    compared_with = _reference(reference, chosen[0])
     settings = list(
         dict.fromkeys(
             [compared_with]
             + [
-                OperatingPoint(engine.name, name, count)
-                for engine in engines
+                OperatingPoint(contestant.name, name, count)
+                for contestant in chosen
                 for name in names
                 for count in counts
             ]
@@ -91,7 +91,7 @@ def command(
     sets = {name: read_manifest(path, limit) for name, path in paths.items()}
     for items in sets.values():
         check_audio(items)
-    rows = measure(settings, engines, bundle, sets, threads, seed, converged_steps, converged_items)
+    rows = measure(settings, chosen, bundle, sets, threads, seed, converged_steps, converged_items)
     facts = machine()
     about = {
         "manifests": {name: str(path) for name, path in paths.items()},
@@ -108,29 +108,29 @@ def command(
         draw(rows, picture)
 
 
-def _engines(names: str | None) -> list[Contestant]:
+def _contestants(names: str | None) -> list[Contestant]:
     ours = {found.name: found for found in contestants.of_this_project()}
     if names is None:
         able = [found for found in ours.values() if contestants.why_absent(found) is None]
         if not able:
-            raise OptionError("No engine of this project can run here: install one (pip install '.[cpu]').")
+            raise OptionError("No backend of this project can run here: install one (pip install '.[cpu]').")
         return able[:1]
     wanted = list(dict.fromkeys(name.strip() for name in names.split(",")))
     for name in wanted:
         if name not in ours:
-            raise OptionError(f"There is no engine {name!r}: choose from {', '.join(ours)}.")
+            raise OptionError(f"There is no backend {name!r}: choose from {', '.join(ours)}.")
         reason = contestants.why_absent(ours[name])
         if reason is not None:
             raise OptionError(f"{name} cannot run: {reason}.")
     return [ours[name] for name in wanted]
 
 
-def _reference(text: str, engine: Contestant) -> OperatingPoint:
+def _reference(text: str, contestant: Contestant) -> OperatingPoint:
     name, _, steps = text.partition(":")
     if not steps.isdecimal() or int(steps) < 1:
         raise OptionError(f"--reference is a solver and its steps, as in euler:20, and not {text!r}.")
     solver_named(name)
-    return OperatingPoint(engine.name, name, int(steps))
+    return OperatingPoint(contestant.name, name, int(steps))
 
 
 def report(rows: Sequence[Row], about: Mapping[str, object], facts: Mapping[str, object]) -> str:
@@ -192,12 +192,12 @@ def as_json(
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Metrics of all sets together and the error, a line a solver."""
-    one_engine = len({row.setting.contestant for row in rows}) == 1
+    one_backend = len({row.setting.contestant for row in rows}) == 1
     headings = {column.metric: (column.heading, column.factor) for column in COLUMNS}
     panels: dict[str, dict[str, list[pictures.Point]]] = {}
     for row in rows:
         setting = row.setting
-        line = setting.solver if one_engine else f"{setting.contestant}, {setting.solver}"
+        line = setting.solver if one_backend else f"{setting.contestant}, {setting.solver}"
         overall = together(row.sets.values()).overall()
         found = {headings[metric]: overall[metric] for metric in PANELS if metric in overall}
         if row.error is not None:

@@ -1,4 +1,4 @@
-"""Scores of a model under several settings: engine, solver and steps, all on the same items and noise."""
+"""Scores of a model under several settings: backend, solver and steps, all on the same items and noise."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Row:
 
 def measure(
     settings: Sequence[OperatingPoint],
-    engines: Sequence[Contestant],
+    contestants: Sequence[Contestant],
     bundle: Path | None,
     sets: Mapping[str, Sequence[Item]],
     threads: int,
@@ -71,26 +71,31 @@ def measure(
     """Scores and errors of every setting; the first is what the others are compared with.
 
     Raises:
-        FlowSepError: If an engine or an audio file fails.
+        FlowSepError: If a backend or an audio file fails.
     """
     rows = [Row(setting) for setting in settings]
     few = [item for items in sets.values() for item in items][:converged_items]
     converged = None
-    for engine in engines:
-        precision: Any = engine.precision
-        separator = Separator.load(bundle, engine.engine, precision, threads)
+    for contestant in contestants:
+        precision: Any = contestant.precision
+        separator = Separator.load(bundle, contestant.backend, precision, threads)
         begun = starts(separator.pipeline, few, seed)
         if few and converged is None:
-            say(f"{engine.name}: {converged_steps} steps of {len(few)} queries")
+            say(f"{contestant.name}: {converged_steps} steps of {len(few)} queries")
             converged = ends(separator.pipeline, begun, converged_steps, "euler")
         for row in rows:
             setting = row.setting
-            if setting.contestant != engine.name:
+            if setting.contestant != contestant.name:
                 continue
             say(f"{setting}: {setting.evaluations} evaluations")
             for name, items in sets.items():
                 row.sets[name] = evaluate(
-                    separator, items, setting.steps, setting.solver, seed, ceiling=False
+                    separator,
+                    items,
+                    ceiling=False,
+                    steps=setting.steps,
+                    solver=setting.solver,
+                    seed=seed,
                 )
             if converged is not None:
                 latents = ends(separator.pipeline, begun, setting.steps, setting.solver)

@@ -26,7 +26,7 @@ class Point:
 def quality_panels(
     panels: Mapping[str, Mapping[str, Sequence[Point]]], is_logarithmic: Mapping[str, bool], path: Path
 ) -> None:
-    """A panel a metric, a line a solver (on an engine), against network evaluations."""
+    """A panel a metric, a line a solver (on a backend), against network evaluations."""
     with new_figure(path, 4.2 * len(panels), 3.6) as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         names = list(dict.fromkeys(name for lines in panels.values() for name in lines))

@@ -31,7 +31,8 @@ from flowsep_runtime import Separator
 from flowsep_runtime.app.console import run
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.bundle.manifest import ModelEntry
-from flowsep_runtime.separation.longform import JOININGS, OVERLAPS, Joining
+from flowsep_runtime.options import JOININGS, Joining
+from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.separation.windows import window_starts
 
 PROGRAM = "benchmarks.quality.seams"
@@ -92,12 +93,12 @@ def _jump(spectrogram: NDArray[np.float32], place: int) -> float:
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--manifest", type=FILE, required=True, help="Test set of flowsep-eval.")
 @click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
-@click.option("--backend", default="auto", show_default=True, help="Engine.")
+@click.option("--backend", default="auto", show_default=True, help="Backend.")
 @click.option("--seconds", type=click.FloatRange(5), default=57.0, show_default=True, help="Of a mixture.")
 @click.option("--mixtures", "count", type=click.IntRange(1), default=12, show_default=True, help="How many.")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the engine.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the backend.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of pairs and noise.")
 @click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
 @click.option("--markdown", type=FILE, help="Write the table, which is also printed.")
@@ -124,7 +125,13 @@ def command(
         for joining in JOININGS:
             say(f"mixture {number + 1} of {len(mixtures)}: {mixture.query}, {joining}")
             result = separator.separate(
-                mixture.mixture, RATE, mixture.query, steps, solver, seed + number, windows=joining
+                mixture.mixture,
+                RATE,
+                mixture.query,
+                steps=steps,
+                solver=solver,
+                seed=seed + number,
+                windows=joining,
             )
             places = seams(len(mixture.mixture), separator.pipeline.manifest.model, joining)
             measured[joining].append(scores(result.target, mixture, places))

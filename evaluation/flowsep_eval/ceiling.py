@@ -8,7 +8,7 @@ from flowsep_eval.mel import Floats
 from flowsep_runtime import Pipeline
 from flowsep_runtime.audio.checks import SILENCE, centred
 from flowsep_runtime.separation.levels import PEAK
-from flowsep_runtime.separation.longform import OVERLAPS
+from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.separation.windows import cross_fade, window_starts
 
 

@@ -7,18 +7,22 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, run
+from flowsep_runtime.app.console import backend_options, run, separation_options
 from flowsep_runtime.errors import FlowSepWarning, shown
+from flowsep_runtime.options import Options
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from flowsep_eval.builder import Phrasings
-    from flowsep_runtime.app.file_runs import OutputKind
+    from flowsep_runtime.options import OptionFields
 
 PROGRAM = "flowsep-eval"
 FILE = click.Path(path_type=Path)
@@ -94,21 +98,8 @@ def build(
     type=FILE,
     help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
 )
-@click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
-@click.option("--solver", help="Solver of the flow.  [default: the bundle's]")
+@separation_options
 @backend_options
-@click.option(
-    "--kind",
-    type=click.Choice(["generated", "masked"]),
-    default="generated",
-    show_default=True,
-    help="Score the model's own waveforms, or the mixtures through their masks.",
-)
-@click.option("--guidance", type=float, default=1.0, show_default=True, help="As for flowsep-run.")
-@click.option(
-    "--candidates", type=click.IntRange(1), default=1, show_default=True, help="As for flowsep-run."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
 @click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
 @click.option(
     "--clap", type=FILE, help="Folder of a CLAP checkpoint (transformers): CLAPScore and FAD as well."
@@ -120,20 +111,15 @@ def run_command(
     manifests: tuple[Path, ...],
     output: Path,
     bundle: Path | None,
-    steps: int | None,
-    solver: str | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
-    kind: OutputKind,
-    guidance: float,
-    candidates: int,
-    seed: int,
     limit: int | None,
     clap: Path | None,
     no_ceiling: bool,
     as_json: bool,
     force: bool,
+    **options: Unpack[OptionFields],
 ) -> None:
     """Separate every mixture of the test sets and report how well it went."""
     from flowsep_eval.clap import Clap
@@ -142,26 +128,19 @@ def run_command(
     from flowsep_eval.report import closing_line, report
     from flowsep_eval.writing import about, check_folder, check_pictures, set_names, write_report
     from flowsep_runtime import Separator
-    from flowsep_runtime.solvers import solver_named
 
-    if solver is not None:
-        solver_named(solver)
+    wanted = Options(**options)
     check_pictures()
     sets = dict(zip(set_names(manifests), (read_manifest(path, limit) for path in manifests), strict=True))
     check_folder(output, force)
     embedder = None if clap is None else Clap(clap)
     separator = Separator.load(bundle, backend, precision, threads)
     pipeline = separator.pipeline
-    steps, solver = pipeline.manifest.model.schedule(pipeline.precision, steps, solver)
+    resolved = wanted.resolved(pipeline.manifest.model, pipeline.precision)
     settings = {
-        "steps": steps,
-        "solver": solver,
-        "kind": kind,
-        "guidance": guidance,
-        "candidates": candidates,
+        **asdict(resolved),
         "precision": pipeline.precision,
         "threads": threads,
-        "seed": seed,
         "limit": limit,
         "clap": None if clap is None else str(clap),
         "ceiling": not no_ceiling,
@@ -176,15 +155,10 @@ def run_command(
                 name: evaluate(
                     separator,
                     items,
-                    steps,
-                    solver,
-                    seed,
-                    not no_ceiling,
-                    embedder,
-                    progress,
-                    kind=kind,
-                    guidance=guidance,
-                    candidates=candidates,
+                    ceiling=not no_ceiling,
+                    clap=embedder,
+                    progress=progress,
+                    **resolved.fields(),
                 )
                 for name, items in sets.items()
             }

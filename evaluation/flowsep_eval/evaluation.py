@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,27 +17,17 @@ from flowsep_eval.clap import Clap
 from flowsep_eval.manifest import Item, read_mono
 from flowsep_eval.mel import SAMPLE_RATE, Floats, mel_magnitudes
 from flowsep_eval.scores import ItemScore, Scores
-from flowsep_runtime import Separator
+from flowsep_runtime import Options, Separator
 from flowsep_runtime.audio.checks import SILENCE, centred
 from flowsep_runtime.errors import AudioError, BackendError, FlowSepWarning, OptionError
 
 if TYPE_CHECKING:
-    from flowsep_runtime.app.file_runs import OutputKind
+    from typing_extensions import Unpack
+
+    from flowsep_runtime.options import OptionFields
 
 LENGTHS_AGREE = 0.1
 """Seconds by which a target's length may differ from its mixture's before it is worth a warning."""
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How to separate (see `Separator.separate`; None is the bundle's default), and which of the results is
-    scored: the generated target, or the mixture through its mask."""
-
-    steps: int | None = None
-    solver: str | None = None
-    kind: OutputKind = "generated"
-    guidance: float = 1.0
-    candidates: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,33 +51,26 @@ class Output:
 def evaluate(
     separator: Separator,
     items: Iterable[Item],
-    steps: int | None = None,
-    solver: str | None = None,
-    seed: int = 0,
+    *,
     ceiling: bool = True,
     clap: Clap | None = None,
     progress: Callable[[], None] | None = None,
-    *,
-    kind: OutputKind = "generated",
-    guidance: float = 1.0,
-    candidates: int = 1,
+    **options: Unpack[OptionFields],
 ) -> Scores:
     """Separates every item's mixture by its query and scores the output.
 
     Args:
         separator: The model.
         items: Of `read_manifest`.
-        steps, solver: As for `Separator.separate`; None is the bundle's default.
-        seed: Of the noise (item k has a seed of its own, made of this and k) and of the bootstrap.
         ceiling: Also score the targets through autoencoder and vocoder.
         clap: For CLAPScore and FAD.
         progress: Called after every item.
-        kind: Score the generated targets, or the mixtures through their masks.
-        guidance, candidates: As for `Separator.separate`.
+        options: The fields of `Options`. The seed is that of the noise (item k has a seed of its own, made of
+            this and k) and of the bootstrap.
 
     Raises:
         AudioError: With the manifest's line, if audio cannot be read or a mixture is silent.
-        BackendError: If the engine fails at every item; where it fails at some, they count as silence.
+        BackendError: If the backend fails at every item; where it fails at some, they count as silence.
         OptionError: If an option is wrong, or there is no item.
     """
     if separator.pipeline.manifest.model.sample_rate != SAMPLE_RATE:
@@ -95,13 +78,13 @@ def evaluate(
     items = list(items)
     if not items:
         raise OptionError("There is nothing to evaluate: the test set is empty.")
-    setting = EvaluationSettings(steps, solver, kind, guidance, candidates)
+    wanted = Options(**options)
     scored: list[ItemScore] = []
     embeddings: dict[str, list[Floats]] = {"output": [], "target": [], "mixture": []}
     for number, item in enumerate(items):
         tracks = read_tracks(item)
-        own_seed = item_seed(seed, number)
-        output = separated(separator, tracks.mixture, item.query, own_seed, setting)
+        own_seed = item_seed(wanted.seed, number)
+        output = separated(separator, tracks.mixture, item.query, replace(wanted, seed=own_seed))
         rendered = None
         if ceiling and tracks.target is not None:
             rendered = through_autoencoder_and_vocoder(separator.pipeline, tracks.target, tracks.mixture)
@@ -122,7 +105,7 @@ def evaluate(
     if len(failures) == len(scored):
         raise BackendError(f"The model gave nothing for any of {len(scored)} queries: {failures[0]}")
     kept = {name: np.stack(rows) for name, rows in embeddings.items() if rows}
-    return Scores(scored, seed, kept)
+    return Scores(scored, wanted.seed, kept)
 
 
 def check_audio(items: Iterable[Item], progress: Callable[[], None] | None = None) -> None:
@@ -173,26 +156,15 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, FlowSepWarning, stacklevel=4)
 
 
-def separated(
-    separator: Separator, mixture: Floats, query: str, seed: int, setting: EvaluationSettings
-) -> Output:
-    """One separation; silence where the engine fails or gives what is no sound."""
+def separated(separator: Separator, mixture: Floats, query: str, options: Options) -> Output:
+    """One separation; silence where the backend fails or gives what is no sound."""
     start = time.perf_counter()
     try:
-        result = separator.separate(
-            mixture,
-            SAMPLE_RATE,
-            query,
-            setting.steps,
-            setting.solver,
-            seed,
-            guidance=setting.guidance,
-            candidates=setting.candidates,
-        )
+        result = separator.separate(mixture, SAMPLE_RATE, query, **options.fields())
     except BackendError as error:
         return Output(np.zeros_like(mixture), time.perf_counter() - start, str(error))
     seconds = time.perf_counter() - start - result.timings.get("load", 0.0)
-    waveform = result.masked if setting.kind == "masked" else result.target
+    waveform = result.masked if options.kind == "masked" else result.target
     if not np.isfinite(waveform).all():
         return Output(np.zeros_like(mixture), seconds, "The output holds numbers that are not finite.")
     return Output(waveform, seconds)

@@ -1,4 +1,4 @@
-"""The spectrogram that scores are made of: the published front end's mel bands (SPEC §1), in numpy.
+"""Mel spectrograms for the scores: the bands of docs/model.md#front-end, in numpy.
 
 It is written again here so that scoring needs no PyTorch and is the same whatever model is scored; a test
 holds it and the model's own front end together.

@@ -6,16 +6,16 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flowsep_eval.evaluation import EvaluationSettings, read_tracks, separated
+from flowsep_eval.evaluation import read_tracks, separated
 from flowsep_eval.pictures import Example, chosen, class_bars, example_page
 from flowsep_eval.report import markdown, report
 from flowsep_eval.scores import Scores
-from flowsep_runtime import Separator, __version__
+from flowsep_runtime import Options, Separator, __version__
 from flowsep_runtime.app.outputs import replacing
 from flowsep_runtime.bundle.checksums import sha256_of
 from flowsep_runtime.bundle.manifest import MANIFEST_NAME
@@ -111,12 +111,12 @@ def write_report(
 
 def examples(sets: Mapping[str, Scores], settings: Mapping[str, Any], separator: Separator) -> list[Example]:
     """Best, median and worst of every set, separated once more: keeping all audio would take gigabytes."""
-    setting = EvaluationSettings(**{field.name: settings[field.name] for field in fields(EvaluationSettings)})
+    options = Options(**{field.name: settings[field.name] for field in fields(Options)})
     found: list[Example] = []
     for name, scores in list(sets.items())[:EXAMPLE_SETS]:
         for place, score in chosen(scores):
             tracks = read_tracks(score.item)
-            output = separated(separator, tracks.mixture, score.item.query, score.seed, setting)
+            output = separated(separator, tracks.mixture, score.item.query, replace(options, seed=score.seed))
             sounds = (
                 (f"{score.item.id}: mixture with {score.item.other_label or 'other sounds'}", tracks.mixture),
                 ("target" if tracks.target is not None else "target (not there)", tracks.target),

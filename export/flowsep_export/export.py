@@ -162,17 +162,17 @@ def _write_graphs(
 def _write_variants(
     model: FlowSep, folder: Path, exported: dict[str, GraphEntry]
 ) -> dict[str, dict[str, GraphEntry]]:
-    """Write the engines' own spellings; large weights are those of the graph for all."""
+    """Write the backends' own spellings; large weights are those of the graph for all."""
     variants = {}
-    for engine, names in VARIANTS.items():
-        table = graphs(model, engine)
+    for backend, names in VARIANTS.items():
+        table = graphs(model, backend)
         entries = {}
         for name in names:
             program = onnx_export.trace(table[name])
-            entry = _write_graph(table[name], program, folder, f"{name}.{engine}.onnx")
+            entry = _write_graph(table[name], program, folder, f"{name}.{backend}.onnx")
             shared = onnx_export.share_weights(folder, entry.files, exported[name].files)
             entries[name] = replace(entry, files=shared)
-        variants[engine] = entries
+        variants[backend] = entries
     rewritten = _cuda_variant(folder, exported)
     return variants | ({"cuda": rewritten} if rewritten else {})
 

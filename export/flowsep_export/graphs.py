@@ -168,7 +168,7 @@ class Vocode(nn.Module):
 
 
 def vocoder_tail(config: FlowSepConfig) -> int:
-    """Samples that the vocoder gives beyond `hop_length` a frame (32 as published, SPEC §6)."""
+    """Extra samples at the end of the vocoder's output: 32 as published (docs/model.md#vocoder)."""
     length = frames = 64
     for stride, kernel in zip(
         config.vocoder.upsample_rates, config.vocoder.upsample_kernel_sizes, strict=True
@@ -177,18 +177,18 @@ def vocoder_tail(config: FlowSepConfig) -> int:
     return length - frames * config.audio.hop_length
 
 
-#: Engine -> the graphs of which a bundle carries a spelling for it, beside the one for all.
+#: Backend -> the graphs of which a bundle carries a spelling for it, beside the one for all.
 VARIANTS: Mapping[str, tuple[str, ...]] = {"openvino": ("vocode",)}
 
 
-def graphs(model: FlowSep, engine: str | None = None) -> dict[str, Graph]:
+def graphs(model: FlowSep, backend: str | None = None) -> dict[str, Graph]:
     """The table, for one model's sizes and weights; the weights are shared, not copied.
 
     Args:
         model: what to export.
-        engine: a key of `VARIANTS`, for that engine's spelling of its graphs; None for the one for all.
+        backend: a key of `VARIANTS`, for that backend's spelling of its graphs; None for the one for all.
     """
-    spelling: Spelling = "cosine" if engine is None else "polynomial"
+    spelling: Spelling = "cosine" if backend is None else "polynomial"
     config = model.config
     tokens, mels, channels = config.text.max_length, config.audio.n_mel_channels, config.latent_channels
     tail = vocoder_tail(config)

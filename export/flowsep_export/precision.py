@@ -4,7 +4,7 @@ The reference computes normalisation statistics, softmax, the snake and T5's res
 float32 whatever the weights' type is, and every layer casts its input to its weights' type.  So the
 precision of a graph is decided by the weights: convolutions and linear layers become half, but for
 the islands below, and the casts at the borders come out of the trace as ONNX `Cast`s that every
-engine must honour.
+backend must honour.
 """
 
 from __future__ import annotations

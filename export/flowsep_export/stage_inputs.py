@@ -56,33 +56,33 @@ class StageInputs:
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
-#: Each stage on its inputs; the engine is `flowsep_ref.FlowSep` or `flowsep_runtime.Pipeline`.
+#: Each stage on its inputs; the model is `flowsep_ref.FlowSep` or `flowsep_runtime.Pipeline`.
 STAGE_CALLS: Mapping[str, Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]] = {
-    "log_mel": lambda engine, i: (engine.log_mel(i["waveform"]),),
-    "encode_text": lambda engine, i: (engine.encode_text(i["input_ids"], i["attention_mask"]),),
-    "encode_mixture": lambda engine, i: tuple(engine.encode_mixture(i["log_mel"])),
-    "velocity": lambda engine, i: (
-        engine.velocity(i["x"], i["t"], i["mixture_latent"], i["text"], i["attention_mask"]),
+    "log_mel": lambda model, i: (model.log_mel(i["waveform"]),),
+    "encode_text": lambda model, i: (model.encode_text(i["input_ids"], i["attention_mask"]),),
+    "encode_mixture": lambda model, i: tuple(model.encode_mixture(i["log_mel"])),
+    "velocity": lambda model, i: (
+        model.velocity(i["x"], i["t"], i["mixture_latent"], i["text"], i["attention_mask"]),
     ),
-    "solve": lambda engine, i: (
-        engine.solve(i["noise"], i["mixture_latent"], i["text"], i["attention_mask"], CHECK_STEPS),
+    "solve": lambda model, i: (
+        model.solve(i["noise"], i["mixture_latent"], i["text"], i["attention_mask"], CHECK_STEPS),
     ),
-    "decode_latent": lambda engine, i: (engine.decode_latent(i["latent"]),),
-    "vocode": lambda engine, i: (engine.vocode(i["target_log_mel"]),),
+    "decode_latent": lambda model, i: (model.decode_latent(i["latent"]),),
+    "vocode": lambda model, i: (model.vocode(i["target_log_mel"]),),
 }
 
 CHAIN = "chain"
 
 
-def chain(engine: Any, i: Mapping[str, Any]) -> tuple[Any, ...]:
+def chain(model: Any, i: Mapping[str, Any]) -> tuple[Any, ...]:
     """Mixture and query to the target's log-mel and waveform, every stage on what the one before gave."""
-    mean, std = engine.encode_mixture(engine.log_mel(i["waveform"]))
-    text = engine.encode_text(i["input_ids"], i["attention_mask"])
-    latent = engine.solve(
+    mean, std = model.encode_mixture(model.log_mel(i["waveform"]))
+    text = model.encode_text(i["input_ids"], i["attention_mask"])
+    latent = model.solve(
         i["noise"], mean + std * i["posterior_noise"], text, i["attention_mask"], CHECK_STEPS
     )
-    log_mel = engine.decode_latent(latent)
-    return log_mel, engine.vocode(log_mel)
+    log_mel = model.decode_latent(latent)
+    return log_mel, model.vocode(log_mel)
 
 
 def random_inputs(config: FlowSepConfig, frames: int, batch: int, seed: int) -> StageInputs:

@@ -56,7 +56,7 @@ def relative_error(
     """L2 norm of the difference over the reference's; infinite for another shape or non-finite numbers.
 
     Args:
-        output: of the engine.
+        output: of the backend.
         reference: of the same shape.
         quietest: a reference of a lower root mean square counts as one of this.
     """
@@ -143,7 +143,7 @@ def measure(
 
 
 def spellings(manifest: Manifest, stage: str) -> list[Manifest]:
-    """The bundle as any engine reads it and, of a stage that has other spellings, as those engines do."""
+    """The bundle as any backend reads it and, of a stage that has other spellings, as those backends do."""
     graphs = GRAPHS_OF.get(stage, ())  # the chain repeats what its stages were checked for
     own = [
         replace(manifest, graphs={**manifest.graphs, **variants}, variants={})

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OutputError,
         QueryError,
     )
+    from flowsep_runtime.options import Options
     from flowsep_runtime.pipeline import Pipeline
     from flowsep_runtime.separation.streaming import Part, Parts
     from flowsep_runtime.separator import Separation, Separator
@@ -39,6 +40,7 @@ _HOME = {
     "FlowSepWarning": "errors",
     "Manifest": "bundle.manifest",
     "OptionError": "errors",
+    "Options": "options",
     "OutputError": "errors",
     "Part": "separation.streaming",
     "Parts": "separation.streaming",
@@ -56,6 +58,7 @@ __all__ = [
     "FlowSepWarning",
     "Manifest",
     "OptionError",
+    "Options",
     "OutputError",
     "Part",
     "Parts",

@@ -32,7 +32,7 @@ class OptionError(FlowSepError, ValueError):
 
 
 class BackendError(FlowSepError):
-    """An engine that cannot be loaded or that failed while it ran."""
+    """A backend that cannot be loaded or that failed while it ran."""
 
     exit_code = 1
 

@@ -1,7 +1,7 @@
-"""The seven stages of FlowSep on an engine, with numpy arrays in and out.
+"""The seven stages of FlowSep on a backend, with numpy arrays in and out.
 
 The same methods, names and shapes as the PyTorch reference, so that any stage of one can be checked against
-the other. Arithmetic: SPEC sections 1 to 6; what stays the same inside the solver loop (a query's keys and
+the other. Arithmetic: docs/model.md; what stays the same inside the solver loop (a query's keys and
 values, the mixture's share of the first convolution, the time features of a schedule) is computed once,
 outside it.
 """
@@ -50,10 +50,10 @@ class _Invariants:
 
 
 class Pipeline:
-    """A bundle on an engine. B is the batch, T mel frames (samples / 160, a multiple of 32), t = T / 4
+    """A bundle on a backend. B is the batch, T mel frames (samples / 160, a multiple of 32), t = T / 4
     latent frames; numbers are the published ones, `manifest.model` holds the bundle's own.
 
-    Wrong shapes raise ValueError, an engine that fails `BackendError`.
+    Wrong shapes raise ValueError, a backend that fails `BackendError`.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class Pipeline:
         Args:
             bundle_dir: The folder that flowsep-export wrote.
             backend: A name of `backends.BACKENDS` or "auto".
-            precision: "exact" (float32 arithmetic), "fast" (the engine's quickest whose error is known to be
+            precision: "exact" (float32 arithmetic), "fast" (the backend's quickest whose error is known to be
                 small) or "auto" ("fast" where this machine has such an arithmetic); `precision` of the
                 pipeline is what it came to.
-            threads: Threads of an engine on the CPU; None leaves it to the engine.
+            threads: Threads of a backend on the CPU; None leaves it to the backend.
             low_memory: Keep the graphs of one stage at a time, so that the peak is that of the largest
                 stage; they are loaded again when they are next wanted.
-            cache: Whether the engine may keep compiled graphs and the results of its checks in the user's
+            cache: Whether the backend may keep compiled graphs and the results of its checks in the user's
                 cache folder.
 
         Raises:
@@ -100,8 +100,8 @@ class Pipeline:
         """
         folder = Path(bundle_dir)
         manifest = Manifest.read(folder)
-        engine, arithmetic = open_chosen(backend, folder, manifest, precision, threads, cache)
-        return cls(folder, manifest, engine, arithmetic, low_memory)
+        opened, arithmetic = open_chosen(backend, folder, manifest, precision, threads, cache)
+        return cls(folder, manifest, opened, arithmetic, low_memory)
 
     def load_stage(self, stage: str) -> None:
         """Makes the graphs behind a stage method ready, so that its first call takes no longer than the
@@ -123,7 +123,7 @@ class Pipeline:
         def load() -> None:
             with suppress(BackendError):
                 for stage in stages:
-                    # no daemon: an engine must not be cut off in its work; but a program that ends need not
+                    # no daemon: a backend must not be cut off in its work; but a program that ends need not
                     # wait for more than one stage
                     if threading.main_thread().is_alive():
                         self.load_stage(stage)
@@ -141,7 +141,7 @@ class Pipeline:
             self.backend.free(graph)
 
     def log_mel(self, waveform: ArrayLike) -> Floats:
-        """Waveform [B, 160 T], normalised (SPEC section 1) -> natural-log mel spectrogram [B, T, 64]."""
+        """Normalised waveform [B, 160 T] -> log-mel spectrogram [B, T, 64] (docs/model.md#front-end)."""
         return self._run("log_mel", waveform=self._waveform(waveform))[0]
 
     def encode_text(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> Floats:
@@ -162,7 +162,7 @@ class Pipeline:
     def velocity(
         self, x: ArrayLike, t: ArrayLike, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
     ) -> Floats:
-        """The velocity network (SPEC section 4) at one time.
+        """The velocity network (docs/model.md#velocity-network) at one time.
 
         Args:
             x: State [B, 8, t, 16].
@@ -225,7 +225,7 @@ class Pipeline:
         solver: str = "euler",
         progress: Callable[[int, int], None] | None = None,
     ) -> Floats:
-        """Follows the velocity from noise at t = 0 to a latent at t = 1 (SPEC section 5).
+        """Follows the velocity from noise at t = 0 to a latent at t = 1 (docs/model.md#solver).
 
         Args:
             noise: Standard normal [B, 8, t, 16].

@@ -1,4 +1,4 @@
-"""Solvers of dx/dt = v(x, t) from t = 0 (noise) to t = 1 (sound), SPEC section 5.
+"""Solvers of dx/dt = v(x, t) from t = 0 (noise) to t = 1 (sound), docs/model.md#solver.
 
 A solver is a row of `SOLVERS`: the times at which it asks for the velocity, known before the loop starts so
 that the time features of the whole schedule can be computed in one go, and the integration itself. The rows

@@ -130,7 +130,7 @@ def test_quality_of_the_bundled_model(program: Program, test_set: Path, tmp_path
         ("scaling", ["--batch", "1,two"], "--batch takes numbers"),
         ("scaling", ["--seconds", "0"], "--seconds takes numbers above 0"),
         ("quality", ["--manifest", "none.jsonl", "--reference", "euler"], "--reference is a solver"),
-        ("quality", ["--manifest", "none.jsonl", "--backends", "eager"], "There is no engine 'eager'"),
+        ("quality", ["--manifest", "none.jsonl", "--backends", "eager"], "There is no backend 'eager'"),
         ("quality", ["--manifest", "none.jsonl"], "none.jsonl cannot be read"),
     ],
 )

@@ -31,9 +31,9 @@ class Pretender(Separator):
         self.seeds: list[int] = []
         self.more: list[dict[str, object]] = []
 
-    def separate(self, audio, sample_rate, query, steps=None, solver=None, seed=0, progress=None, **more):  # type: ignore[no-untyped-def]
-        self.seeds.append(seed)
-        self.more.append(more)
+    def separate(self, audio, sample_rate, query, **options):  # type: ignore[no-untyped-def]
+        self.seeds.append(options.pop("seed"))
+        self.more.append(options)
         target = self.answer(audio, query)
         return Separation(target, audio * np.float32(0.5), audio - target, sample_rate, {"load": 0.0}, 0.1)
 

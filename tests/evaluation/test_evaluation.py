@@ -68,7 +68,8 @@ def test_the_masked_mixture_is_scored_instead(
     # the pretender's mask halves the mixture
     assert total["si_sdr_improvement"].mean == pytest.approx(0, abs=1e-4)
     assert total["attenuation"].mean == pytest.approx(20 * math.log10(2), abs=1e-3)
-    assert pretender.more == [{"guidance": 2.0, "candidates": 3}] * 3
+    for options in pretender.more:
+        assert (options["guidance"], options["candidates"], options["kind"]) == (2.0, 3, "masked")
 
 
 def test_the_wrong_sound_is_not_accurate(
@@ -101,13 +102,13 @@ def test_without_the_other_sound_there_is_no_accuracy(pretend: Pretend, test_set
 def test_outputs_that_are_no_numbers_count_as_silence(pretend: Pretend, test_set: Path) -> None:
     def broken(mixture: Floats, query: str) -> Floats:
         if query == "rain":
-            raise BackendError("The engine failed.")
+            raise BackendError("The backend failed.")
         return mixture * np.float32(np.nan) if "low" in query else mixture
 
     scores = evaluate(pretend(broken), read_manifest(test_set), ceiling=False)
     high, low, rain = scores.scored
     assert scores.failed == 2
-    assert high.failed is None and rain.failed == "The engine failed." and "not finite" in str(low.failed)
+    assert high.failed is None and rain.failed == "The backend failed." and "not finite" in str(low.failed)
     assert low.values["si_sdr"] == -60 and rain.values["attenuation"] == pytest.approx(60)
     assert {score.item.id for _, score in chosen(scores)} == {high.item.id}
 

@@ -74,7 +74,7 @@ def test_attention_scales_the_queries_and_adds_the_mask_before_softmax(tiny_bund
     assert masked == 7
 
 
-def test_norms_are_operators_that_engines_know(tiny_bundle: Exported) -> None:
+def test_norms_are_operators_that_backends_know(tiny_bundle: Exported) -> None:
     counts = Counter(node.op_type for node in load(tiny_bundle, "velocity").node)
     assert counts["LayerNormalization"] == 3 * 2 * 7
     assert counts["InstanceNormalization"] == 37

@@ -61,6 +61,7 @@ ROOMS = {
         "backends.onnxruntime",
         "backends.openvino",
         "backends.tensorrt",
+        "options",
         "device_pipeline",
         "pipeline",
         "separation",
@@ -243,7 +244,7 @@ def test_the_blocker_blocks(name: str) -> None:
         ("flowsep-eval", "flowsep_eval.cli"),
     ],
 )
-def test_a_command_line_prints_its_help_without_an_engine_or_an_audio_library(
+def test_a_command_line_prints_its_help_without_a_backend_or_an_audio_library(
     command: str, module: str
 ) -> None:
     start = f"sys.argv = [{command!r}, '--help']\nfrom {module} import main\nsys.exit(main())"

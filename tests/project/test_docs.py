@@ -110,6 +110,23 @@ def test_every_relative_link_resolves(page: Path) -> None:
     assert broken == []
 
 
+def test_every_pointer_from_code_to_a_page_resolves() -> None:
+    files = [*ROOT.glob("*/**/*.py"), ROOT / "Makefile", *ROOT.glob("*.toml"), *ROOT.glob("*.cfg")]
+    pointers = {
+        (file.relative_to(ROOT).as_posix(), page, anchor)
+        for file in files
+        if not file.relative_to(ROOT).parts[0].startswith((".", "build"))
+        for page, anchor in re.findall(r"\b(docs/[\w-]+\.md)(?:#([\w-]+))?", file.read_text(encoding="utf-8"))
+    }
+    assert len(pointers) > 30
+    broken = [
+        (file, page, anchor)
+        for file, page, anchor in pointers
+        if not (ROOT / page).is_file() or (anchor and anchor not in anchors(ROOT / page))
+    ]
+    assert broken == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_option_exists(page: Path) -> None:
     known = OTHER_PROGRAMS.union(*(options(program) for program in PROGRAMS))

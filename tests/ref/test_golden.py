@@ -1,4 +1,4 @@
-"""Every stage against the arrays that the published code computed (SPEC, golden/tiny.npz)."""
+"""Every stage against the arrays that the published code computed (docs/model.md#golden-arrays)."""
 
 from __future__ import annotations
 

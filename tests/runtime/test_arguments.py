@@ -83,10 +83,13 @@ def test_options_out_of_range_are_named(separator: Separator, name: str, value: 
 
 @pytest.mark.parametrize("query", [None, 5, b"rain", ["rain", None], [], "", [" "]])
 def test_what_is_no_query_is_said(separator: Separator, query: Any) -> None:
+    for call in (separator.separate, separator.separate_all):
+        with pytest.raises(QueryError):
+            call(GOOD, 16000, query)
     with pytest.raises(QueryError):
-        separator.separate(GOOD, 16000, query)
+        separator.stream([GOOD], 16000, query)
     with pytest.raises(QueryError):
-        separator.separate(GOOD, 16000, "rain", guidance=2, negative=7)  # type: ignore[call-overload]
+        separator.separate(GOOD, 16000, "rain", guidance=2, negative=7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [0, -1, 1.5, "2"])

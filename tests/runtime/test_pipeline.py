@@ -1,4 +1,4 @@
-"""The seven stages on an engine, against the same arithmetic in numpy."""
+"""The seven stages on a backend, against the same arithmetic in numpy."""
 
 from __future__ import annotations
 
@@ -260,13 +260,13 @@ def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
         )
 
 
-def test_auto_says_what_is_missing_when_no_engine_can_run(
+def test_auto_says_what_is_missing_when_no_backend_can_run(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, "openvino", "onnxruntime")
     with pytest.raises(OptionError, match=r"flowsep-engine\[openvino\].*pip install 'flowsep-engine\[cpu\]'"):
         Pipeline.load(toy_bundle)
-    assert list(BACKENDS)[-1] == "cpu", "auto tries the engine that runs everywhere last"
+    assert list(BACKENDS)[-1] == "cpu", "auto tries the backend that runs everywhere last"
 
 
 def test_generate_is_all_stages_in_a_row(pipeline: Pipeline, reference: Reference) -> None:
@@ -290,7 +290,7 @@ def test_generate_is_all_stages_in_a_row(pipeline: Pipeline, reference: Referenc
 
 
 @pytest.mark.parametrize("precision", ["exact", "fast", "auto"])
-def test_an_engine_without_quick_arithmetic_computes_in_float32_and_says_so(
+def test_a_backend_without_quick_arithmetic_computes_in_float32_and_says_so(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, precision: Any
 ) -> None:
     without(monkeypatch, "openvino")

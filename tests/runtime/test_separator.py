@@ -24,7 +24,7 @@ from flowsep_runtime import (
     Separator,
 )
 from flowsep_runtime import separator as separator_module
-from flowsep_runtime.separation.longform import JOININGS
+from flowsep_runtime.options import JOININGS
 from tests.runtime.toy_bundle import MODEL, Reference
 
 CLIP, RATE = MODEL.clip_samples, MODEL.sample_rate

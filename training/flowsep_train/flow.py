@@ -1,4 +1,4 @@
-"""Training of the velocity network on cached latents (SPEC §5)."""
+"""Training of the velocity network on cached latents (docs/model.md#training)."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class FlowTraining(lightning.LightningModule):
     Args:
         unet: to be trained.
         queries: text encoder, frozen.
-        scale_factor: of the autoencoder's latents (SPEC §2).
+        scale_factor: of the autoencoder's latents (docs/model.md#vae).
         steps: in all.
         learning_rate: at its highest.
         vae: the autoencoder, for pictures alone.

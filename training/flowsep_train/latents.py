@@ -150,7 +150,7 @@ class LatentCache:
                 self.shards[path.stem] = np.load(path, mmap_mode="r"), labels
 
     def scale_factor(self) -> float:
-        """1 / deviation of the first shard's targets: what makes latents as wide as the noise (SPEC §2)."""
+        """`scale_factor` of docs/model.md#vae: 1 / standard deviation of the first shard's targets."""
         array, labels = self.shards[min(self.shards)]
         targets = np.concatenate([row[2 : 2 + len(names)] for row, names in zip(array, labels, strict=True)])
         return float(1.0 / targets.astype(np.float32).std())

@@ -1,4 +1,4 @@
-"""Mixtures of two sounds, with queries for each of them (SPEC §5)."""
+"""Mixtures of two sounds, with queries for each of them (docs/model.md#training)."""
 
 from __future__ import annotations
 

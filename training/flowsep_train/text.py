@@ -24,7 +24,7 @@ BATCH = 64
 
 
 def tokens(tokenizer: Tokenizer, captions: Sequence[str], length: int = 50) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, length]`; an empty caption gets a mask of all ones (SPEC §3)."""
+    """Ids and mask `[B, length]`; an empty caption gets a mask of all ones (docs/model.md#text-encoder)."""
     ids, mask = torch.zeros(len(captions), length, dtype=torch.long), torch.zeros(len(captions), length)
     for row, caption in enumerate(captions):
         found = tokenizer.encode(caption).ids

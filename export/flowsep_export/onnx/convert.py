@@ -3,7 +3,7 @@
 Opset 20: Gelu is one operator from 20 on and LayerNormalization from 17 on, ONNX Runtime has CPU
 kernels for both, and TensorRT 10's and 11's parsers read all of it.  From 21 on GroupNormalization
 would be one operator too, but ONNX Runtime expands it into slow primitives; torch writes it as
-Reshape, InstanceNormalization, Reshape, scale and shift, which is the pattern that engines look for.
+Reshape, InstanceNormalization, Reshape, scale and shift, which is the pattern that backends look for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flowsep_export.rewrites.snake import TRANSLATIONS
 from flowsep_runtime.bundle.manifest import FileEntry
 
 OPSET = 20
-EMBED_AT_MOST = 64 << 20  # bytes of weights: beyond, they go into a file of their own, which engines can map
+EMBED_AT_MOST = 64 << 20  # bytes of weights: beyond, they go into a file of their own, which backends can map
 EMBED_TENSOR = 64 << 10  # bytes: beside a file of weights, smaller tensors stay in the graph
 FOLD_AT_MOST = 1 << 40  # elements: weights that are sliced or transposed are so once, here
 

@@ -1,7 +1,7 @@
 """Weights that lose nothing in half precision are stored in half precision.
 
 A model whose weights were rounded to half (the bundled one) would otherwise take twice the space in a
-float32 bundle.  Each such initializer becomes float16, followed by a Cast under the old name: engines
+float32 bundle.  Each such initializer becomes float16, followed by a Cast under the old name: backends
 fold it when they load the graph, and compute what they computed before, bit by bit.
 """
 

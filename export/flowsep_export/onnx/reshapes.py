@@ -2,7 +2,7 @@
 
 The exporter computes the shape of every Reshape from Shape, Gather and Concat, as if nothing were
 known.  Where the dynamic axes are the input's own, or all but one are, ONNX can say it in a constant:
-0 keeps the input's axis, -1 is what is left.  Engines fuse attention only around such Reshapes.
+0 keeps the input's axis, -1 is what is left.  Backends fuse attention only around such Reshapes.
 """
 
 from __future__ import annotations

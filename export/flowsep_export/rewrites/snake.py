@@ -1,6 +1,6 @@
 """The anti-aliased snake in polyphase form, in two spellings of the sine.
 
-The published form goes up to twice the rate by a transposed convolution, which an engine runs as
+The published form goes up to twice the rate by a transposed convolution, which a backend runs as
 matrix products over zeros, and down by a strided one.  Even and odd samples at the high rate are two
 plain convolutions at the low rate, the snake does not mix samples, and the way down is two more: as rows of
 one image, both are one.
@@ -23,7 +23,7 @@ from flowsep_ref.vocoder import AntiAliasedSnake
 
 Spelling = Literal["cosine", "polynomial"]
 """How sin² is written.  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
-Round and a polynomial in plain operations, for engines that fuse those and run cosines one by one."""
+Round and a polynomial in plain operations, for backends that fuse those and run cosines one by one."""
 
 END = 2**63 - 1
 op: Any = opset20  # its stubs have no place for the values of a graph in the making

@@ -1,6 +1,6 @@
 """The vocoder with polyphase snakes, in images of height one.
 
-Engines have fast two-dimensional convolutions; their one-dimensional ones are the same with reshapes
+Backends have fast two-dimensional convolutions; their one-dimensional ones are the same with reshapes
 around each, or are slower.
 """
 

@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, one_line, run, unexpected
+from flowsep_runtime.app.console import backend_options, one_line, run, separation_options, unexpected
 from flowsep_runtime.errors import FlowSepError, FlowSepWarning, OptionError, shown
+from flowsep_runtime.options import Options
 
 if TYPE_CHECKING:
-    from flowsep_runtime.app.file_runs import Extras, OutputKind, Progress, Report, RunSettings
+    from typing_extensions import Unpack
+
+    from flowsep_runtime.app.file_runs import Extras, Report
     from flowsep_runtime.app.jobs import Job
     from flowsep_runtime.audio.clipping import ClipMode
     from flowsep_runtime.audio.reading import AudioReader
-    from flowsep_runtime.separation.longform import Joining
+    from flowsep_runtime.options import OptionFields, ResolvedOptions
+    from flowsep_runtime.separation.run import Progress
     from flowsep_runtime.separator import Separator
 
 PROGRAM = "flowsep-run"
@@ -49,47 +53,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     type=click.Path(path_type=Path),
     help="Folder for the results, made if it is missing; what is there already is not done again.",
 )
-@click.option(
-    "--kind",
-    type=click.Choice(["generated", "masked"]),
-    default="generated",
-    show_default=True,
-    help="The model's own waveform, up to 8 kHz; or the mixture's samples through the mask it implies.",
-)
-@click.option("--mono", is_flag=True, help="Separate the mean of the channels only, which is quicker.")
-@click.option(
-    "--steps", type=click.IntRange(min=1), help="Solver steps.  [default: the bundle's, 20 as published]"
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all noise.")
-@click.option("--solver", help="Solver of the flow.  [default: the bundle's, euler as published]")
-@click.option(
-    "--guidance",
-    type=click.FloatRange(min=0),
-    default=1.0,
-    show_default=True,
-    help="How far to go beyond the query, away from what no query or --negative would give.",
-)
-@click.option("--negative", help="What to keep out, in words.")
-@click.option(
-    "--candidates",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Separate so many times, and keep the result that explains the mixture best.",
-)
-@click.option(
-    "--windows",
-    type=click.Choice(["joint", "cross-fade", "none"]),
-    default="joint",
-    show_default=True,
-    help="How the windows of a long recording are put together.",
-)
-@click.option(
-    "--window",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Shorter windows: quicker for a short recording, and less exact.  [default: the model's 10.24]",
-)
+@separation_options
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),
@@ -131,16 +95,6 @@ def command(
     queries: tuple[str, ...],
     output: str | None,
     output_dir: Path | None,
-    kind: OutputKind,
-    mono: bool,
-    steps: int | None,
-    seed: int,
-    solver: str | None,
-    guidance: float,
-    negative: str | None,
-    candidates: int,
-    windows: Joining,
-    window: float | None,
     bundle: Path | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
@@ -155,6 +109,7 @@ def command(
     clip_mode: ClipMode,
     as_json: bool,
     force: bool,
+    **options: Unpack[OptionFields],
 ) -> None:
     """Separate from MIXTURE (an audio file, or - for standard input) the sounds that each QUERY names, such
     as "dog barking".
@@ -168,11 +123,10 @@ def command(
         return
     # Imported here, so that --help answers at once.
     from flowsep_runtime.app.demo import DEMO_QUERIES, write_demo
-    from flowsep_runtime.app.file_runs import Extras, RunSettings
+    from flowsep_runtime.app.file_runs import Extras
     from flowsep_runtime.app.jobs import plan, sources_and_queries
     from flowsep_runtime.app.outputs import make_folder
     from flowsep_runtime.app.plot import check_plot
-    from flowsep_runtime.solvers import solver_named
 
     if demo:
         output_dir = output_dir or Path("flowsep-demo")
@@ -183,8 +137,7 @@ def command(
         raise click.MissingParameter(param_hint="'MIXTURE'", param_type="argument")
     if not asked:
         raise click.MissingParameter(param_hint="'QUERY'", param_type="argument")
-    if solver is not None:
-        solver_named(solver)
+    wanted = Options(**options)
     if plot is not None:
         check_plot(plot)
     extras = Extras(residual, save_mixture, plot, clip_mode)
@@ -197,15 +150,12 @@ def command(
         make_folder(output_dir)
 
     @cache
-    def model() -> tuple[Separator, RunSettings]:
+    def model() -> tuple[Separator, ResolvedOptions]:
         from flowsep_runtime.separator import Separator
 
         separator = Separator.load(bundle, backend, precision, threads, low_memory, not no_cache)
         pipeline = separator.pipeline
-        taken, chosen = pipeline.manifest.model.schedule(pipeline.precision, steps, solver)
-        return separator, RunSettings(
-            taken, chosen, seed, mono, guidance, negative, candidates, windows, window, kind
-        )
+        return separator, wanted.resolved(pipeline.manifest.model, pipeline.precision)
 
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
     if to_stdout and sys.stdout.isatty():
@@ -242,7 +192,11 @@ def _naming(job: Job, sentence: str) -> str:
 
 
 def _separate(
-    job: Job, extras: Extras, model: Callable[[], tuple[Separator, RunSettings]], say: _Speaker, force: bool
+    job: Job,
+    extras: Extras,
+    model: Callable[[], tuple[Separator, ResolvedOptions]],
+    say: _Speaker,
+    force: bool,
 ) -> None:
     from flowsep_runtime.app.file_runs import FileRun
     from flowsep_runtime.audio.reading import AudioReader
@@ -252,14 +206,14 @@ def _separate(
         warnings.simplefilter("always", FlowSepWarning)
         with AudioReader(job.source) as reader:
             file_run = FileRun(job, reader, extras, force)
-            separator, settings = model()
+            separator, options = model()
             with _progress_bar() as progress:
-                report = file_run.run(separator, settings, progress)
+                report = file_run.run(separator, options, progress)
     remarks = [str(warning.message) for warning in caught]
     for remark in remarks:
         said = _naming(job, remark) if say.several else remark
         click.echo(f"{PROGRAM}: warning: {one_line(said)}", err=True)
-    say.done(job, extras, reader, separator, settings, report, remarks)
+    say.done(job, extras, reader, separator, options, report, remarks)
 
 
 @dataclass(frozen=True)
@@ -285,7 +239,7 @@ class _Speaker:
         extras: Extras,
         reader: AudioReader,
         separator: Separator,
-        settings: RunSettings,
+        options: ResolvedOptions,
         report: Report,
         remarks: Sequence[str],
     ) -> None:
@@ -317,7 +271,7 @@ class _Speaker:
                 "description": pipeline.backend.description,
                 "precision": pipeline.precision,
                 "query": query,
-                **asdict(settings),
+                **asdict(options),
                 "timings": report.timings,
                 "real_time_factor": report.real_time_factor,
                 "peak_memory": peak,

@@ -13,6 +13,7 @@ from typing import NoReturn, TypeVar
 import click
 
 from flowsep_runtime.errors import FlowSepError
+from flowsep_runtime.options import JOININGS, KINDS, Options
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -23,20 +24,79 @@ def backend_options(command: Function) -> Function:
         click.option(
             "--threads",
             type=click.IntRange(min=1),
-            help="Threads of the engine.  [default: the engine's choice]",
+            help="Threads of the backend.  [default: the backend's choice]",
         ),
         click.option(
             "--precision",
             type=click.Choice(["exact", "fast", "auto"]),
             default="exact",
             show_default=True,
-            help="float32 arithmetic; the engine's quickest that is close to it; or fast where there is one.",
+            help="float32 arithmetic; the quickest that is close to it; or fast where the backend has it.",
         ),
         click.option(
             "--backend",
             default="auto",
             show_default=True,
             help="Engine: auto, tensorrt, cuda, openvino or cpu.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def separation_options(command: Function) -> Function:
+    """The fields of `Options`, by the same names and with the same defaults."""
+    for option in (
+        click.option(
+            "--window",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Shorter windows: quicker for a short recording, and less exact.  [default: the model's]",
+        ),
+        click.option(
+            "--windows",
+            type=click.Choice(JOININGS),
+            default=Options.windows,
+            show_default=True,
+            help="How the windows of a long recording are put together.",
+        ),
+        click.option(
+            "--candidates",
+            type=click.IntRange(min=1),
+            default=Options.candidates,
+            show_default=True,
+            help="Separate so many times, and keep the result that explains the mixture best.",
+        ),
+        click.option("--negative", help="What to keep out, in words."),
+        click.option(
+            "--guidance",
+            type=click.FloatRange(min=0),
+            default=Options.guidance,
+            show_default=True,
+            help="How far to go beyond the query, away from what no query or --negative would give.",
+        ),
+        click.option("--solver", help="Solver of the flow.  [default: the bundle's, euler as published]"),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=Options.seed,
+            show_default=True,
+            help="Seed of all noise.",
+        ),
+        click.option(
+            "--steps",
+            type=click.IntRange(min=1),
+            help="Solver steps.  [default: the bundle's, 20 as published]",
+        ),
+        click.option(
+            "--mono", is_flag=True, help="Separate the mean of the channels only, which is quicker."
+        ),
+        click.option(
+            "--kind",
+            type=click.Choice(KINDS),
+            default=Options.kind,
+            show_default=True,
+            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.",
         ),
     ):
         command = option(command)

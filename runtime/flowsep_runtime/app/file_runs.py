@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from flowsep_runtime.app.jobs import Job
 from flowsep_runtime.app.outputs import check_outputs, replacing
@@ -17,28 +16,9 @@ from flowsep_runtime.audio.reading import AudioReader
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
 
 if TYPE_CHECKING:
-    from flowsep_runtime.separation.longform import Joining
-    from flowsep_runtime.separation.streaming import Parts
+    from flowsep_runtime.options import Options
+    from flowsep_runtime.separation.run import Progress
     from flowsep_runtime.separator import Separator
-
-OutputKind: TypeAlias = Literal["generated", "masked"]
-Progress: TypeAlias = Callable[[int, "int | None"], None]
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How to separate: what `Separator.stream` takes, and which of its results is written."""
-
-    steps: int
-    solver: str = "euler"
-    seed: int = 0
-    mono: bool = False
-    guidance: float = 1.0
-    negative: str | None = None
-    candidates: int = 1
-    windows: Joining = "joint"
-    window: float | None = None
-    kind: OutputKind = "generated"
 
 
 @dataclass(frozen=True)
@@ -82,14 +62,21 @@ class FileRun:
         self._files = [*self._encodings, *([] if extras.plot is None else [extras.plot])]
         check_outputs([path for path in [*sounds, extras.plot] if path is not None], job.source, force)
 
-    def run(self, separator: Separator, settings: RunSettings, progress: Progress | None = None) -> Report:
+    def run(self, separator: Separator, options: Options, progress: Progress | None = None) -> Report:
         """Separates and writes; every file appears at the end, whole, or not at all.
 
         Raises:
             FlowSepError: Whatever goes wrong.
         """
         reader, extras = self._reader, self._extras
-        parts = self._parts(separator, settings, progress)
+        parts = separator.stream(
+            reader.blocks(),
+            reader.sample_rate,
+            [query for query, _ in self.job.outputs],
+            samples=reader.frames,
+            progress=progress,
+            **options.fields(),
+        )
         with replacing(self._files, keep=not self._force) as temporary:
             places = dict(zip(self._files, temporary, strict=True))
             plot = None if extras.plot is None else Plot(reader.sample_rate, reader.frames)
@@ -101,7 +88,7 @@ class FileRun:
                     if path is not None
                 }
                 for part in parts:
-                    results = part.masked if settings.kind == "masked" else part.targets
+                    results = part.masked if options.kind == "masked" else part.targets
                     for writer, result in zip(writers, results, strict=True):
                         writer.write(result)
                     residual: Floats = part.mixture - part.masked[0]
@@ -113,25 +100,6 @@ class FileRun:
                 plot.draw(places[extras.plot], self.job.outputs[0][0], extras.plot)
         work = sum(seconds for stage, seconds in parts.timings.items() if stage != "load")
         return Report(parts.timings, work * reader.sample_rate / reader.frames)
-
-    def _parts(self, separator: Separator, settings: RunSettings, progress: Progress | None) -> Parts:
-        reader = self._reader
-        return separator.stream(
-            reader.blocks(),
-            reader.sample_rate,
-            [query for query, _ in self.job.outputs],
-            steps=settings.steps,
-            solver=settings.solver,
-            seed=settings.seed,
-            mono=settings.mono,
-            guidance=settings.guidance,
-            negative=settings.negative,
-            candidates=settings.candidates,
-            windows=settings.windows,
-            window=settings.window,
-            samples=reader.frames,
-            progress=progress,
-        )
 
     def _writer(
         self, stack: ExitStack, path: Path | None, places: dict[Path, Path]

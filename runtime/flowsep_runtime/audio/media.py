@@ -75,9 +75,7 @@ class MediaFile:
                 options={"format_whitelist": ",".join(CONTAINERS)},
             )
         except (av.FFmpegError, ValueError):
-            raise AudioError(
-                f"{name} is not audio that can be read: give a file such as WAV, FLAC, MP3 or M4A."
-            ) from None
+            raise unreadable(name) from None
         try:
             stream = self._container.streams.best("audio")
             if not isinstance(stream, av.AudioStream):
@@ -166,9 +164,7 @@ class MediaFile:
                         yield rate, block
         except (self._failures, ValueError):
             if not done:
-                raise AudioError(
-                    f"{self._name} is not audio that can be read: give a file such as WAV, FLAC, MP3 or M4A."
-                ) from None
+                raise unreadable(self._name) from None
             raise AudioError(
                 f"{self._name} is damaged after {done / rate:.2f} s: repair it, or cut it there."
             ) from None
@@ -193,6 +189,11 @@ class _Kept(io.RawIOBase):
 def is_installed() -> bool:
     """Whether there is PyAV."""
     return find_spec("av") is not None
+
+
+def unreadable(name: str) -> AudioError:
+    """The error for what nothing here reads."""
+    return AudioError(f"{name} is not audio that can be read: give a file such as WAV, FLAC, MP3 or M4A.")
 
 
 def changing(name: str, rate: int, channels: int, new_rate: int, new_channels: int) -> AudioError:

@@ -119,7 +119,7 @@ def _wav(content: Content) -> Iterator[Piece]:
             continue
         left = content.length - end
         if not is_known and left > STRAY:
-            remark = f"goes on for {left} bytes after the end that its header names: they are not read"
+            remark = f"goes on for {left} bytes after the end that its header names: they are not read."
             yield Piece(start, content.length, remark=remark)
             return
         break
@@ -163,5 +163,5 @@ def _crashed(content: Content, start: int, data: int) -> Piece:
         data + 4: min(most, content.length - data - 8),
     }
     patches = {place: size.to_bytes(4, "little") for place, size in sizes.items()}
-    remark = "was not finished by its recorder: its header says that it is empty, and what follows is read"
+    remark = "was not finished by its recorder: its header says that it is empty, and what follows is read."
     return Piece(start, content.length, patches=patches, remark=remark)

@@ -25,7 +25,7 @@ import soundfile
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, MOST_CHANNELS
 from flowsep_runtime.audio.content import Piece, View
-from flowsep_runtime.audio.media import MediaFile, changing, is_installed
+from flowsep_runtime.audio.media import MediaFile, changing, is_installed, unreadable
 from flowsep_runtime.audio.pieces import pieces
 from flowsep_runtime.errors import AudioError, FlowSepWarning, OutputError, shown
 
@@ -137,7 +137,7 @@ class AudioReader:
         if self.frames < promised - self._slack:
             self._warn(
                 f"ends early: its header promises {promised / self.sample_rate:.2f} s and "
-                f"{self.frames / self.sample_rate:.2f} s are there"
+                f"{self.frames / self.sample_rate:.2f} s are there."
             )
 
     def _begin(self, sound: Sound) -> None:
@@ -170,7 +170,7 @@ class AudioReader:
             self.frames += len(block)
 
     def _warn(self, remark: str) -> None:
-        warnings.warn(f"{self.name} {remark}.", FlowSepWarning, stacklevel=4)
+        warnings.warn(f"{self.name} {remark}", FlowSepWarning, stacklevel=4)
 
     def _sound(self, piece: Piece) -> Sound:
         try:
@@ -193,10 +193,12 @@ class AudioReader:
             raise AudioError(f"{self.name} cannot be read: {error.strerror or error}.") from None
 
     def _unreadable(self) -> AudioError:
-        words = f"{self.name} is not audio that can be read: give a file such as WAV, FLAC, OGG or MP3"
         if is_installed():
-            return AudioError(f"{words}.")
-        return AudioError(f"{words}; M4A, WMA and videos need pip install 'flowsep-engine[media]'.")
+            return unreadable(self.name)
+        return AudioError(
+            f"{self.name} is not audio that can be read: give a file such as WAV, FLAC, OGG or MP3; M4A, WMA "
+            "and videos need pip install 'flowsep-engine[media]'."
+        )
 
     def _read(self, sound: Sound, frames: int) -> Iterator[Floats]:
         # A header may name a thousand channels: the bound is on all of them together.

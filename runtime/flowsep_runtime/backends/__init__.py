@@ -1,4 +1,4 @@
-"""Engines that run the graphs of a bundle.
+"""Backends that run the graphs of a bundle.
 
 A backend is one small object that runs a graph by its name; a new one is a module with `why_not`,
 `arithmetic` and `open`, and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend
@@ -20,7 +20,7 @@ from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.errors import OptionError
 
-#: "exact": float32 arithmetic. "fast": the quickest arithmetic of the engine on this machine whose error is
+#: "exact": float32 arithmetic. "fast": the quickest arithmetic of the backend on this machine whose error is
 #: known to be small; float32 where it has no quicker one.
 Arithmetic: TypeAlias = Literal["exact", "fast"]
 
@@ -37,13 +37,13 @@ class Backend(Protocol):
 
     @property
     def description(self) -> str:
-        """Engine, arithmetic and threads, in words: "openvino, bf16, 2 threads"."""
+        """Backend, arithmetic and threads, in words: "openvino, bf16, 2 threads"."""
 
     def load(self, graph: str) -> None:
         """Makes a graph ready to run; a graph that is ready already costs nothing.
 
         Raises:
-            BackendError: If the engine refuses it.
+            BackendError: If the backend refuses it.
         """
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -53,7 +53,7 @@ class Backend(Protocol):
             Its outputs by name.
 
         Raises:
-            BackendError: If the engine fails.
+            BackendError: If the backend fails.
         """
 
     def free(self, graph: str) -> None:
@@ -85,7 +85,7 @@ class SolverLoop(Protocol):
 
 
 class ArrayOnDevice(Protocol):
-    """An array in an engine's own memory."""
+    """An array in a backend's own memory."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -188,14 +188,14 @@ def open_backend(
     threads: int | None = None,
     cache: bool = True,
 ) -> Backend:
-    """Opens a bundle on an engine.
+    """Opens a bundle on a backend.
 
     Args:
         name: A name of `BACKENDS`, or "auto" (see `open_chosen`).
         folder: The bundle.
         manifest: What `Manifest.read(folder)` gave.
         precision: "exact", "fast" or "auto".
-        threads: Threads of the engine on the CPU; None leaves it to the engine.
+        threads: Threads of the backend on the CPU; None leaves it to the backend.
         cache: Whether compiled graphs and the results of checks may be kept in the cache folder.
 
     Raises:
@@ -234,11 +234,11 @@ def open_chosen(
                 raise
             reasons[candidate] = str(error).rstrip(".")
     said = "; ".join(f"backend {candidate}: {reason}" for candidate, reason in reasons.items())
-    raise OptionError(f"No engine can run here ({said}).")
+    raise OptionError(f"No backend can run here ({said}).")
 
 
 def threads_in_words(threads: int | None) -> str:
-    """For a backend's description; None is what engines on a CPU do by themselves."""
+    """For a backend's description; None is what backends on a CPU do by themselves."""
     if threads is None:
         return "a thread a core"
     return f"{threads} thread{'s' if threads > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Engines, imported so that they open no connection.
+"""Backends, imported so that they open no connection.
 
 Two of them report to their makers by default: importing openvino writes an identity of the user to `~/intel`
 and sends an event, where openvino-telemetry is installed, which pip does; ONNX Runtime from 1.29 on does the

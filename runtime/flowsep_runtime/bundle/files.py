@@ -1,7 +1,7 @@
 """The files of a bundle from a stranger: each lies in the folder, is a plain file, and reads no other.
 
 What a name in a manifest or in a graph leads to is looked at before anything is opened: a link, a path with
-folders in it or a named pipe could show files of this machine to an engine, or make it wait for ever.
+folders in it or a named pipe could show files of this machine to a backend, or make it wait for ever.
 """
 
 from __future__ import annotations

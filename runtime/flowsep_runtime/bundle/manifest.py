@@ -225,13 +225,12 @@ class Manifest:
     provenance: Provenance
     ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
     variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
-    """Engine -> graph -> the spelling of it that this engine runs fastest; equal to the graph of that name in
-    exact arithmetic."""
+    """Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic."""
     format: int = FORMAT
 
-    def graph(self, name: str, engine: str) -> GraphEntry:
-        """The entry of a graph for an engine: its variant, or the one for all."""
-        return self.variants.get(engine, {}).get(name) or self.graphs[name]
+    def graph(self, name: str, backend: str) -> GraphEntry:
+        """The entry of a graph for a backend: its variant, or the one for all."""
+        return self.variants.get(backend, {}).get(name) or self.graphs[name]
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Manifest:
@@ -324,7 +323,7 @@ class Manifest:
             inputs, outputs = GRAPHS[name]
             if not graph.files:
                 raise RecordError(f"graph {name} has no file")
-            # Engines go by the ending too, and other formats name other files in other ways.
+            # Backends go by the ending too, and other formats name other files in other ways.
             if not graph.files[0].name.endswith(".onnx"):
                 raise RecordError(f"graph {name} is in no .onnx file")
             for tensor in (*graph.inputs, *graph.outputs):

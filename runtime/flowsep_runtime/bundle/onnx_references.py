@@ -1,4 +1,4 @@
-"""The files that an ONNX graph reads beside itself, found without the onnx package and before an engine
+"""The files that an ONNX graph reads beside itself, found without the onnx package and before a backend
 opens it.
 
 A tensor of a graph may lie in another file, at a path that the graph names: a stranger's graph could name any
@@ -31,7 +31,7 @@ FIELDS: Mapping[str, Mapping[int, str]] = {
     "tensor": {13: "entry"},
 }
 
-#: Operators that make an engine open files by themselves.
+#: Operators that make a backend open files by themselves.
 REFUSED_OPERATORS = (b"EPContext",)
 
 

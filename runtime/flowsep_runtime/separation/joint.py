@@ -20,34 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.bundle.manifest import ModelEntry
-from flowsep_runtime.device_pipeline import StageContext
 from flowsep_runtime.errors import BackendError
-from flowsep_runtime.pipeline import Pipeline, QueryFeatures
+from flowsep_runtime.pipeline import QueryFeatures
 from flowsep_runtime.separation.candidates import cost
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.queries import EncodedQuery
-from flowsep_runtime.separation.windows import shares
+from flowsep_runtime.separation.run import Run
+from flowsep_runtime.separation.windows import window_weights
 from flowsep_runtime.solvers import solver_named
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is wanted of every window. With a guidance other than 1, the velocity is
-    `unwanted + guidance (wanted - unwanted)`, where `unwanted` answers the negative query."""
-
-    queries: tuple[EncodedQuery, ...]
-    negative: EncodedQuery | None
-    guidance: float
-    steps: int
-    solver: str
-    seed: int
-    candidates: int
-
-    @property
-    def guided(self) -> bool:
-        """Whether the negative query has a say."""
-        return self.negative is not None and self.guidance != 1
 
 
 class Group(NamedTuple):
@@ -90,29 +70,19 @@ class GroupSolver:
     """From the waveforms of windows to the log-mel spectrograms of their targets."""
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        model: ModelEntry,
-        request: Request,
-        overlap: int,
-        batch: int,
-        stage: StageContext,
-        advance: Callable[[int], None],
+        self, run: Run, queries: Sequence[EncodedQuery], negative: EncodedQuery | None, batch: int
     ) -> None:
         """
         Args:
-            pipeline, request: Model and wishes.
-            model: Its sizes; the clip's length is that of the windows.
-            overlap: Latent frames over which neighbouring windows are averaged.
+            run: The separation.
+            queries: Those that targets are wanted of.
+            negative: With a guidance other than 1, the velocity is `unwanted + guidance (wanted - unwanted)`,
+                where `unwanted` answers this query; None with guidance 1.
             batch: Rows that go through a graph together; twice as many where guidance asks twice.
-            stage: `stage(name)` is entered for every stage's work.
-            advance: Called with the number of steps taken, counting each window's and query's.
         """
-        self._pipeline, self._request, self._overlap, self._batch = pipeline, request, overlap, batch
-        self._stage, self._advance = stage, advance
-        self._model = model
-        self._frames = model.clip_frames // model.latent_stride
-        self._noise = [NoiseTrack(model, request.seed + number) for number in range(request.candidates)]
+        self._run, self._texts, self._negative, self._batch = run, queries, negative, batch
+        options = run.options
+        self._noise = [NoiseTrack(run.model, options.seed + number) for number in range(options.candidates)]
         self._queries: list[QueryFeatures] = []
         self._times: Floats | None = None
         self._past: _Past | None = None
@@ -125,30 +95,30 @@ class GroupSolver:
             joined: Whether they are to agree with those of the call before, and the next with them.
         """
         windows, channels = np.nonzero(group.sounding)
-        request = self._request
+        run, pipeline = self._run, self._run.pipeline
         if not len(windows):
             self._past = None
-            self._advance(len(group.starts) * request.steps * request.candidates * len(request.queries))
-            size = (self._model.clip_frames, self._model.mel_bins)
-            return np.zeros((*group.sounding.shape, len(request.queries), *size), np.float32)
+            run.advance(len(group.starts) * run.steps_a_window)
+            size = (run.model.clip_frames, run.model.mel_bins)
+            return np.zeros((*group.sounding.shape, len(self._texts), *size), np.float32)
         waveforms = group.waveforms[windows, channels]
-        with self._stage("log_mel"):
-            (mixtures,) = self._in_batches(lambda w: (self._pipeline.log_mel(w),), waveforms)
-        with self._stage("encode_mixture"):
-            mean, std = self._in_batches(self._pipeline.encode_mixture, mixtures)
+        with run.stage("log_mel"):
+            (mixtures,) = self._in_batches(lambda w: (pipeline.log_mel(w),), waveforms)
+        with run.stage("encode_mixture"):
+            mean, std = self._in_batches(pipeline.encode_mixture, mixtures)
         past = self._past if joined else None
         best: _Attempt | None = None
         for noise in self._noise:
             attempt = self._attempt(group, mixtures, mean, std, noise, past)
-            best = attempt if best is None else _better(best, attempt, len(request.queries))
+            best = attempt if best is None else _better(best, attempt, len(self._texts))
         assert best is not None
         self._past = best.past if joined else None
         return best.log_mels
 
     def vocode(self, log_mels: Floats) -> Floats:
         """Log-mel spectrograms [R, T, 64] -> waveforms [R, 160 T + 32]."""
-        with self._stage("vocode"):
-            (waveforms,) = self._in_batches(lambda m: (self._pipeline.vocode(m),), log_mels)
+        with self._run.stage("vocode"):
+            (waveforms,) = self._in_batches(lambda m: (self._run.pipeline.vocode(m),), log_mels)
         self.check(waveforms)
         return waveforms
 
@@ -156,13 +126,13 @@ class GroupSolver:
         self, group: Group, mixtures: Floats, mean: Floats, std: Floats, noise: NoiseTrack, past: _Past | None
     ) -> _Attempt:
         windows, channels = (indices.tolist() for indices in np.nonzero(group.sounding))
-        begin, end = group.starts[0], group.starts[-1] + self._frames
+        run, frames, queries = self._run, self._run.window, len(self._texts)
+        begin, end = group.starts[0], group.starts[-1] + frames
         posterior, start = noise.frames(begin, end)
-        spans = [slice(s - begin, s - begin + self._frames) for s in group.starts]
+        spans = [slice(s - begin, s - begin + frames) for s in group.starts]
         latents = mean + std * np.concatenate([posterior[:, :, spans[window]] for window in windows])
-        queries = len(self._request.queries)
         tracks = group.sounding.shape[1] * queries
-        weights = shares(group.starts, self._frames, self._overlap, np.arange(begin, end) + 0.5)
+        weights = window_weights(group.starts, frames, run.overlap, np.arange(begin, end) + 0.5)
         # Never quite nothing: where its neighbour is silent, a window has its frames to itself.
         least: Floats = np.maximum(weights, 1e-6).astype(np.float32)
         rows = [
@@ -170,21 +140,21 @@ class GroupSolver:
             for row, (window, channel) in enumerate(zip(windows, channels, strict=True))
             for query in range(queries)
         ]
-        with self._stage("solve"):
+        with run.stage("solve"):
             velocity = self._velocity(rows, latents, np.repeat(start, tracks, axis=0), begin, past)
             x = velocity.noise
-            for state in solver_named(self._request.solver).integrate(velocity, x, self._request.steps):
+            for state in solver_named(run.options.solver).integrate(velocity, x, run.options.steps):
                 x = state
-                self._advance(len(group.starts) * queries)
-        solved = np.stack([x[row.track, :, row.begin : row.begin + self._frames] for row in rows])
-        with self._stage("decode_latent"):
-            (decoded,) = self._in_batches(lambda z: (self._pipeline.decode_latent(z),), solved)
+                run.advance(len(group.starts) * queries)
+        solved = np.stack([x[row.track, :, row.begin : row.begin + frames] for row in rows])
+        with run.stage("decode_latent"):
+            (decoded,) = self._in_batches(lambda z: (run.pipeline.decode_latent(z),), solved)
         self.check(decoded)
         shape = (*group.sounding.shape, queries, *decoded.shape[1:])
         log_mels = np.zeros(shape, np.float32)
         log_mels[windows, channels] = decoded.reshape(len(windows), queries, *decoded.shape[1:])
         costs = np.zeros(queries, np.float32)
-        if self._request.candidates > 1:
+        if run.options.candidates > 1:
             for row, target in zip(rows, decoded, strict=True):
                 costs[row.query] += cost(mixtures[row.mixture], target)
         return _Attempt(costs, log_mels, velocity.past(end))
@@ -192,15 +162,15 @@ class GroupSolver:
     def _velocity(
         self, rows: Sequence[_Row], latents: Floats, noise: Floats, begin: int, past: _Past | None
     ) -> _Velocity:
-        pipeline, request = self._pipeline, self._request
+        run, pipeline = self._run, self._run.pipeline
         if self._times is None:
-            self._times = pipeline.time_features(solver_named(request.solver).times(request.steps))
-            asked = [*request.queries, *([request.negative] if request.guided and request.negative else [])]
+            self._times = pipeline.time_features(solver_named(run.options.solver).times(run.options.steps))
+            asked = [*self._texts, *([] if self._negative is None else [self._negative])]
             self._queries = [
                 pipeline.query_features(query.text, np.asarray(query.mask, np.float32)) for query in asked
             ]
         (features,) = self._in_batches(lambda z: (pipeline.mixture_features(z),), latents)
-        together = max(1, self._batch // (2 if request.guided else 1))
+        together = max(1, self._batch // (1 if self._negative is None else 2))
         chunks = [
             _Chunk(
                 rows[first : first + together],
@@ -209,10 +179,8 @@ class GroupSolver:
             )
             for first in range(0, len(rows), together)
         ]
-        unwanted = self._queries[-1] if request.guided else None
-        return _Velocity(
-            pipeline, chunks, self._times, unwanted, request.guidance, self._batch, noise, begin, past
-        )
+        unwanted = None if self._negative is None else self._queries[-1]
+        return _Velocity(run, chunks, self._times, unwanted, self._batch, noise, begin, past)
 
     def _in_batches(self, work: Callable[[Floats], tuple[Floats, ...]], rows: Floats) -> tuple[Floats, ...]:
         pieces = [work(rows[first : first + self._batch]) for first in range(0, len(rows), self._batch)]
@@ -222,7 +190,7 @@ class GroupSolver:
         """Raises BackendError if there is one that is not finite."""
         if not np.isfinite(numbers).all():
             raise BackendError(
-                f"The {self._pipeline.backend.name} backend gave numbers that are not finite: "
+                f"The {self._run.pipeline.backend.name} backend gave numbers that are not finite: "
                 "try another backend."
             )
 
@@ -240,18 +208,17 @@ class _Velocity:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        run: Run,
         chunks: Sequence[_Chunk],
         times: Floats,
         unwanted: QueryFeatures | None,
-        guidance: float,
         batch: int,
         noise: Floats,
         begin: int,
         past: _Past | None,
     ) -> None:
-        self._pipeline, self._chunks, self._times = pipeline, chunks, times
-        self._unwanted, self._guidance, self._batch = unwanted, np.float32(guidance), batch
+        self._pipeline, self._chunks, self._times = run.pipeline, chunks, times
+        self._unwanted, self._guidance, self._batch = unwanted, np.float32(run.options.guidance), batch
         rows = [row for chunk in chunks for row in chunk.rows]
         self._frames = len(rows[0].share)
         cover = np.zeros((len(noise), noise.shape[2]), np.float32)

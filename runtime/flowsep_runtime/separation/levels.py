@@ -1,10 +1,10 @@
 """The levels at which a recording's windows go through the model.
 
-The model knows one level: SPEC section 1 takes the mean off a clip and brings its peak to a half. In a long
-recording every window has an offset and a gain of its own, so that what is quiet is heard as well as what is
-loud. Windows that overlap must hear the same sound there, or they could not agree: both numbers move from one
-window's to the next one's over what the two share, the gain in decibels. There the sound is no louder than
-either window's peak, and so nowhere louder than a half after its gain.
+The model knows one level: a clip loses its mean and gets a peak of one half (docs/model.md#front-end). In a
+long recording every window has an offset and a gain of its own, so that what is quiet is heard as well as
+what is loud. Windows that overlap must hear the same sound there, or they could not agree: both numbers move
+from one window's to the next one's over what the two share, the gain in decibels. There the sound is no
+louder than either window's peak, and so nowhere louder than a half after its gain.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import SILENCE, centred
-from flowsep_runtime.separation.windows import Weights, shares
+from flowsep_runtime.separation.windows import Weights, window_weights
 
-PEAK = np.float32(0.5)  # SPEC section 1
+PEAK = np.float32(0.5)  # docs/model.md#front-end
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def curves(windows: Sequence[Window], length: int, overlap: int, positions: Weig
         length, overlap: Of a window, in latent frames.
         positions: In latent frames; the middle of sample n is (n + 0.5) / samples a latent frame.
     """
-    weights = shares([window.start for window in windows], length, overlap, positions).T
+    weights = window_weights([window.start for window in windows], length, overlap, positions).T
     levels = [window.level for window in windows]
     sounding = np.stack([level.sounding for level in levels]).astype(np.float64)
     presence = weights @ sounding

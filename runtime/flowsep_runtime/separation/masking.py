@@ -37,12 +37,6 @@ class _Filter:
         """Overlapping frames [frames, size] of [samples], as far as they are whole."""
         return np.lib.stride_tricks.sliding_window_view(samples, self.size)[:: self.hop]
 
-    def count(self, samples: int) -> int:
-        """Frames that a whole signal has: with size - hop zeros before the first sample, every sample lies in
-        exactly four."""
-        frames: int = math.ceil((samples + self.size - self.hop) / self.hop)
-        return frames
-
     def mask(self, reference: Floats, target: Floats) -> Floats:
         """Frames of both -> mask [frames, bins]."""
         mask = _magnitude_mask(np.fft.rfft(reference * self._window), np.fft.rfft(target * self._window))
@@ -76,28 +70,9 @@ def masked_mixture(
     Returns:
         The masked target [samples].
     """
-    heard = mixture if reference is None else reference
-    scale = np.float32(max(float(np.max(np.abs(each))) for each in (mixture, target, heard)))
-    if not scale:
-        return np.zeros_like(mixture)
-    filtering = _Filter(sample_rate, band)
-    size, hop, frames = filtering.size, filtering.hop, filtering.count(len(mixture))
-
-    def padded(signal: Floats) -> Floats:
-        samples = np.zeros((frames + 3) * hop, np.float32)
-        samples[size - hop : size - hop + len(signal)] = signal / scale
-        return filtering.frames(samples)
-
-    mixture_frames, target_frames = padded(mixture), padded(target)
-    heard_frames = mixture_frames if reference is None else padded(reference)
-    summed = np.zeros((frames + 3, hop), np.float32)
-    for first in range(0, frames, BLOCK_FRAMES):
-        block = slice(first, first + BLOCK_FRAMES)
-        mask = filtering.mask(heard_frames[block], target_frames[block])
-        filtering.add(summed[first:], mixture_frames[block], mask)
-    # Squared periodic Hann windows at 75 % overlap add up to 3/2.
-    masked: Floats = summed.reshape(-1)[size - hop :][: len(mixture)] * (scale / np.float32(1.5))
-    return masked
+    stream = MaskStream(sample_rate, band, 1)
+    known = stream.push(mixture[:, None], mixture if reference is None else reference, target)
+    return np.concatenate([known, stream.finish()])[:, 0]
 
 
 class MaskStream:

@@ -1,4 +1,4 @@
-"""From a sentence to the text encoder's hidden states (SPEC section 3)."""
+"""From a sentence to the text encoder's hidden states (docs/model.md#text-encoder)."""
 
 from __future__ import annotations
 

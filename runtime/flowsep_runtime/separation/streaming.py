@@ -4,8 +4,7 @@ masks."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -14,10 +13,10 @@ import numpy as np
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import SILENCE, centred
 from flowsep_runtime.audio.resampling import BlockResampler, resampled
-from flowsep_runtime.bundle.manifest import ModelEntry
 from flowsep_runtime.errors import FlowSepWarning
 from flowsep_runtime.separation.longform import LongForm
 from flowsep_runtime.separation.masking import MaskStream, masked_mixture
+from flowsep_runtime.separation.run import Run
 
 LEAST, MOST = 1, 8  # seconds that are passed on together
 
@@ -61,37 +60,7 @@ class Parts(Iterator[Part]):
         self.close()
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is to be done with a recording.
-
-    Attributes:
-        model: Its sizes; the clip's length is that of the windows.
-        mono: Whether the mean of the channels is separated, and not each of them.
-        queries: How many.
-        open: Makes ready for a recording of so many channels.
-        alone: What the model's work is done in.
-        clock: `clock(stage)` is what the work of other stages is done in.
-    """
-
-    model: ModelEntry
-    mono: bool
-    queries: int
-    open: Callable[[int], LongForm]
-    alone: Callable[[], AbstractContextManager[None]]
-    clock: Callable[[str], AbstractContextManager[None]]
-
-    def heard(self, mixture: Floats) -> Floats:
-        """What the model hears of a mixture [n, C]: [n, C] or, in mono, [n, 1]."""
-        return mixture.mean(axis=1, keepdims=True) if self.mono else mixture
-
-    def band(self, sample_rate: float) -> float:
-        """The highest frequency that a target describes: the resampler rolls off below half the model's rate;
-        at the model's rate or below there is nothing above it."""
-        return self.model.sample_rate / 2 * (0.9 if sample_rate > self.model.sample_rate else 1.0)
-
-
-def parts(blocks: Iterable[Floats], sample_rate: float, work: Work) -> Generator[Part, None, None]:
+def parts(blocks: Iterable[Floats], sample_rate: float, run: Run) -> Generator[Part, None, None]:
     """Separates blocks [n, C], at least one sample in all.
 
     What is no longer than a window is separated as a whole, with nothing but its samples to go by.
@@ -100,10 +69,10 @@ def parts(blocks: Iterable[Floats], sample_rate: float, work: Work) -> Generator
     head: list[Floats] = []
     for block in incoming:
         head.append(block)
-        if sum(map(len, head)) * work.model.sample_rate / sample_rate > work.model.clip_samples:
-            yield from _Stream(sample_rate, work, block.shape[1]).parts(head, incoming)
+        if sum(map(len, head)) * run.model.sample_rate / sample_rate > run.model.clip_samples:
+            yield from _Stream(sample_rate, run, block.shape[1]).parts(head, incoming)
             return
-    yield _whole(np.concatenate(head), sample_rate, work)
+    yield _whole(np.concatenate(head), sample_rate, run)
 
 
 def _portions(blocks: Iterable[Floats], least: int, most: int) -> Iterator[Floats]:
@@ -123,39 +92,39 @@ def _portions(blocks: Iterable[Floats], least: int, most: int) -> Iterator[Float
         yield np.concatenate(waiting)
 
 
-def _whole(mixture: Floats, sample_rate: float, work: Work) -> Part:
-    heard = work.heard(mixture)
+def _whole(mixture: Floats, sample_rate: float, run: Run) -> Part:
+    heard = run.heard(mixture)
     sound = centred(heard)
     sounding = np.flatnonzero(np.abs(sound).max(axis=0) > SILENCE)
-    targets = np.zeros((*heard.shape, work.queries), np.float32)
+    targets = np.zeros((*heard.shape, len(run.queries)), np.float32)
     if len(sounding):
-        rate = work.model.sample_rate
-        with work.clock("resample"):
+        rate = run.model.sample_rate
+        with run.timed("resample"):
             length = max(1, round(len(mixture) * rate / sample_rate))
             waveform = resampled(heard[:, sounding], sample_rate, rate, length)
-        with work.alone():
-            long = work.open(len(sounding))
+        with run.model_in_use():
+            long = LongForm(run, len(sounding))
             pieces = [*long.push(waveform), *long.finish()]
-        with work.clock("resample"):
+        with run.timed("resample"):
             generated = np.concatenate(pieces).reshape(length, -1)
             generated = resampled(generated, rate, sample_rate, len(mixture))
             targets[:, sounding] = generated.reshape(len(mixture), len(sounding), -1)
     else:
         _warn_of_silence()
-    masked = np.zeros((*mixture.shape, work.queries), np.float32)
-    band = work.band(sample_rate)
-    with work.clock("mask"):
+    masked = np.zeros((*mixture.shape, len(run.queries)), np.float32)
+    band = run.band(sample_rate)
+    with run.timed("mask"):
         # A constant offset is no sound: it stays in the residual.
-        centre = centred(mixture) if work.mono else sound
-        for query in range(work.queries):
-            for channel in range(mixture.shape[1]) if work.mono and len(sounding) else sounding:
-                heard_one = 0 if work.mono else channel
+        centre = centred(mixture) if run.options.mono else sound
+        for query in range(len(run.queries)):
+            for channel in range(mixture.shape[1]) if run.options.mono and len(sounding) else sounding:
+                heard_one = 0 if run.options.mono else channel
                 masked[:, channel, query] = masked_mixture(
                     centre[:, channel],
                     targets[:, heard_one, query],
                     sample_rate,
                     band,
-                    sound[:, 0] if work.mono else None,
+                    sound[:, 0] if run.options.mono else None,
                 )
     return Part(0, mixture, _each(targets, mixture.shape[1]), _each(masked, mixture.shape[1]))
 
@@ -163,55 +132,55 @@ def _whole(mixture: Floats, sample_rate: float, work: Work) -> Part:
 class _Stream:
     """A recording of more than one window."""
 
-    def __init__(self, sample_rate: float, work: Work, channels: int) -> None:
-        self._rate, self._work, self._channels = sample_rate, work, channels
-        self._heard = heard = 1 if work.mono else channels
-        self._incoming = BlockResampler(sample_rate, work.model.sample_rate, heard)
-        self._outgoing = BlockResampler(work.model.sample_rate, sample_rate, heard * work.queries)
+    def __init__(self, sample_rate: float, run: Run, channels: int) -> None:
+        self._rate, self._run, self._channels = sample_rate, run, channels
+        self._heard = heard = 1 if run.options.mono else channels
+        self._incoming = BlockResampler(sample_rate, run.model.sample_rate, heard)
+        self._outgoing = BlockResampler(run.model.sample_rate, sample_rate, heard * len(run.queries))
         # In mono one mask filters all channels.
-        band, filtered = work.band(sample_rate), channels if work.mono else 1
+        band, filtered = run.band(sample_rate), channels if run.options.mono else 1
         self._masks = [
-            [MaskStream(sample_rate, band, filtered) for _ in range(heard)] for _ in range(work.queries)
+            [MaskStream(sample_rate, band, filtered) for _ in range(heard)] for _ in range(len(run.queries))
         ]
-        per_frame = work.model.hop_length * work.model.latent_stride
-        self._frames_a_sample = work.model.sample_rate / sample_rate / per_frame
+        per_frame = run.model.hop_length * run.model.latent_stride
+        self._frames_a_sample = run.model.sample_rate / sample_rate / per_frame
         self._offset = np.zeros(heard)
         self._start = 0  # of the next part
         self._mixture = np.zeros((0, channels), np.float32)
-        self._targets = np.zeros((0, heard, work.queries), np.float32)
+        self._targets = np.zeros((0, heard, len(run.queries)), np.float32)
 
     def parts(self, head: list[Floats], rest: Iterable[Floats]) -> Iterator[Part]:
-        work = self._work
-        with work.alone():
-            long = work.open(self._heard)
+        run = self._run
+        with run.model_in_use():
+            long = LongForm(run, self._heard)
         waiting = list(head)
         head.clear()  # the caller's reference too: nothing is kept longer than it is needed
         # Taken off before resampling, where a constant that sets in and ends would be two clicks.
-        first = int(work.model.clip_samples * self._rate / work.model.sample_rate)
-        self._offset = work.heard(np.concatenate(waiting)[:first]).mean(axis=0, dtype=np.float64)
+        first = int(run.model.clip_samples * self._rate / run.model.sample_rate)
+        self._offset = run.heard(np.concatenate(waiting)[:first]).mean(axis=0, dtype=np.float64)
         taken = 0
         for block in _after(waiting, rest):
             taken += len(block)
             self._mixture = np.concatenate([self._mixture, block])
-            with work.clock("resample"):
-                waveform = self._incoming.push((work.heard(block) - self._offset).astype(np.float32))
+            with run.timed("resample"):
+                waveform = self._incoming.push((run.heard(block) - self._offset).astype(np.float32))
             # As a list: between parts the caller has the word, and others the model.
-            with work.alone():
+            with run.model_in_use():
                 pieces = list(long.push(waveform))
             for piece in pieces:
-                with work.clock("resample"):
+                with run.timed("resample"):
                     target = self._outgoing.push(piece.reshape(len(piece), -1))
                 yield from self._part(long, target)
-        with work.clock("resample"):
-            length = max(1, round(taken * work.model.sample_rate / self._rate))
+        with run.timed("resample"):
+            length = max(1, round(taken * run.model.sample_rate / self._rate))
             waveform = self._incoming.finish(length)
-        with work.alone():
+        with run.model_in_use():
             pieces = [*long.push(waveform), *long.finish()]
         for piece in pieces:
-            with work.clock("resample"):
+            with run.timed("resample"):
                 target = self._outgoing.push(piece.reshape(len(piece), -1))
             yield from self._part(long, target)
-        with work.clock("resample"):
+        with run.timed("resample"):
             target = self._outgoing.finish(taken)
         yield from self._part(long, target, is_last=True)
         if not long.heard:
@@ -219,12 +188,12 @@ class _Stream:
 
     def _part(self, long: LongForm, more: Floats, is_last: bool = False) -> Iterator[Part]:
         """What is known when so many more samples [n, heard * queries] of the targets are."""
-        work, known = self._work, len(self._targets)
-        targets = more.reshape(len(more), self._heard, work.queries)
+        run, known = self._run, len(self._targets)
+        targets = more.reshape(len(more), self._heard, len(run.queries))
         self._targets = np.concatenate([self._targets, targets])
         mixture = self._mixture[known : known + len(more)]
-        with work.clock("mask"):
-            sound = work.heard(mixture)
+        with run.timed("mask"):
+            sound = run.heard(mixture)
             if len(more):
                 first = self._start + known
                 positions = (
@@ -239,7 +208,7 @@ class _Stream:
             for query, masks in enumerate(self._masks):
                 each = []
                 for channel, mask in enumerate(masks):
-                    filtered = mixture if work.mono else sound[:, channel : channel + 1]
+                    filtered = mixture if run.options.mono else sound[:, channel : channel + 1]
                     done = [mask.push(filtered, sound[:, channel], targets[:, channel, query])]
                     each.append(np.concatenate([*done, mask.finish()] if is_last else done))
                 masked.append(np.concatenate(each, axis=1))

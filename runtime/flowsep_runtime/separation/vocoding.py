@@ -12,9 +12,9 @@ import numpy as np
 
 from flowsep_runtime.arrays import Floats
 
-#: Mel frames on either side that a sample depends on. In SPEC section 6 everything that a path can go through
-#: adds up to 3 frames in the first convolution, 1.6 + 19.8 at the first level (transposed convolution, AMP
-#: block of kernel 11), 1 + 5, .5 + 2.5, .3 + 1.3 and .2 + .7 at those that follow: 36.
+#: Mel frames on either side that a sample depends on. The layers of the vocoder (docs/model.md#vocoder) add
+#: up to 3 frames in the first convolution, 1.6 + 19.8 at the first level (transposed convolution, AMP block
+#: of kernel 11), 1 + 5, .5 + 2.5, .3 + 1.3 and .2 + .7 at those that follow: 36.
 REACH = 48
 
 

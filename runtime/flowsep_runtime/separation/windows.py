@@ -18,14 +18,35 @@ from flowsep_runtime.arrays import Floats
 Weights = NDArray[np.float64]
 
 
-def window_starts(samples: int, window: int, overlap: int) -> list[int]:
-    """First samples of the windows that cover a recording, neighbours overlapping by `overlap` or more.
+def next_start(last: int | None, window: int, overlap: int, length: int, is_whole: bool) -> int | None:
+    """The start of the window after one that begins at `last` (None: of the first).
 
     A recording no longer than a window has one; otherwise every window lies wholly inside the recording.
+
+    Args:
+        last: Where the window before begins.
+        window, overlap: Length of a window, and of what it shares with the next one.
+        length: The recording's, as far as it is known.
+        is_whole: True if there is no more of it.
+
+    Returns:
+        None if there is no such window, or not yet.
     """
-    starts = [0]
-    while starts[-1] + window < samples:
-        starts.append(min(starts[-1] + window - overlap, samples - window))
+    start = 0 if last is None else last + window - overlap
+    if start + window <= length:
+        return start
+    if not is_whole or (last is not None and length <= last + window):
+        return None
+    return min(start, max(0, length - window))  # the last window ends with the recording
+
+
+def window_starts(length: int, window: int, overlap: int) -> list[int]:
+    """Starts of all windows of a recording, as `next_start` gives them."""
+    starts: list[int] = []
+    start = next_start(None, window, overlap, length, is_whole=True)
+    while start is not None:
+        starts.append(start)
+        start = next_start(start, window, overlap, length, is_whole=True)
     return starts
 
 
@@ -34,7 +55,7 @@ def rise(phase: ArrayLike) -> Weights:
     return 0.5 - 0.5 * np.cos(np.pi * np.clip(np.asarray(phase, np.float64), 0, 1))
 
 
-def shares(starts: Sequence[int], window: int, overlap: int, positions: ArrayLike) -> Weights:
+def window_weights(starts: Sequence[int], window: int, overlap: int, positions: ArrayLike) -> Weights:
     """How much each of some consecutive windows counts at each position: [windows, positions], summing to 1.
 
     The first of them counts in full before its overlap with the second, the last one after the last overlap.

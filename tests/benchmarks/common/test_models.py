@@ -95,9 +95,9 @@ def test_plain_graphs_compute_what_the_reference_does(
     model = Model("tiny", weights, plain=tmp_path)
     arrays = read_inputs(inputs)
     eager = open_runner(task_of(EAGER, model, 1, inputs))
-    engines = [c for c in contestants.BASELINES["cpu"] if c.kind == "plain" and find_spec(c.engine)]
-    assert engines
-    for contestant in engines:
+    backends = [c for c in contestants.BASELINES["cpu"] if c.kind == "plain" and find_spec(c.backend)]
+    assert backends
+    for contestant in backends:
         plain = open_runner(task_of(contestant, model, 1, inputs))
         for stage in stages:
             arguments = [arrays[name] for name in STAGE_INPUTS[stage]]

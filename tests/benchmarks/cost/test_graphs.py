@@ -123,12 +123,12 @@ def test_a_size_that_is_not_given_is_an_error() -> None:
         count(graph(nodes, {"x": ["batch", 2]}, "y"), {})
 
 
-@pytest.mark.parametrize("engine", ["cpu", "cuda", "tensorrt"])
-def test_a_separation_runs_the_velocity_once_a_step(toy: Path, engine: str) -> None:
-    counted = rows(toy, engine, batch=2, frames=64, steps=5)
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "tensorrt"])
+def test_a_separation_runs_the_velocity_once_a_step(toy: Path, backend: str) -> None:
+    counted = rows(toy, backend, batch=2, frames=64, steps=5)
     runs = {row.graph: row.runs for row in counted}
     assert runs["velocity"] == 5 and runs["vocode"] == 1
-    assert ("advance" in runs) == (engine != "cpu")
+    assert ("advance" in runs) == (backend != "cpu")
     total = clip(counted)
     assert total.flops == sum(row.runs * row.cost.flops for row in counted)
     assert total.weight_bytes == sum(row.cost.weight_bytes for row in counted)

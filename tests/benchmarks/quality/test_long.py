@@ -67,7 +67,7 @@ def test_a_perfect_output_has_no_error_and_no_jump_and_a_glued_one_has_both(test
 def test_seams_of_a_toy(program: Program, test_set: Path, toy: Path, tmp_path: Path) -> None:
     files = [tmp_path / "seams.json", tmp_path / "seams.md"]
     what = ("--manifest", test_set, "--bundle", toy, "--backend", "cpu", "--seconds", 8, "--mixtures", 2)
-    answer = program("seams", *what, "--steps", 1, "--json", files[0], "--markdown", files[1])
+    answer = program("quality.seams", *what, "--steps", 1, "--json", files[0], "--markdown", files[1])
     assert (answer.returncode, answer.stderr) == (0, "")
     content = json.loads(files[0].read_text(encoding="utf-8"))
     assert set(content["scores"]) == {"joint", "cross-fade", "none"}
@@ -79,7 +79,7 @@ def test_seams_of_a_toy(program: Program, test_set: Path, toy: Path, tmp_path: P
 def test_streaming_of_a_toy(program: Program, toy: Path, tmp_path: Path) -> None:
     file = tmp_path / "streaming.json"
     what = ("--bundle", toy, "--backend", "cpu", "--seconds", "5,20", "--steps", 1, "--json", file)
-    answer = program("streaming", *what)
+    answer = program("latency.streaming", *what)
     assert (answer.returncode, answer.stderr) == (0, "")
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     assert [row["seconds"] for row in rows] == [5, 20]

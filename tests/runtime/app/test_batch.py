@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from flowsep_runtime import Separator
 from flowsep_runtime.app.demo import EXAMPLE
+from flowsep_runtime.audio.reading import AudioReader
 from flowsep_runtime.separation.streaming import Part, Parts
 from tests.runtime.command import COMMAND, SOURCE, Run, refused
 
@@ -124,14 +126,14 @@ def test_an_unforeseen_error_in_one_recording_does_not_stop_the_others(
 ) -> None:
     from flowsep_runtime.app.file_runs import FileRun
 
-    parts = FileRun._parts
+    whole = FileRun.run
 
-    def fail(self: FileRun, *arguments: Any) -> Parts:
+    def fail(self: FileRun, *arguments: Any) -> Any:
         if self.job.name.endswith("a.wav"):
             raise ZeroDivisionError("two\nlines")
-        return parts(self, *arguments)
+        return whole(self, *arguments)
 
-    monkeypatch.setattr(FileRun, "_parts", fail)
+    monkeypatch.setattr(FileRun, "run", fail)
     options = ["--query", "rain", "--output-dir", tmp_path / "out", "--bundle", toy_bundle, "--steps", 1]
     code, _, err = run(several[0], several[2], *options)
     assert code == 1
@@ -271,14 +273,12 @@ def test_a_picture_needs_a_name_and_a_library(
 def test_the_first_seconds_are_on_disk_before_the_last_are_computed(
     run: Run, mixture: Path, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flowsep_runtime.app.file_runs import FileRun
-
     sizes = []
 
-    def parts(self: FileRun, *arguments: Any) -> Parts:
+    def stream(self: Separator, *arguments: Any, **options: Any) -> Parts:
         def generate() -> Generator[Part, None, None]:
             start = 0
-            for block in self._reader.blocks(5000):
+            for block in AudioReader(mixture).blocks(5000):
                 yield Part(start, block, (block,), (block,))
                 start += len(block)
                 (temporary,) = tmp_path.glob(".flowsep-*.tmp")
@@ -288,7 +288,7 @@ def test_the_first_seconds_are_on_disk_before_the_last_are_computed(
         return Parts(generate(), {})
 
     output = tmp_path / "out.wav"
-    monkeypatch.setattr(FileRun, "_parts", parts)
+    monkeypatch.setattr(Separator, "stream", stream)
     assert run(mixture, "rain", "-o", output, "--bundle", toy_bundle)[0] == 0
     assert len(sizes) == 5 and np.all(np.diff(sizes) > 0) and sizes[0] > 5000 * 6
     assert np.array_equal(soundfile.read(output)[0], soundfile.read(mixture)[0])

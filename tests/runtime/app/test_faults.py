@@ -322,7 +322,7 @@ def test_two_runs_that_may_overwrite(mixture: Path, toy_bundle: Path, tmp_path: 
 # Offline
 
 #: A filter of system calls that ends the process when it asks for a socket, whoever in it does: Python, an
-#: engine, a library. (Socket pairs within the process are another call.)
+#: backend, a library. (Socket pairs within the process are another call.)
 NO_SOCKETS = """
 import ctypes, os, platform, struct, sys
 if platform.system() != "Linux" or platform.machine() != "x86_64":
@@ -366,7 +366,7 @@ if find_spec("matplotlib"):
 run("--demo", "--steps", 1)
 import time
 time.sleep(3)  # ONNX Runtime sends from a thread, a while after
-assert not os.path.exists(os.path.expanduser("~/intel")), "an engine keeps an identity of the user"
+assert not os.path.exists(os.path.expanduser("~/intel")), "a backend keeps an identity of the user"
 print("all ran")
 """
 

@@ -216,7 +216,7 @@ def test_a_manifest_that_breaks_the_contract_is_not_written(own_bundle: Path) ->
         dataclasses.replace(manifest, graphs=graphs).write(own_bundle)
 
 
-def test_an_engine_gets_its_own_spelling_of_a_graph_and_the_common_one_of_all_others(
+def test_a_backend_gets_its_own_spelling_of_a_graph_and_the_common_one_of_all_others(
     own_bundle: Path,
 ) -> None:
     manifest = Manifest.read(own_bundle)

@@ -16,7 +16,7 @@ from flowsep_runtime.separation.levels import Window, curves, level_of
 from flowsep_runtime.separation.masking import MaskStream, masked_mixture
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.vocoding import REACH, ChunkedVocoder
-from flowsep_runtime.separation.windows import shares, window_starts
+from flowsep_runtime.separation.windows import window_starts, window_weights
 from flowsep_runtime.separator import BUNDLED
 from tests.runtime.toy_bundle import MODEL
 
@@ -32,14 +32,14 @@ def test_shares_add_up_to_one_and_are_nothing_outside_a_window(
     overlap = data.draw(st.integers(0, window // 2))
     starts = window_starts(length, window, overlap)
     positions = np.arange(length) + 0.5
-    weights = shares(starts, window, overlap, positions)
+    weights = window_weights(starts, window, overlap, positions)
     assert np.allclose(weights.sum(axis=0), 1)
     assert (weights >= 0).all()
     for start, weight in zip(starts, weights, strict=True):
         assert not weight[(positions < start) | (positions > start + window)].any()
     # What some of the windows say of their own places is what all of them say.
     if len(starts) > 3:
-        some = shares(starts[1:-1], window, overlap, positions)
+        some = window_weights(starts[1:-1], window, overlap, positions)
         inside = (positions > starts[1] + overlap) & (positions < starts[-2] + window - overlap)
         assert np.allclose(some[:, inside], weights[1:-1][:, inside])
 

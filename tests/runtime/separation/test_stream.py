@@ -17,7 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowsep_runtime import AudioError, FlowSepWarning, OptionError, Pipeline, QueryError, Separator
-from flowsep_runtime.separation.longform import GROUP, JOININGS, OVERLAPS
+from flowsep_runtime.options import JOININGS
+from flowsep_runtime.separation.longform import GROUP
+from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.solvers import SOLVERS
 from tests.runtime.test_separator import noise
 from tests.runtime.toy_bundle import MODEL, Reference
@@ -77,7 +79,7 @@ def test_parts_are_together_the_whole(
     options: dict[str, Any] = {"steps": 1, "windows": windows, "mono": mono}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FlowSepWarning)
-        whole = separator.separate(audio, rate, names, **options)
+        whole = separator.separate_all(audio, rate, names, **options)
         parts = list(separator.stream(cut(audio, sizes), rate, names, **options))
     assert [part.start for part in parts] == list(np.cumsum([0, *(len(part.mixture) for part in parts[:-1])]))
     assert np.array_equal(np.concatenate([part.mixture for part in parts]), audio)
@@ -329,7 +331,7 @@ def test_several_queries_are_what_each_is_alone_and_the_mixture_is_encoded_once(
     monkeypatch.setattr(pipeline, "encode_mixture", lambda m: noted(rows, [len(m)], encode(m)))
     separator = Separator(pipeline)
     audio, queries = noise(CLIP, 2), ["rain", "dog barking", "a man speaking"]
-    together = separator.separate(audio, RATE, queries, steps=2)
+    together = separator.separate_all(audio, RATE, queries, steps=2)
     assert sum(rows) == 2
     for query, found in zip(queries, together, strict=True):
         alone = separator.separate(audio, RATE, query, steps=2)
@@ -399,10 +401,10 @@ def test_candidates_of_a_long_recording_agree_where_groups_meet(
     random = np.random.default_rng(0)
     monkeypatch.setattr("flowsep_runtime.separation.joint.cost", lambda *mels: float(random.random()))
     audio = np.stack([level_noise(2 * GROUP * CLIP), level_noise(2 * GROUP * CLIP, seed=1)], axis=1)
-    found = Separator(pipeline).separate(audio, RATE, ["rain", "dog barking"], steps=2, candidates=3)
+    found = Separator(pipeline).separate_all(audio, RATE, ["rain", "dog barking"], steps=2, candidates=3)
     # The toy looks at every frame by itself: whichever candidate is kept, each frame is one of the three.
     alone = [
-        Separator(pipeline).separate(audio, RATE, ["rain", "dog barking"], steps=2, seed=seed)
+        Separator(pipeline).separate_all(audio, RATE, ["rain", "dog barking"], steps=2, seed=seed)
         for seed in range(3)
     ]
     for query, separation in enumerate(found):

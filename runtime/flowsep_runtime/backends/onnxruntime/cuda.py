@@ -108,7 +108,7 @@ class OnnxRuntimeCuda:
 
     @property
     def description(self) -> str:
-        """Engine and arithmetic, in words."""
+        """Backend and arithmetic, in words."""
         return f"cuda, {self._manifest.precision}"
 
     @contextmanager

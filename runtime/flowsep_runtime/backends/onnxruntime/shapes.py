@@ -50,11 +50,11 @@ class GraphShapes:
             known["frames"] = known["t"] * model.latent_stride
         return {name: _shape(axes, known) for name, axes in self._entries(graph, inputs=False).items()}
 
-    def path(self, folder: Path, graph: str, engine: str) -> Path:
-        """The file of a graph for an engine."""
+    def path(self, folder: Path, graph: str, backend: str) -> Path:
+        """The file of a graph for a backend."""
         if graph in DEVICE_GRAPHS:
             return device_graph_path(graph)
-        return folder / self._manifest.graph(graph, engine).files[0].name
+        return folder / self._manifest.graph(graph, backend).files[0].name
 
     def _entries(self, graph: str, inputs: bool) -> dict[str, tuple[int | str, ...]]:
         if graph in DEVICE_GRAPHS:

@@ -1,6 +1,6 @@
-"""Is a graph right in the arithmetic that it will run in, on this machine and engine?
+"""Is a graph right in the arithmetic that it will run in, on this machine and backend?
 
-Engines have been seen to return NaN in bfloat16 for a graph whose twin was right, so each graph is tried
+Backends have been seen to return NaN in bfloat16 for a graph whose twin was right, so each graph is tried
 before it is used: on random input of the scale and shape of the real one, against float32.
 """
 

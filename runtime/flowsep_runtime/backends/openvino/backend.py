@@ -1,6 +1,6 @@
 """OpenVINO on the CPU: float32, or bfloat16 where the processor computes it.
 
-Three things about this engine decided the shape of this module:
+Three things about OpenVINO decided the shape of this module:
 
 - Its kernels are chosen when a graph is compiled, and the quicker ones need to know every shape. So a graph
   is compiled for one row of the shape that it is first given, and the rows of a batch go through one after
@@ -8,7 +8,7 @@ Three things about this engine decided the shape of this module:
   its neighbours.
 - Its own cache of compiled graphs does not tell settings apart: what was compiled with fusion is given to
   someone who asked for none. So each setting of each graph has a folder of its own there. And it is read
-  without the engine's help (see `compiled_cache.py`).
+  without OpenVINO's help (see `compiled_cache.py`).
 - It has been wrong in bfloat16, so a graph is tried before it is used (see `accuracy.py`).
 
 With fixed shapes, the graphs that take all the time can also be rewritten for it (see `channels_last.py`).
@@ -336,7 +336,7 @@ class OpenVino:
         return folder if os.access(folder, os.W_OK) else None
 
     def _key(self, graph: str, shapes: Shapes, *how: str) -> str:
-        """Of what is remembered: the graph's files, the engine, the processor, and how the graph is run."""
+        """Of what is remembered: the graph's files, OpenVINO, the processor, and how the graph is run."""
         files = [file.sha256 for file in self._manifest.graph(graph, self.name).files]
         processor = _core().get_property("CPU", "FULL_DEVICE_NAME"), _capabilities()
         parts = files, offline.openvino().__version__, processor, sorted(shapes.items()), how

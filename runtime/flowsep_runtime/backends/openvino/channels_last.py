@@ -1,6 +1,6 @@
 """Exact rewrites of a graph for OpenVINO on a CPU, when it is loaded and its shapes are known.
 
-A graph of a bundle keeps images as [1, C, H, W]. The engine's convolutions and matrix products want a pixel's
+A graph of a bundle keeps images as [1, C, H, W]. OpenVINO's convolutions and matrix products want a pixel's
 channels side by side, and it turns the images over again and again. Here all that happens to images, from the
 first convolution to the last, happens to *pixels*, [H·W, C]. On them
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REVISION = 1
 #: Fewer channels are less than the transforms around the products cost.
 LEAST_CHANNELS = 96
-#: In bf16 only where rows are so narrow that the engine's own convolution is slow: elsewhere the transforms
+#: In bf16 only where rows are so narrow that OpenVINO's own convolution is slow: elsewhere the transforms
 #: cost what the products gain.
 NARROW = 4
 
@@ -59,7 +59,7 @@ def rewrite(model: Model, quick: bool) -> int:
 
     Args:
         model: A graph of a bundle with batch 1.
-        quick: For bf16: with 3×3 convolutions left to the engine where those are quicker.
+        quick: For bf16: with 3×3 convolutions left to OpenVINO where those are quicker.
     """
     return _Rewriter(model, quick).run()
 
@@ -193,7 +193,7 @@ class _Rewriter:
         return None
 
     def _leave(self, node: Node) -> None:
-        """Leaves a convolution to the engine, which finds the channels where it wants them, and its bias with
+        """Leaves a convolution to OpenVINO, which finds the channels where it wants them, and its bias with
         it: what comes after happens to pixels all the same."""
         self._of(node.output(0))
         self._left.add(node.get_name())
@@ -309,7 +309,7 @@ class _Rewriter:
             return None
         op, pixels, one = self._op, self._of(source), self._constant(np.ones((1, 1), np.float32))
         mean = self._group_mean(pixels, image, groups)
-        # The other way round than below: for the same difference twice the engine would keep it in memory.
+        # The other way round than below: for the same difference twice OpenVINO would keep it in memory.
         away = op.subtract(mean, pixels)
         variance = self._group_mean(op.multiply(away, away), image, groups)
         epsilon = self._constant(np.full((1, 1), how["eps"], np.float32))
@@ -390,7 +390,7 @@ class _Rewriter:
         return node
 
     def _kernels(self, values: Array) -> Node:
-        """Filters in Winograd's form; for bf16 stored in it, or the engine would keep them twice."""
+        """Filters in Winograd's form; for bf16 stored in it, or OpenVINO would keep them twice."""
         if not self._quick:
             return self._constant(values)
         openvino, bits = offline.openvino(), _bf16_bits(values)

@@ -1,9 +1,9 @@
-"""Compiled OpenVINO graphs, read back from where the engine kept them.
+"""Compiled OpenVINO graphs, read back from where OpenVINO kept them.
 
-The engine writes them well, but reads them badly: it hashes all weights of the graph that it is given, reads
+OpenVINO writes them well, but reads them badly: it hashes all weights of the graph that it is given, reads
 the whole file into memory and copies the weights from there. Here the file is mapped.
 
-The engine also takes what it reads for whole: with some wrong bytes a graph gives noise, silence or NaN. So
+OpenVINO also takes what it reads for whole: with some wrong bytes a graph gives noise, silence or NaN. So
 it writes into a folder of its own each time, and what it wrote is read again only through here, by a name
 that says its size and its checksum.
 """
@@ -43,7 +43,7 @@ class Compiled(NamedTuple):
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder for the engine to write its cache into, empty before and gone afterwards; what was written
+    """A folder for OpenVINO to write its cache into, empty before and gone afterwards; what was written
     goes to `folder` by the name under which `read` takes it.
 
     Raises:
@@ -66,7 +66,7 @@ def is_kept(folder: Path) -> bool:
 def read(core: Core, folder: Path, properties: Mapping[str, str]) -> Compiled | None:
     """The graph that was written for this folder; None if there is none that can be read.
 
-    What is damaged, or the engine refuses, is removed.
+    What is damaged, or OpenVINO refuses, is removed.
 
     Warns:
         FlowSepWarning: If it was damaged.
@@ -108,7 +108,7 @@ def _name(memory: mmap.mmap) -> str:
 
 def _imported(core: Core, memory: mmap.mmap, properties: Mapping[str, str]) -> Compiled:
     start = memory.find(b"\n") + 1
-    # The engine takes no array that is read-only, though it does not write to it.
+    # OpenVINO takes no array that is read-only, though it does not write to it.
     address = np.frombuffer(memory, np.uint8).ctypes.data + start
     content = np.ctypeslib.as_array((ctypes.c_uint8 * (len(memory) - start)).from_address(address))
     tensor = offline.openvino().Tensor(content, shared_memory=True)

@@ -1,6 +1,6 @@
-"""Weights that an engine reads through mapped files need not stay in memory beside the copy that it made.
+"""Weights that a backend reads through mapped files need not stay in memory beside the copy that it made.
 
-An engine maps a file of weights and packs them into memory of its own. The pages that it has read then count
+A backend maps a file of weights and packs them into memory of its own. The pages that it has read then count
 as this process's memory until the system wants them for something else: a graph would take twice its size.
 
 Giving pages back is safe only for a mapping that cannot be written and cannot be unmapped meanwhile: its

@@ -31,7 +31,7 @@ def mark(cast: Node) -> None:
 def keep_half(model: Model) -> None:
     """Marks all casts of weights.
 
-    Otherwise the engine would hold widened weights twice: for a text encoder of matrix products alone, twice
+    Otherwise OpenVINO would hold widened weights twice: for a text encoder of matrix products alone, twice
     the memory in bf16. The numbers in float32 are the same bits.
     """
     for cast in casts(model):

@@ -105,7 +105,7 @@ def test_a_transposed_convolution_is_four_of_winograds(size: tuple[int, int]) ->
     assert (convolutions, kinds["ConvolutionBackpropData"]) == (1, 0) and snr > 95
 
 
-def test_narrow_layers_strides_and_wide_images_in_bf16_are_the_engines() -> None:
+def test_narrow_layers_strides_and_wide_images_in_bf16_keep_openvinos_convolution() -> None:
     def narrow(g: Graph, x: Any) -> Any:
         return g.convolution(g.silu(g.convolution(x, 48)), 104, stride=2)
 

@@ -1,4 +1,4 @@
-"""OpenVINO gives what the other engine gives, in the quickest arithmetic that is right on this machine."""
+"""OpenVINO gives what the other backend gives, in the quickest arithmetic that is right on this machine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def inputs(manifest: Manifest, graph: str, batch: int = 1) -> dict[str, Any]:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_every_graph_gives_the_other_engines_numbers(toy_bundle: Path, graph: str, batch: int) -> None:
+def test_every_graph_gives_the_other_backends_numbers(toy_bundle: Path, graph: str, batch: int) -> None:
     manifest = Manifest.read(toy_bundle)
     given = inputs(manifest, graph, batch)
     expected = open_backend("cpu", toy_bundle, manifest).run(graph, given)
@@ -65,10 +65,10 @@ def test_every_graph_gives_the_other_engines_numbers(toy_bundle: Path, graph: st
 def test_the_bundled_model_is_the_same_in_float32() -> None:
     """Real graphs: convolutions, attention and normalisation, on whose kernels the toy says nothing."""
     manifest = Manifest.read(BUNDLED)
-    engines = [open_backend(name, BUNDLED, manifest, cache=False) for name in ("cpu", "openvino")]
+    backends = [open_backend(name, BUNDLED, manifest, cache=False) for name in ("cpu", "openvino")]
     for graph in ("encode_text", "encode_mixture", "velocity_text", "velocity_time"):
         given = inputs(manifest, graph)
-        expected, found = (engine.run(graph, given) for engine in engines)
+        expected, found = (backend.run(graph, given) for backend in backends)
         assert snr_db(expected, found) > 90, graph
 
 
@@ -226,7 +226,7 @@ print(report("openvino").precisions["fast"])
 
 
 def test_without_bf16_in_the_processor_fast_is_float32(toy_bundle: Path) -> None:
-    """The engine is told to use no more than AVX2, as if the processor had nothing newer."""
+    """The backend is told to use no more than AVX2, as if the processor had nothing newer."""
     process = subprocess.run(
         [sys.executable, "-c", WITHOUT_BF16, toy_bundle],
         env=os.environ | {"PYTHONPATH": str(SOURCE), "OV_CPU_MAX_ISA": "AVX2"},
@@ -439,7 +439,7 @@ def test_a_graph_that_is_no_graph_is_one_sentence_and_nothing_else(
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_graph_that_was_written_for_this_engine_is_the_one_that_runs(own_bundle: Path) -> None:
+def test_the_graph_that_was_written_for_this_backend_is_the_one_that_runs(own_bundle: Path) -> None:
     manifest = Manifest.read(own_bundle)
     model = onnx.load(own_bundle / "vocode.onnx")
     model.graph.node[-1].op_type = "Sin"  # not Tanh: another answer shows which file ran

@@ -1,0 +1,138 @@
+"""The options of a separation, declared once.
+
+`Separator.separate`, `separate_all` and `stream`, the command lines and the evaluation take all of these and
+list none of them again. `Options` holds and checks them; `OptionFields` are the same names as keyword
+arguments, so that type checkers know them (`**options: Unpack[OptionFields]`). A test holds the two and the
+command lines together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, TypeAlias, TypedDict, cast, get_args
+
+from flowsep_runtime.bundle.manifest import ModelEntry
+from flowsep_runtime.checks import real_number, whole_number
+from flowsep_runtime.errors import OptionError, QueryError
+from flowsep_runtime.solvers import solver_named
+
+MOST_STEPS = 10_000
+
+#: How the windows of a long recording are put together; docs/long-recordings.md compares them.
+Joining: TypeAlias = Literal["joint", "cross-fade", "none"]
+JOININGS: tuple[Joining, ...] = get_args(Joining)
+
+#: The model's own waveform, or the mixture's samples through a mask.
+Kind: TypeAlias = Literal["generated", "masked"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options`, as keyword arguments."""
+
+    steps: int | None
+    solver: str | None
+    seed: int
+    mono: bool
+    guidance: float
+    negative: str | None
+    candidates: int
+    windows: Joining
+    window: float | None
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a caller may ask for besides queries; None is the bundle's default.
+
+    Raises:
+        OptionError: If a value is out of range.
+    """
+
+    steps: int | None = None
+    """Solver steps, at least 1."""
+    solver: str | None = None
+    """A name of `solvers.SOLVERS`."""
+    seed: int = 0
+    """Seed of all noise, 0 or more."""
+    mono: bool = False
+    """Separate the mean of all channels only: the target is the same in all channels, and one mask filters
+    them all."""
+    guidance: float = 1.0
+    """How far to go from the answer to the negative query towards the answer to the query: 1 is the query
+    alone, more exaggerates the difference. Other values than 1 double the solver's work."""
+    negative: str | None = None
+    """A description of sounds to keep out; None is the empty query. Needs a guidance other than 1."""
+    candidates: int = 1
+    """Generate this many targets, with this seed and the following ones, and keep the one that explains the
+    mixture best (`candidates.py`), query by query; in a long recording, group of windows by group."""
+    windows: Joining = "joint"
+    """How the windows of a long recording are put together."""
+    window: float | None = None
+    """Length of the windows in seconds, rounded up to what the model takes. A short window saves the time
+    that silence behind a short recording would take; docs/long-recordings.md has its cost in quality."""
+    kind: Kind = "generated"
+    """Which result is the main one."""
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("steps", 1, MOST_STEPS), ("seed", 0, None), ("candidates", 1, 1000)):
+            value = getattr(self, name)
+            if value is not None:
+                whole_number(name, value, least, most)
+        if self.solver is not None:
+            solver_named(self.solver)
+        real_number("guidance", self.guidance)
+        if self.window is not None:
+            real_number("window", self.window)
+        if not isinstance(self.negative, str | None):
+            raise QueryError("A query must be text: give a sentence, or several in a list.")
+        if self.negative is not None and self.guidance == 1:
+            raise OptionError(
+                "A negative query has no effect at guidance 1: give another guidance, such as 1.5."
+            )
+        if self.windows not in JOININGS:
+            raise OptionError(f"There are no windows {self.windows!r}: choose from {', '.join(JOININGS)}.")
+        if self.kind not in KINDS:
+            raise OptionError(f"There is no kind {self.kind!r}: choose from {', '.join(KINDS)}.")
+
+    def fields(self) -> OptionFields:
+        """The options as keyword arguments."""
+        return cast(OptionFields, asdict(self))
+
+    def resolved(self, model: ModelEntry, precision: Literal["exact", "fast"]) -> ResolvedOptions:
+        """Fill in the defaults of a bundle.
+
+        Args:
+            model: The bundle's sizes and defaults.
+            precision: The arithmetic that runs.
+
+        Raises:
+            OptionError: If the window is not above 0 and at most the model's clip.
+        """
+        self.windowed(model)
+        steps, solver = model.schedule(precision, self.steps, self.solver)
+        return ResolvedOptions(**asdict(self) | {"steps": steps, "solver": solver})
+
+    def windowed(self, model: ModelEntry) -> ModelEntry:
+        """The model's sizes, with a clip as long as the windows that are asked for."""
+        if self.window is None:
+            return model
+        longest = model.clip_samples / model.sample_rate
+        if not 0 < self.window <= longest:
+            raise OptionError(
+                f"window must be above 0 and at most {longest:g} seconds, the model's clip, "
+                f"and not {self.window}."
+            )
+        multiple = model.hop_length * model.frame_multiple
+        samples = round(self.window * model.sample_rate)
+        return replace(model, clip_samples=math.ceil(samples / multiple) * multiple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedOptions(Options):
+    """Options with the defaults of a bundle filled in."""
+
+    steps: int
+    solver: str

@@ -1,0 +1,154 @@
+"""One separation on its way: the object that every step from `Separator` to the backend is handed."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.backends import DeviceBackend
+from flowsep_runtime.bundle.manifest import ModelEntry
+from flowsep_runtime.errors import FlowSepWarning
+from flowsep_runtime.options import Joining, ResolvedOptions
+from flowsep_runtime.pipeline import Pipeline
+from flowsep_runtime.separation.queries import EncodedQuery
+from flowsep_runtime.separation.texts import Texts
+from flowsep_runtime.separation.windows import window_starts
+
+LARGEST_BATCH = 4  # rows that go through the model together
+_AHEAD = ("log_mel", "encode_mixture", "velocity", "decode_latent", "vocode")  # in the order of their use
+
+#: The share of a window that it has in common with the next one.
+OVERLAPS: dict[Joining, float] = {"joint": 1 / 4, "cross-fade": 1 / 8, "none": 0}
+
+Progress = Callable[[int, "int | None"], None]
+
+
+def largest_batch(pipeline: Pipeline) -> int:
+    """Rows that go through a graph together at most."""
+    backend = pipeline.backend
+    return min(LARGEST_BATCH, backend.batches.most) if isinstance(backend, DeviceBackend) else LARGEST_BATCH
+
+
+@dataclass
+class Run:
+    """One separation on its way.
+
+    Attributes:
+        pipeline: What computes.
+        texts: Encodes queries, for all runs of a separator.
+        turn: Held while the model works; with low memory by one run at a time.
+        options: What was asked for.
+        queries: In words, at least one.
+        progress: Called with (steps done, steps in all or None); None tells nobody.
+        seconds: Time spent so far, by stage.
+    """
+
+    pipeline: Pipeline
+    texts: Texts
+    turn: AbstractContextManager[object]
+    options: ResolvedOptions
+    queries: tuple[str, ...]
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    _steps_done: int = 0
+    _steps_in_all: int | None = None
+    _loads_ahead: bool = False
+
+    def __post_init__(self) -> None:
+        #: The model's sizes; its clip is a window.
+        self.model: ModelEntry = self.options.windowed(self.pipeline.manifest.model)
+        #: Samples a latent frame, and latent frames a window and of its overlap with the next one.
+        self.frame = self.model.hop_length * self.model.latent_stride
+        self.window = self.model.clip_samples // self.frame
+        self.overlap = int(self.window * OVERLAPS[self.options.windows])
+
+    @property
+    def guided(self) -> bool:
+        """True if the answer to the negative query changes the result."""
+        return self.options.guidance != 1
+
+    @property
+    def steps_a_window(self) -> int:
+        """Steps as they are counted for a window: one for each query and candidate."""
+        return self.options.steps * len(self.queries) * self.options.candidates
+
+    def heard(self, mixture: Floats) -> Floats:
+        """The part of a mixture [n, C] that the model hears: [n, C] or, in mono, [n, 1]."""
+        return mixture.mean(axis=1, keepdims=True) if self.options.mono else mixture
+
+    def band(self, sample_rate: float) -> float:
+        """The highest frequency in Hz that a target describes.
+
+        The resampler rolls off below half the model's rate; in a recording at that rate or below it,
+        nothing is cut.
+        """
+        return self.model.sample_rate / 2 * (0.9 if sample_rate > self.model.sample_rate else 1.0)
+
+    def expect(self, samples: int, sample_rate: float) -> None:
+        """Tell `progress` from now on how many steps a recording of that length takes."""
+        length = max(1, round(samples * self.model.sample_rate / sample_rate))
+        windows = window_starts(-(-length // self.frame), self.window, self.overlap)
+        self._steps_in_all = len(windows) * self.steps_a_window
+
+    def advance(self, steps: int) -> None:
+        """Count steps that were taken."""
+        self._steps_done += steps
+        if self.progress is not None:
+            self.progress(self._steps_done, self._steps_in_all)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of a block for a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[None]:
+        """Make a stage of the pipeline ready, and count the time of its block."""
+        if stage == _AHEAD[0] and not self._loads_ahead:
+            # Not before: a silent recording needs no model.
+            self._loads_ahead = True
+            self.pipeline.load_ahead(_AHEAD)
+        with self.timed("load"):
+            self.pipeline.load_stage(stage)
+        with self.timed(stage):
+            yield
+
+    @contextmanager
+    def model_in_use(self) -> Iterator[None]:
+        """The model works in this block; with low memory, for one run at a time, and nothing of it stays."""
+        with self.turn:
+            try:
+                yield
+            finally:
+                if self.pipeline.low_memory:
+                    self.pipeline.free()
+
+    def encode_queries(self) -> tuple[list[EncodedQuery], EncodedQuery | None]:
+        """Encode the queries and, with guidance, the negative one."""
+        encoded = [self._encode(query) for query in self.queries]
+        if any(query.truncated for query in encoded):
+            warnings.warn(
+                f"The query is longer than the {self.model.text_length} tokens that the model reads "
+                "and is cut.",
+                FlowSepWarning,
+                stacklevel=4,
+            )
+        return encoded, self._encode(self.options.negative or "") if self.guided else None
+
+    def _encode(self, query: str) -> EncodedQuery:
+        with self.timed("load"):
+            self.texts.open_tokenizer()
+        with self.timed("encode_text"):
+            tokens, text = self.texts.recall(query)
+        if text is None:
+            with self.stage("encode_text"):
+                text = self.texts.encode(tokens)
+        return EncodedQuery(text, tokens.attention_mask, tokens.truncated)
