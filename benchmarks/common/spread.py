@@ -1,4 +1,4 @@
-"""What repeated measurements say: a typical value, how far the others lie from it, whether to trust it."""
+"""Statistics of repeated measurements: median, range, and a test for disturbances."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from flowsep_runtime.arrays import Array
 
 DISTURBED_ABOVE = 1.25
 """95th percentile over median (or median over 5th) from which on something else was running: the number is
@@ -47,12 +45,12 @@ class Summary:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether the values lie too far apart for their median to mean anything."""
+        """True if the values lie too far apart for a meaningful median."""
         p5 = float(np.percentile(self.values, 5))
         return self.p95 > DISTURBED_ABOVE * self.median or self.median > DISTURBED_ABOVE * p5
 
     def plain(self) -> dict[str, object]:
-        """For JSON: no median of a disturbed run, but always the values."""
+        """Values for JSON: always all of them, and a median unless the run was disturbed."""
         shown = not self.is_disturbed
         return {
             "median": self.median if shown else None,
@@ -75,7 +73,7 @@ def ratio(numerators: Summary, denominators: Summary) -> Summary:
 
 
 def weighted_sum(parts: Sequence[tuple[float, Summary]]) -> Summary:
-    """Round by round, each part so many times: a whole clip from its stages.
+    """Weighted sum of parts, round by round: a whole clip from its stages.
 
     Raises:
         ValueError: If the parts have different numbers of rounds, or there is none.
@@ -84,18 +82,3 @@ def weighted_sum(parts: Sequence[tuple[float, Summary]]) -> Summary:
         raise ValueError("parts of a sum need the same number of rounds")
     rounds = range(len(parts[0][1].values))
     return Summary(tuple(sum(times * part.values[k] for times, part in parts) for k in rounds))
-
-
-def snr_db(wanted: Sequence[Array], actual: Sequence[Array]) -> float:
-    """Energy of what was wanted over that of the difference, in dB, over all arrays together; infinite where
-    nothing differs, NaN where a number is not finite or a shape is another.
-    """
-    signal = noise = 0.0
-    for a, b in zip(wanted, actual, strict=True):
-        if a.shape != b.shape or not np.isfinite(b).all():
-            return float("nan")
-        signal += float(np.sum(np.square(a, dtype=np.float64)))
-        noise += float(np.sum(np.square(a.astype(np.float64) - b)))
-    if noise == 0:
-        return float("inf")
-    return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))

@@ -1,4 +1,4 @@
-"""How far a solver's result lies from the end of the exact trajectory, where many Euler steps end."""
+"""Distance of a solver's result from the end of the exact trajectory, which many Euler steps approximate."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from flowsep_eval.evaluation import item_seed, read_tracks
 from flowsep_eval.manifest import Item
 from flowsep_runtime import Pipeline
 from flowsep_runtime.arrays import Array, Floats
-from flowsep_runtime.audio.checks import centred
-from flowsep_runtime.separation.levels import PEAK
+from flowsep_runtime.separation.levels import normalised
 from flowsep_runtime.separation.queries import Tokenizer
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the solver starts from, for one query: noise, and mixture latent, text and mask."""
+    """Start of the solver for one query: noise, mixture latent, text and mask."""
 
     noise: Floats
     condition: tuple[Array, Array, Array]
 
 
 def starts(pipeline: Pipeline, items: Sequence[Item], seed: int) -> list[Start]:
-    """For the first clip of every item, with the noise that `flowsep_eval.evaluate` gives it."""
+    """The start for the first clip of every item, with the noise that `flowsep_eval.evaluate` draws."""
     model = pipeline.manifest.model
     tokenizer = Tokenizer(pipeline.folder, pipeline.manifest)
     shape = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
     found = []
     for number, item in enumerate(items):
-        sound = centred(read_tracks(item).mixture[: model.clip_samples, None])[:, 0]
+        sound = normalised(read_tracks(item).mixture[: model.clip_samples, None])[:, 0]
         waveform = np.zeros((1, model.clip_samples), np.float32)
-        waveform[0, : len(sound)] = sound * (PEAK / (np.abs(sound).max() + np.float32(1e-8)))
+        waveform[0, : len(sound)] = sound
         rng = np.random.default_rng(item_seed(seed, number))
         posterior_noise, noise = (rng.standard_normal(shape, np.float32) for _ in range(2))
         mean, std = pipeline.encode_mixture(pipeline.log_mel(waveform))

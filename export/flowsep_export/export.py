@@ -45,7 +45,7 @@ Progress = Callable[[str, float], None]
 
 
 DEFAULT_STEPS = 20
-"""As the published command line."""
+"""The default of the published command line."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Is every exported stage, and all of them in a row, what the reference computes?
+"""Comparison of every exported stage, and of the chain of all stages, with the reference.
 
 The stages run through `flowsep_runtime.Pipeline`, as they will in use.
 """
@@ -37,7 +37,7 @@ PyTorch itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
 """
 
 WAVEFORMS = ("vocode", CHAIN)
-"""What gives waveforms in [-1, 1]; the others' outputs are of the order of one."""
+"""Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one."""
 
 Check = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
 
@@ -68,7 +68,7 @@ def relative_error(
     return difference / norm if norm else (0.0 if difference == 0 else math.inf)
 
 
-def snr_db(relative: float) -> float:
+def decibels(relative: float) -> float:
     """The signal-to-noise ratio of a relative error in dB, at most 200."""
     return min(200.0, -20 * math.log10(relative)) if relative > 0 else 200.0
 
@@ -79,7 +79,7 @@ def checks() -> dict[str, Check]:
 
 
 Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
-"""What a check should give."""
+"""The expected outputs of a check."""
 
 
 def reference_judge(model: FlowSep) -> Judge:
@@ -163,9 +163,9 @@ def _entry(name: str, precision: Precision, worst: Mapping[str, float]) -> Stage
     error = StageError(
         tolerance=(CHAIN_TOLERANCE if name == CHAIN else TOLERANCE)[precision],
         relative=random,
-        snr_db=None if random is None else snr_db(random),
+        snr_db=None if random is None else decibels(random),
         real_relative=real,
-        real_snr_db=None if real is None else snr_db(real),
+        real_snr_db=None if real is None else decibels(real),
     )
     return StageEntry(tuple(GRAPHS) if name == CHAIN else GRAPHS_OF[name], error)
 

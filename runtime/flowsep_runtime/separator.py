@@ -34,14 +34,14 @@ BUNDLED = Path(__file__).parent / "assets" / "nano"
 
 @dataclass(frozen=True)
 class Separation:
-    """What `Separator.separate` gives. All audio has the input's shape, rate and level, in float32."""
+    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32."""
 
     target: Floats
     """The generated target: the model's own waveform, up to 8 kHz."""
     masked: Floats
     """The mixture's own samples through the mask that the target implies."""
     residual: Floats
-    """What is left of the mixture: masked + residual = mixture, sample by sample."""
+    """The rest of the mixture: masked + residual = mixture, sample by sample."""
     sample_rate: float
     timings: dict[str, float]
     """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""

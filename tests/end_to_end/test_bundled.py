@@ -16,13 +16,15 @@ import soxr
 from flowsep_runtime import Pipeline
 from flowsep_runtime.separator import BUNDLED
 
+pytestmark = pytest.mark.slow
+
 Floats = npt.NDArray[np.float32]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mix.wav"
 SOUNDS = {"dog barking": "dog", "rain": "rain"}
 
 
 def log_mel(pipeline: Pipeline, waveform: Floats) -> Floats:
-    """Of a whole number of frame groups, cut to the shortest that all files have."""
+    """Samples in a whole number of frame groups, cut to the shortest file."""
     samples = 140_800
     assert len(waveform) >= samples
     mel: Floats = pipeline.log_mel(waveform[None, :samples])[0]

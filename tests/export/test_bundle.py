@@ -16,7 +16,7 @@ import torch
 from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import VerificationError
 from flowsep_export.export import Source, export_bundle
-from flowsep_export.verify import relative_error, snr_db
+from flowsep_export.verify import decibels, relative_error
 from flowsep_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from flowsep_runtime.errors import OptionError
 
@@ -25,7 +25,7 @@ def write(folder: Path, content: str) -> None:
     (folder / MANIFEST_NAME).write_text(content)
 
 
-def test_a_finished_bundle_is_all_there_is(tmp_path: Path) -> None:
+def test_a_finished_bundle_leaves_no_temporary_file(tmp_path: Path) -> None:
     with new_bundle(tmp_path / "made" / "bundle") as folder:
         write(folder, "new")
         assert not (tmp_path / "made" / "bundle").exists()
@@ -103,6 +103,7 @@ def test_an_export_within_tolerance_tells_its_errors(source: Source, tmp_path: P
     assert said[-1] == ("done", 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(
     options: list[str], tmp_path: Path, number: signal.Signals
@@ -140,5 +141,5 @@ def test_an_error_is_infinite_where_numbers_are_not_finite_or_shapes_differ() ->
     # what is quieter than the threshold is held against it
     assert relative_error(1.01 * 1e-4 * one, 1e-4 * one, quietest=1e-2) == pytest.approx(1e-4)
     assert relative_error(1.01 * one, one, quietest=1e-2) == pytest.approx(0.01)
-    assert snr_db(1e-3) == pytest.approx(60)
-    assert snr_db(0) == 200
+    assert decibels(1e-3) == pytest.approx(60)
+    assert decibels(0) == 200

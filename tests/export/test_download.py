@@ -21,7 +21,7 @@ CONTENT = bytes(range(256)) * 20_000  # more than one block
 
 @dataclass
 class Zenodo:
-    """What the server gives, and the Range headers it was asked for."""
+    """Double of the server, with the Range headers of its requests."""
 
     url: str = ""
     content: bytes = CONTENT
@@ -136,7 +136,7 @@ def test_a_refusal_says_where_to_put_the_file_by_hand(zenodo: Zenodo, tmp_path: 
     assert str(tmp_path / CHECKPOINT) in str(caught.value)
 
 
-def test_a_record_of_other_files_is_told(zenodo: Zenodo, tmp_path: Path) -> None:
+def test_a_record_without_the_file_is_refused(zenodo: Zenodo, tmp_path: Path) -> None:
     zenodo.listed = "v3.ckpt"
     with pytest.raises(DownloadError, match=f"does not list {CHECKPOINT}"):
         fetch(zenodo, tmp_path)

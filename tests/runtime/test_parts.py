@@ -62,14 +62,14 @@ def test_a_mask_keeps_the_targets_tone_with_the_mixtures_phase(rate: int) -> Non
     assert np.abs(masked - wanted)[inner].max() < 0.02
 
 
-def test_a_target_as_loud_as_the_mixture_keeps_it_whole_and_a_silent_one_nothing() -> None:
+def test_an_equal_target_keeps_the_whole_mixture_and_a_silent_one_nothing() -> None:
     mixture = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     assert np.allclose(masked_mixture(mixture, mixture, 16000, 8000), mixture, atol=1e-5)
     assert not masked_mixture(mixture, np.zeros_like(mixture), 16000, 8000).any()
     assert not masked_mixture(np.zeros_like(mixture), np.zeros_like(mixture), 16000, 8000).any()
 
 
-def test_above_the_targets_band_the_mask_goes_on() -> None:
+def test_the_mask_extends_above_the_targets_band() -> None:
     mixture = np.random.default_rng(0).standard_normal(96000).astype(np.float32)
     spectrum = np.fft.rfft(mixture)
     spectrum[np.fft.rfftfreq(96000, 1 / 48000) > 7500] = 0
@@ -155,7 +155,7 @@ def test_outputs_appear_together_or_not_at_all(tmp_path: Path) -> None:
     assert first.read_text() == second.read_text() == "new"
 
 
-def test_a_link_is_written_through(tmp_path: Path) -> None:
+def test_an_output_that_is_a_link_writes_its_target(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_text("old")
     link.symlink_to(real)

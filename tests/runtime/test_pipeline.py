@@ -250,7 +250,7 @@ def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> 
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
-    """As if these libraries were not installed."""
+    """Pretend that these libraries are not installed."""
     from importlib.util import find_spec
 
     for module in BACKENDS.values():
@@ -269,7 +269,7 @@ def test_auto_says_what_is_missing_when_no_backend_can_run(
     assert list(BACKENDS)[-1] == "cpu", "auto tries the backend that runs everywhere last"
 
 
-def test_generate_is_all_stages_in_a_row(pipeline: Pipeline, reference: Reference) -> None:
+def test_generate_equals_the_stages_called_one_by_one(pipeline: Pipeline, reference: Reference) -> None:
     waveform, text, mask = normal(2, 64 * 160), normal(1, 50, 6), tokens()[1]
     posterior_noise, noise = normal(1, 8, 16, 16), normal(1, 8, 16, 16)
     stages: list[str] = []

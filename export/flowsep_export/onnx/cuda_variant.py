@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CUDA provider wants otherwise in a half-precision graph: attention as one operator.
+"""Variant of a half-precision graph for ONNX Runtime's CUDA provider: attention as one operator.
 
 ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
 operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
@@ -15,11 +15,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from flowsep_export.onnx.attention import remove_unread, soften_in_half
+from flowsep_export.onnx.links import makers, users
 
 DOMAIN, ATTENTION = "com.microsoft", "MultiHeadAttention"
 
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Of `[B, N, H, D]`: for queries and values, and for keys."""
+"""Permutations of `[B, N, H, D]`: for queries and values, and for keys."""
 
 
 def rewrite_for_cuda(model: onnx.ModelProto) -> int:
@@ -53,16 +54,13 @@ def fuse_attention(model: onnx.ModelProto) -> int:
         How many attentions were fused.
     """
     graph = model.graph
-    maker = {name: node for node in graph.node for name in node.output}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    maker, readers = makers(graph), users(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     found = {
         attention.output: attention
         for node in graph.node
-        if node.op_type == "Softmax" and (attention := _attention(node, maker, users, constants)) is not None
+        if node.op_type == "Softmax"
+        and (attention := _attention(node, maker, readers, constants)) is not None
     }
     for index, node in enumerate(graph.node):
         if node.output[0] in found:
@@ -131,7 +129,7 @@ def _split_heads(
     maker: Mapping[str, onnx.NodeProto],
     constants: Mapping[str, onnx.TensorProto],
 ) -> tuple[str, int] | None:
-    """What was `[B, N, H · D]` before heads were told apart, and H."""
+    """The tensor `[B, N, H · D]` before its heads were split, and H."""
     transposed = maker.get(name)
     if transposed is None or transposed.op_type != "Transpose":
         return None

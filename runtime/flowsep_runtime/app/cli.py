@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, one_line, run, separation_options, unexpected
+from flowsep_runtime.app.console import (
+    backend_options,
+    is_closed,
+    one_line,
+    run,
+    separation_options,
+    unexpected,
+)
 from flowsep_runtime.errors import FlowSepError, FlowSepWarning, OptionError, shown
 from flowsep_runtime.options import Options
 
@@ -158,6 +165,8 @@ def command(
         return separator, wanted.resolved(pipeline.manifest.model, pipeline.precision)
 
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
+    if to_stdout and is_closed(sys.stdout):
+        raise OptionError("Standard output is closed: give --output.")
     if to_stdout and sys.stdout.isatty():
         raise OptionError("Standard output is a terminal: send it to a program or a file, or give --output.")
     say = _Speaker(as_json, to_stdout, several=len(jobs) > 1)
@@ -165,7 +174,8 @@ def command(
         _separate(jobs[0], extras, model, say, force)
         return
     if any(job.outputs for job in jobs):
-        model()  # what is wrong with it is wrong for all
+        with _told():  # what is wrong with it is wrong for all
+            model()
     failures: list[str] = []
     for job in jobs:
         try:
@@ -201,19 +211,26 @@ def _separate(
     from flowsep_runtime.app.file_runs import FileRun
     from flowsep_runtime.audio.reading import AudioReader
 
+    with _told(job if say.several else None) as remarks, AudioReader(job.source) as reader:
+        file_run = FileRun(job, reader, extras, force)
+        separator, options = model()
+        with _progress_bar() as progress:
+            report = file_run.run(separator, options, progress)
+    say.done(job, extras, reader, separator, options, report, remarks)
+
+
+@contextmanager
+def _told(job: Job | None = None) -> Iterator[list[str]]:
+    """Says the warnings of the work inside on stderr, with the job's name; the list has them at the end."""
+    remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FlowSepWarning)
-        with AudioReader(job.source) as reader:
-            file_run = FileRun(job, reader, extras, force)
-            separator, options = model()
-            with _progress_bar() as progress:
-                report = file_run.run(separator, options, progress)
-    remarks = [str(warning.message) for warning in caught]
+        yield remarks
+    remarks += [str(warning.message) for warning in caught]
     for remark in remarks:
-        said = _naming(job, remark) if say.several else remark
+        said = remark if job is None else _naming(job, remark)
         click.echo(f"{PROGRAM}: warning: {one_line(said)}", err=True)
-    say.done(job, extras, reader, separator, options, report, remarks)
 
 
 @dataclass(frozen=True)
@@ -223,7 +240,7 @@ class _Speaker:
     as_json: bool
     on_stderr: bool
     several: bool
-    """Whether there is more than one recording."""
+    """True if there is more than one recording."""
 
     def done_before(self, job: Job) -> None:
         for path in job.done:

@@ -25,8 +25,7 @@ PEAK = np.float32(0.5)  # docs/model.md#front-end
 
 @dataclass(frozen=True)
 class Level:
-    """Of one window, by channel: its mean, whether anything is heard, and the gain that brings its peak to a
-    half (1 in silence)."""
+    """Level of one window, by channel: mean, presence of sound, and gain to a peak of ½ (1 in silence)."""
 
     offset: NDArray[np.float64]
     sounding: NDArray[np.bool_]
@@ -39,6 +38,11 @@ def level_of(window: Floats) -> Level:
     sounding = peak > SILENCE
     gain = np.where(sounding, PEAK / (peak + np.float32(1e-8)), np.float32(1)).astype(np.float32)
     return Level(window.mean(axis=0, dtype=np.float64), sounding, gain)
+
+
+def normalised(clip: Floats) -> Floats:
+    """A clip [samples, channels] with mean 0 and, unless it is silent, peak ½ (docs/model.md#front-end)."""
+    return centred(clip) * level_of(clip).gain
 
 
 @dataclass(frozen=True)

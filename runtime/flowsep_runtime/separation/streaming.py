@@ -37,7 +37,7 @@ class Part:
 
 
 class Parts(Iterator[Part]):
-    """What `Separator.stream` gives; `close`, or the end of a `with` block, lets go of all that it holds."""
+    """Parts of `Separator.stream`; `close`, or the end of a `with` block, frees its resources."""
 
     def __init__(self, generator: Generator[Part, None, None], timings: dict[str, float]) -> None:
         self._generator = generator
@@ -187,7 +187,7 @@ class _Stream:
             _warn_of_silence()
 
     def _part(self, long: LongForm, more: Floats, is_last: bool = False) -> Iterator[Part]:
-        """What is known when so many more samples [n, heard * queries] of the targets are."""
+        """The next part, given more samples [n, heard * queries] of the targets."""
         run, known = self._run, len(self._targets)
         targets = more.reshape(len(more), self._heard, len(run.queries))
         self._targets = np.concatenate([self._targets, targets])

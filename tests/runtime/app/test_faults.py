@@ -124,7 +124,7 @@ def test_a_double_beyond_float(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_header_of_4_gb(run: Run, toy_bundle: Path, tmp_path: Path) -> None:
-    """What ffmpeg and others write into a pipe, where they cannot come back to the header."""
+    """A header as ffmpeg writes it into a pipe, where it cannot return to it."""
     audio = io.BytesIO()
     soundfile.write(audio, noise(5000), RATE, "PCM_16", format="WAV")
     content = bytearray(audio.getvalue())
@@ -263,6 +263,7 @@ def hooked(folder: Path, action: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join((str(hook.parent), str(SOURCE)))}
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_under_the_final_name(
     mixture: Path, toy_bundle: Path, tmp_path: Path
 ) -> None:
@@ -371,6 +372,7 @@ print("all ran")
 """
 
 
+@pytest.mark.slow
 def test_nothing_opens_a_socket(mixture: Path, toy_bundle: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "HOME": str(mixture.parent), "CI": ""}
     del environment["ORT_DISABLE_TELEMETRY"]  # the tests' own

@@ -1,4 +1,4 @@
-"""What long recordings are made of, each for itself: shares, levels, noise, resampler, mask and vocoder."""
+"""Parts of the separation of long recordings: shares, levels, noise, resampler, mask and vocoder."""
 
 from __future__ import annotations
 
@@ -139,6 +139,7 @@ def test_one_mask_filters_all_channels_alike() -> None:
     assert np.allclose(found[:, 1], 0.5 * alone, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [256, 304, 700])
 def test_chunks_of_the_vocoder_are_one_run_over_everything(frames: int) -> None:
     pipeline = Pipeline.load(BUNDLED, "cpu", threads=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_pages_are_given_back_and_read_again(tmp_path: Path, own: bool) -> None:
     assert content.sum(dtype=np.int64) == total
 
 
-def test_other_files_and_what_can_be_written_are_no_mappings_to_give_back(tmp_path: Path) -> None:
+def test_only_read_only_mappings_of_the_given_files_are_given_back(tmp_path: Path) -> None:
     _, elsewhere = mapped(tmp_path / "graph.data.of-another", mmap.ACCESS_READ)
     private, content = mapped(tmp_path / "graph.data", mmap.ACCESS_COPY)
     private[:5] = b"hello"
@@ -62,9 +63,18 @@ def test_other_files_and_what_can_be_written_are_no_mappings_to_give_back(tmp_pa
     assert elsewhere.any() and content[:5].tobytes() == b"hello"
 
 
-def test_the_last_pages_go_also_after_a_failure(tmp_path: Path) -> None:
+def test_pages_are_given_back_after_a_failure_too(tmp_path: Path) -> None:
     memory, content = mapped(tmp_path / "graph.data", mmap.ACCESS_READ)
     with pytest.raises(ValueError, match="no graph"), repeated(lambda: give_back_mapped(memory)):
         assert content.any()
         raise ValueError("no graph")
     assert resident(tmp_path / "graph.data") == 0
+
+
+def test_a_variable_keeps_the_pages_and_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSEP_KEEP_PAGES", "1")
+    calls: list[None] = []
+    threads = threading.active_count()
+    with repeated(lambda: calls.append(None)):
+        assert threading.active_count() == threads
+    assert calls == []
