@@ -44,8 +44,8 @@ from flowsep_runtime.versions import installed
 Progress = Callable[[str, float], None]
 
 
+#: The default of the published command line.
 DEFAULT_STEPS = 20
-"""The default of the published command line."""
 
 
 @dataclass(frozen=True)

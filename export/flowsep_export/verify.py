@@ -24,20 +24,18 @@ from flowsep_runtime.pipeline import Pipeline
 
 Precision = Literal["float32", "float16"]
 
+#: Relative error allowed to a stage.
 TOLERANCE: Mapping[Precision, float] = {"float32": 5e-5, "float16": 2e-2}
-"""Relative error allowed to a stage."""
 
+#: Relative error allowed to the whole chain, in which the errors of five stages add up.
 CHAIN_TOLERANCE: Mapping[Precision, float] = {"float32": 2.5e-4, "float16": 1e-1}
-"""Relative error allowed to the whole chain, in which the errors of five stages add up."""
 
+#: Root mean square (-40 dB of full scale) of the quietest waveform that an error is held against. PyTorch
+#: itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
 QUIETEST = 1e-2
-"""Root mean square (-40 dB of full scale) of the quietest waveform that an error is held against.
 
-PyTorch itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
-"""
-
+#: Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one.
 WAVEFORMS = ("vocode", CHAIN)
-"""Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one."""
 
 Check = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
 
@@ -78,8 +76,8 @@ def checks() -> dict[str, Check]:
     return {**STAGE_CALLS, CHAIN: chain}
 
 
+#: The expected outputs of a check.
 Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
-"""The expected outputs of a check."""
 
 
 def reference_judge(model: FlowSep) -> Judge:

@@ -19,8 +19,8 @@ from flowsep_export.onnx.links import makers, users
 
 DOMAIN, ATTENTION = "com.microsoft", "MultiHeadAttention"
 
+#: Permutations of `[B, N, H, D]`: for queries and values, and for keys.
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Permutations of `[B, N, H, D]`: for queries and values, and for keys."""
 
 
 def rewrite_for_cuda(model: onnx.ModelProto) -> int:

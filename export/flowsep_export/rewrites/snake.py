@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from flowsep_ref.vocoder import AntiAliasedSnake
 
+#: Form of sin². `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's. `polynomial`: Round
+#: and a polynomial in plain operations, for backends that fuse those and run cosines one by one.
 Spelling = Literal["cosine", "polynomial"]
-"""Form of sin².  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
-Round and a polynomial in plain operations, for backends that fuse those and run cosines one by one."""
 
 END = 2**63 - 1
 op: Any = opset20  # its stubs have no place for the values of a graph in the making
+#: Coefficients of the polynomial in the square of the distance to the nearest zero; 2e-8 from sin².
 DEGREE = 6
-"""Coefficients of the polynomial in the square of the distance to the nearest zero; 2e-8 from sin²."""
 
 
 @cache
@@ -157,7 +157,7 @@ def polyphase_snake_onnx(
     return op.Conv(op.Cast(padded, to=ir.DataType.FLOAT16) if half else padded, down, group=channels)
 
 
+#: Translation for `torch.onnx.export`.
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.flowsep.polyphase_snake.default: polyphase_snake_onnx
 }
-"""Translation for `torch.onnx.export`."""

@@ -214,7 +214,11 @@ class RangeEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`, read and checked."""
+    """`manifest.json`, read and checked.
+
+    Attributes:
+        variants: Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic.
+    """
 
     name: str
     precision: Literal["float32", "float16"]
@@ -225,7 +229,6 @@ class Manifest:
     provenance: Provenance
     ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
     variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
-    """Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic."""
     format: int = FORMAT
 
     def graph(self, name: str, backend: str) -> GraphEntry:
