@@ -111,8 +111,8 @@ def verify(
     """
 
     def opened(stage: str) -> Iterator[Pipeline]:
-        for spelling in spellings(manifest, stage):
-            yield Pipeline(folder, spelling, open_backend("cpu", folder, spelling))
+        for variant in variants(manifest, stage):
+            yield Pipeline(folder, variant, open_backend("cpu", folder, variant))
 
     return measure(reference_judge(model), opened, manifest.precision, cases, progress)
 
@@ -140,13 +140,13 @@ def measure(
     return entries
 
 
-def spellings(manifest: Manifest, stage: str) -> list[Manifest]:
-    """The bundle as any backend reads it and, of a stage that has other spellings, as those backends do."""
+def variants(manifest: Manifest, stage: str) -> list[Manifest]:
+    """The bundle, and copies of its manifest in which the stage's variants replace the graphs."""
     graphs = GRAPHS_OF.get(stage, ())  # the chain repeats what its stages were checked for
     own = [
-        replace(manifest, graphs={**manifest.graphs, **variants}, variants={})
-        for variants in manifest.variants.values()
-        if any(name in graphs for name in variants)
+        replace(manifest, graphs={**manifest.graphs, **replaced}, variants={})
+        for replaced in manifest.variants.values()
+        if any(name in graphs for name in replaced)
     ]
     return [replace(manifest, variants={}), *own]
 

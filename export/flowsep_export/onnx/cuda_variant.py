@@ -2,7 +2,7 @@
 
 ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
 operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
-would look for a plugin of that name, so that this spelling is for the CUDA provider alone. In float32 fused
+would look for a plugin of that name, so this variant is for the CUDA provider only. In float32 fused
 kernels may multiply in TF32: float32 graphs stay as they are.
 """
 
