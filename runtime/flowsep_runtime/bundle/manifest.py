@@ -25,7 +25,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -43,6 +42,7 @@ from flowsep_runtime.bundle.files import (
 )
 from flowsep_runtime.bundle.files import MANIFEST_NAME as MANIFEST_NAME
 from flowsep_runtime.bundle.records import RecordError, from_json
+from flowsep_runtime.caches import write_whole
 from flowsep_runtime.errors import BundleError, shown
 from flowsep_runtime.solvers import SOLVERS
 
@@ -280,12 +280,7 @@ class Manifest:
         self.check()
         path = Path(folder) / MANIFEST_NAME
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text.encode())
         return path
 
     def files(self) -> list[FileEntry]:
