@@ -59,7 +59,7 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether there is something for `read`."""
+    """True if there is an entry for `read`."""
     return any(folder.glob(_NAME))
 
 
