@@ -29,6 +29,8 @@ FLOW = ["--steps", "14000", "--batch", "4", "--learning-rate", "1.2e-3", "--skew
 SHARDS = 50
 STEPS = 4
 """Solver steps of the bundle."""
+MASKED = ["--kind", "masked", "--complement", "everything except {query}", "--masked-solver", "mean"]
+"""Options of the bundle: it filters the mixture by default, against the complement, by one evaluation."""
 
 TEST_SETS = {
     "trained recordings": ["--split", "train", "--phrasings", "trained"],
@@ -106,6 +108,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
                 bundle,
                 "--steps",
                 str(STEPS),
+                *MASKED,
                 "--force",
             ],
         ),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from flowsep_runtime.app.jobs import Job
 from flowsep_runtime.app.outputs import check_outputs, replacing
 from flowsep_runtime.app.plot import Plot
-from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.reading import AudioReader
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
 
@@ -84,14 +83,13 @@ class FileRun:
                     if path is not None
                 }
                 for part in parts:
-                    results = part.masked if options.kind == "masked" else part.targets
-                    for writer, result in zip(writers, results, strict=True):
-                        writer.write(result)
-                    residual: Floats = part.mixture - part.masked[0]
+                    for writer, target in zip(writers, part.targets, strict=True):
+                        writer.write(target)
+                    rest = part.rest
                     for name, writer in beside.items():
-                        writer.write(residual if name == "residual" else part.mixture)
+                        writer.write(rest if name == "residual" else part.mixture)
                     if plot is not None:
-                        plot.add(part.mixture, results[0], residual)
+                        plot.add(part.mixture, part.targets[0], rest)
             if plot is not None and extras.plot is not None:
                 plot.draw(places[extras.plot], self.job.outputs[0][0], extras.plot)
         work = sum(seconds for stage, seconds in parts.timings.items() if stage != "load")
