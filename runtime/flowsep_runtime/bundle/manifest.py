@@ -177,6 +177,10 @@ class ModelEntry:
         """Mel frames of a whole clip."""
         return self.clip_samples // self.hop_length
 
+    def complement_of(self, query: str) -> str | None:
+        """The query for everything but a query's sound; None if the model knows none."""
+        return None if self.complement is None else self.complement.replace("{query}", query)
+
     def schedule(
         self,
         precision: Literal["exact", "fast"],

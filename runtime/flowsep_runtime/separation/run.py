@@ -62,11 +62,11 @@ class Run:
         #: The model's sizes; its clip is a window.
         self.model: ModelEntry = self.options.windowed(self.pipeline.manifest.model)
         #: The sentences that the model is given. With its complement, a single query gets a better mask.
+        complement = self.model.complement_of(self.queries[0])
         self.sentences = self.queries
-        template = self.model.complement
-        self.has_complement = self.masked and len(self.queries) == 1 and template is not None
-        if self.has_complement and template is not None:
-            self.sentences = (*self.queries, template.replace("{query}", self.queries[0]))
+        if self.masked and len(self.queries) == 1 and complement is not None:
+            self.sentences = (*self.queries, complement)
+        self.has_complement = self.sentences != self.queries
         #: Samples a latent frame, and latent frames a window and of its overlap with the next one.
         self.frame = self.model.hop_length * self.model.latent_stride
         self.window = self.model.clip_samples // self.frame
