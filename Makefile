@@ -1,4 +1,5 @@
 # make demo    separate a sound from a real mixture (no PyTorch needed)
+# make check   lint, types and the fast tests, in under two minutes
 # make test    everything CI checks
 # Choose an interpreter with PYTHON=python3.12; after changing it, run `make clean` first.
 
@@ -21,7 +22,7 @@ QUERY := dog barking
 OUTPUT := examples/mix.dog-barking.wav
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo check test lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -35,9 +36,14 @@ lint: $(DEV_READY) ## ruff and mypy --strict
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy --strict $(CHECKED)
 
-test: lint ## lint, then every test, a process a core
-	@# in UTF-8 mode: a library that a test loads may set the C locale for its whole process
-	PYTHONUTF8=1 $(DEV)/bin/pytest --numprocesses logical --dist loadfile
+# UTF-8 mode, since a library that a test loads may set the C locale for its whole process
+PYTEST := PYTHONUTF8=1 $(DEV)/bin/pytest --numprocesses logical --dist loadfile
+
+check: lint ## lint, types and the fast tests: what to run while you work
+	$(PYTEST) -m "not slow"
+
+test: lint ## lint, types and every test, a process a core
+	$(PYTEST)
 
 format: $(DEV_READY) ## let ruff put the code in shape
 	$(DEV)/bin/ruff check --fix .

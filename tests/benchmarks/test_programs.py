@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.benchmarks.conftest import Program
 
+pytestmark = pytest.mark.slow
+
 RATE = 16000
 SHORT = ("--seconds", 0.32, "--threads", 1)
 

@@ -16,6 +16,8 @@ import soxr
 from flowsep_runtime import Pipeline
 from flowsep_runtime.separator import BUNDLED
 
+pytestmark = pytest.mark.slow
+
 Floats = npt.NDArray[np.float32]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mix.wav"
 SOUNDS = {"dog barking": "dog", "rain": "rain"}

@@ -6,9 +6,12 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from tests.train.training import write_sounds
+
+pytestmark = pytest.mark.slow
 
 CAPTIONS = "label\tcaption\tuse\n" + "".join(f"{x}\ta {x}\ttrain\n" for x in ("tone", "noise", "clicks"))
 

@@ -55,7 +55,7 @@ def built(
     return [json.loads(line) for line in lines]
 
 
-def test_classes_take_turns_and_a_seed_says_everything(bank: Path, captions: Path, tmp_path: Path) -> None:
+def test_classes_alternate_and_a_seed_reproduces_the_set(bank: Path, captions: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         built(bank, captions, tmp_path / name, count=7, seconds=0.5, seed=seed)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
@@ -84,7 +84,7 @@ def test_the_mixture_is_its_sounds_at_the_loudness_asked_for(
         assert 20 * np.log10(level(target) / level(other)) == pytest.approx(loudness, abs=0.05)
 
 
-def test_other_phrasings_of_the_same_mixtures(bank: Path, captions: Path, tmp_path: Path) -> None:
+def test_other_phrasings_leave_the_mixtures_unchanged(bank: Path, captions: Path, tmp_path: Path) -> None:
     table = captions.read_text() + "rain\tsome rain\theld-out\n"
     whole = tmp_path / "captions.tsv"
     whole.write_text(table)
@@ -96,7 +96,7 @@ def test_other_phrasings_of_the_same_mixtures(bank: Path, captions: Path, tmp_pa
         assert (tmp_path / "trained" / file).read_bytes() == (tmp_path / "held-out" / file).read_bytes()
 
 
-def test_queries_for_what_is_not_there(bank: Path, captions: Path, tmp_path: Path) -> None:
+def test_an_absent_set_queries_the_class_that_is_missing(bank: Path, captions: Path, tmp_path: Path) -> None:
     rows = built(bank, captions, tmp_path / "set", count=6, seconds=0.5, absent=True)
     assert Counter(str(row["label"]) for row in rows) == dict.fromkeys(LABELS, 2)
     for row in rows:
@@ -135,7 +135,8 @@ def test_an_interrupted_build_leaves_no_manifest(bank: Path, captions: Path, tmp
     assert len(built(bank, captions, tmp_path / "set", count=2, seconds=0.5)) == 2
 
 
-def test_from_the_shell(scripts: Path, bank: Path, captions: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_build_command_writes_a_set(scripts: Path, bank: Path, captions: Path, tmp_path: Path) -> None:
     arguments: list[str | Path] = [
         "--sounds",
         bank,
@@ -158,7 +159,7 @@ def test_from_the_shell(scripts: Path, bank: Path, captions: Path, tmp_path: Pat
     assert len(read_manifest(tmp_path / "set" / "manifest.jsonl")) == 2
 
 
-def test_what_cannot_be_used(bank: Path, captions: Path, tmp_path: Path) -> None:
+def test_unusable_captions_and_banks_are_refused(bank: Path, captions: Path, tmp_path: Path) -> None:
     recipe = Recipe(count=1, seconds=0.5, absent=True)
     with pytest.raises(OptionError, match="captions for 2 of the classes"):
         build_test_set(bank, captions, tmp_path / "set", phrasings="held-out", recipe=recipe)

@@ -62,6 +62,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_scores_are_cosines_of_embeddings_and_the_fad_their_distance(
     checkpoint: Path, toy_bundle: Path, test_set: Path
 ) -> None:
@@ -96,7 +97,7 @@ def test_long_recordings_have_one_embedding(checkpoint: Path) -> None:
     assert np.random.random() == after  # the caller's generator is as it was
 
 
-def test_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is no CLAP checkpoint: give a folder"):
         Clap(tmp_path)
     (tmp_path / "config.json").write_text("{}")

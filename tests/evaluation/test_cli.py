@@ -19,6 +19,8 @@ from flowsep_runtime.errors import OptionError
 from flowsep_runtime.separator import BUNDLED
 from tests.evaluation.conftest import write_manifest
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mix.wav"
 
 
@@ -136,7 +138,9 @@ def test_audio_is_looked_at_before_anything_is_separated(
     assert answer.stderr == f"flowsep-eval: {other_set} line 2: the mixture is silent: leave the row out.\n"
 
 
-def test_warnings_are_said_once(scripts: Path, toy_bundle: Path, test_set: Path, tmp_path: Path) -> None:
+def test_a_repeated_warning_is_printed_once(
+    scripts: Path, toy_bundle: Path, test_set: Path, tmp_path: Path
+) -> None:
     long = "rain " * 60
     manifest = write_manifest(
         test_set, *({"mixture": "mix.wav", "query": long, "target": None} for _ in "ab")

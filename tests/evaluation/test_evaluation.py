@@ -30,7 +30,7 @@ def perfect(sounds: dict[str, Floats]) -> Callable[[Floats, str], Floats]:
     return answer
 
 
-def test_a_perfect_separator(
+def test_a_perfect_separator_gets_perfect_scores(
     pretend: Pretend, perfect: Callable[[Floats, str], Floats], test_set: Path
 ) -> None:
     scores = evaluate(pretend(perfect), read_manifest(test_set), ceiling=False)
@@ -47,7 +47,7 @@ def test_a_perfect_separator(
     assert scores.failed == 0
 
 
-def test_doing_nothing_scores_what_the_mixture_does(pretend: Pretend, test_set: Path) -> None:
+def test_returning_the_mixture_scores_as_the_mixture(pretend: Pretend, test_set: Path) -> None:
     total = evaluate(
         pretend(lambda mixture, query: mixture), read_manifest(test_set), ceiling=False
     ).overall()
@@ -84,7 +84,7 @@ def test_the_wrong_sound_is_not_accurate(
     assert "query_accuracy_ceiling" in total
 
 
-def test_silence_is_accurate_for_nothing(pretend: Pretend, test_set: Path) -> None:
+def test_silence_counts_as_inaccurate(pretend: Pretend, test_set: Path) -> None:
     total = evaluate(
         pretend(lambda mixture, _: 0 * mixture), read_manifest(test_set), ceiling=False
     ).overall()
@@ -138,7 +138,7 @@ def test_a_silent_mixture_is_a_mistake(pretend: Pretend, test_set: Path) -> None
 
 
 @pytest.mark.parametrize(("seconds", "rate"), [(0.3, RATE), (1.0, RATE), (0.64, 22050)])
-def test_targets_of_another_length_or_rate(
+def test_a_target_of_another_length_or_rate_is_fitted_with_a_warning(
     seconds: float, rate: int, pretend: Pretend, test_set: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     soundfile.write(test_set.with_name("high.wav"), tone(3000.0, seconds, rate), rate, "FLOAT")
@@ -186,6 +186,6 @@ def test_sets_together_are_all_their_rows(pretend: Pretend, test_set: Path) -> N
     assert both.overall()["query_accuracy"].count == 2 * scores.overall()["query_accuracy"].count
 
 
-def test_nothing_to_evaluate(pretend: Pretend) -> None:
+def test_an_empty_test_set_is_refused(pretend: Pretend) -> None:
     with pytest.raises(OptionError, match="test set is empty"):
         evaluate(pretend(lambda mixture, _: mixture), [])

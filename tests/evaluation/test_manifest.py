@@ -65,7 +65,7 @@ def test_a_wrong_row_is_named_by_its_line(row: Any, words: str, test_set: Path) 
     assert str(test_set) in str(caught.value)
 
 
-def test_files_that_are_no_manifest(tmp_path: Path) -> None:
+def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="cannot be read"):
         read_manifest(tmp_path / "no.jsonl")
     with pytest.raises(ManifestError, match="has no row"):

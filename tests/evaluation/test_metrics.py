@@ -110,7 +110,7 @@ def test_the_frechet_distance_has_the_closed_form_of_normal_distributions() -> N
     assert metrics.frechet_distance(b, a) == pytest.approx(wanted, rel=1e-4)
 
 
-def test_the_cosine_similarity() -> None:
+def test_cosine_similarity_is_signed_and_zero_for_silence() -> None:
     x = waveform(3)
     assert metrics.cosine_similarity(x, 5 * x) == pytest.approx(1)
     assert metrics.cosine_similarity(x, -x) == pytest.approx(-1)

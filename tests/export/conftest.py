@@ -21,6 +21,12 @@ from flowsep_export.tokenizer import load_tokenizer
 from flowsep_ref import FlowSep
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that need a whole export are slow."""
+    if {"tiny_bundle", "tiny_half_bundle"} & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.slow)
+
+
 @dataclass(frozen=True)
 class Exported:
     """A bundle of the tiny model, and what the command line said of it."""

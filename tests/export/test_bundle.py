@@ -25,7 +25,7 @@ def write(folder: Path, content: str) -> None:
     (folder / MANIFEST_NAME).write_text(content)
 
 
-def test_a_finished_bundle_is_all_there_is(tmp_path: Path) -> None:
+def test_a_finished_bundle_leaves_no_temporary_file(tmp_path: Path) -> None:
     with new_bundle(tmp_path / "made" / "bundle") as folder:
         write(folder, "new")
         assert not (tmp_path / "made" / "bundle").exists()
@@ -103,6 +103,7 @@ def test_an_export_within_tolerance_tells_its_errors(source: Source, tmp_path: P
     assert said[-1] == ("done", 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_export_leaves_nothing(
     options: list[str], tmp_path: Path, number: signal.Signals

@@ -136,7 +136,7 @@ def test_a_refusal_says_where_to_put_the_file_by_hand(zenodo: Zenodo, tmp_path: 
     assert str(tmp_path / CHECKPOINT) in str(caught.value)
 
 
-def test_a_record_of_other_files_is_told(zenodo: Zenodo, tmp_path: Path) -> None:
+def test_a_record_without_the_file_is_refused(zenodo: Zenodo, tmp_path: Path) -> None:
     zenodo.listed = "v3.ckpt"
     with pytest.raises(DownloadError, match=f"does not list {CHECKPOINT}"):
         fetch(zenodo, tmp_path)

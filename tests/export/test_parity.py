@@ -14,6 +14,8 @@ from flowsep_ref import FlowSep
 from flowsep_runtime import Pipeline
 from tests.export.conftest import Exported
 
+pytestmark = pytest.mark.slow
+
 Golden = dict[str, np.ndarray[Any, Any]]
 
 

@@ -50,16 +50,17 @@ def test_a_value_that_half_would_turn_to_infinity_is_measured_all_the_same() -> 
         largest_activation("g", traced(50000.0), [(torch.ones(2, 4),)])
 
 
-def test_not_a_number_fails() -> None:
+def test_a_nan_activation_fails_the_export() -> None:
     with pytest.raises(RangeError, match="nan"):
         largest_activation("g", traced(1.0), [(torch.full((2, 4), float("nan")),)])
 
 
-def test_a_graph_without_half_has_no_range() -> None:
+def test_a_float32_graph_has_no_range() -> None:
     program = torch.export.export(nn.Linear(4, 4), (torch.zeros(2, 4),))
     assert largest_activation("g", program, [(torch.ones(2, 4),)]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_calibration_feeds_every_graph_what_it_takes(tiny_model: FlowSep, name: str) -> None:
     table = graphs(tiny_model)

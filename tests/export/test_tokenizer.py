@@ -45,7 +45,7 @@ def test_more_tokens_than_the_model_has_are_refused(file: Path) -> None:
         load_tokenizer(file, TextConfig(vocab_size=100))
 
 
-def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json is no tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json", TEXT)

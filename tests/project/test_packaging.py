@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import configparser
 import importlib.metadata
 import shutil
@@ -12,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import flowsep_runtime
 
 ROOT = Path(__file__).parents[2]
 PACKAGE_FOLDERS = {
@@ -74,23 +75,8 @@ def test_the_command_lines_are_installed(command: str, target: str) -> None:
     assert {script.name: script.value for script in scripts}[command] == target
 
 
-def test_the_installed_version_is_that_of_setup_cfg(setup_cfg: configparser.ConfigParser) -> None:
-    assert importlib.metadata.version("flowsep-engine") == setup_cfg["metadata"]["version"]
-
-
-@pytest.mark.parametrize("package", sorted(PACKAGE_FOLDERS))
-def test_a_package_that_names_a_version_names_the_same_one(
-    package: str, setup_cfg: configparser.ConfigParser
-) -> None:
-    module = ast.parse((PACKAGE_FOLDERS[package] / "__init__.py").read_text(encoding="utf-8"))
-    named = [
-        ast.literal_eval(node.value)
-        for node in module.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.value, ast.Constant)
-        and any(isinstance(target, ast.Name) and target.id == "__version__" for target in node.targets)
-    ]
-    assert set(named) <= {setup_cfg["metadata"]["version"]}
+def test_the_runtime_names_the_version_of_setup_cfg(setup_cfg: configparser.ConfigParser) -> None:
+    assert flowsep_runtime.__version__ == setup_cfg["metadata"]["version"]
 
 
 def test_the_changelog_has_an_entry_for_the_version(setup_cfg: configparser.ConfigParser) -> None:
@@ -98,6 +84,7 @@ def test_the_changelog_has_an_entry_for_the_version(setup_cfg: configparser.Conf
     assert f"## [{setup_cfg['metadata']['version']}]" in changelog
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(PACKAGE_FOLDERS))
 def test_the_wheel_holds_every_file_of_a_package(package: str, wheel: set[str]) -> None:
     """A module or a data file which setup.cfg does not know works in a checkout and is missing for users."""
@@ -111,11 +98,13 @@ def test_the_wheel_holds_every_file_of_a_package(package: str, wheel: set[str]) 
     assert expected - wheel == set(), "add the subpackage or the package data to setup.cfg"
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_nothing_but_the_packages(wheel: set[str]) -> None:
     folders = {name.partition("/")[0] for name in wheel}
     assert {folder for folder in folders if not folder.endswith(".dist-info")} == set(PACKAGE_FOLDERS)
 
 
+@pytest.mark.slow
 def test_the_published_configurations_ship_and_are_those_of_the_golden_numbers(
     data: Path, wheel: set[str]
 ) -> None:

@@ -41,6 +41,7 @@ def test_a_dry_run_prints_and_makes_nothing(tmp_path: Path) -> None:
     assert wrong.exit_code == 2 and "no stage vea" in wrong.output
 
 
+@pytest.mark.slow
 def test_sentences_are_many_and_none_is_held_out(tmp_path: Path) -> None:
     captions = Captions.read(CAPTIONS)
     drawn = draw(captions)

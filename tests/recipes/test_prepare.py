@@ -61,7 +61,7 @@ def test_a_cache_is_never_written_over(tmp_path: Path) -> None:
         write_cache(tmp_path / "sounds", [clip])
 
 
-def test_an_interrupted_cache_is_none(tmp_path: Path) -> None:
+def test_an_interrupted_cache_leaves_no_folder(tmp_path: Path) -> None:
     def interrupted() -> object:
         yield Clip("dog barking", "train", np.ones(10, np.float32), "a", "CC0")
         raise KeyboardInterrupt

@@ -25,7 +25,7 @@ def test_a_clip_has_the_cache_s_rate_and_peak() -> None:
     assert np.abs(clip).max() == pytest.approx(PEAK, abs=1e-4)
 
 
-def test_an_offset_is_gone() -> None:
+def test_an_offset_is_removed() -> None:
     clip = clean(tone(440) + 0.5, SAMPLE_RATE, "flute")
     assert abs(clip.mean()) < 0.01
 

@@ -108,7 +108,7 @@ def test_a_midi_file_says_when_each_key_goes_down_and_up() -> None:
     assert track == bytes.fromhex(expected)
 
 
-def test_keys_steps_and_blows_are_strung_within_their_split() -> None:
+def test_short_sounds_are_joined_within_their_split() -> None:
     click = np.full(800, 0.5, np.float32)
     sources = {
         "keyboard typing": "bucklespring-data!usr/share/buckle/wav/0{}-{}.wav",

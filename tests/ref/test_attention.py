@@ -8,6 +8,7 @@ import torch
 from flowsep_ref import layers
 
 
+@pytest.mark.slow
 def test_the_fused_kernel_and_the_written_out_form_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, 40, 8, generator=generator) for _ in range(3))

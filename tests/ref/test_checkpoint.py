@@ -42,6 +42,7 @@ def rejected(tmp_path: Path, tiny_config: Path) -> Callable[[object], str]:
     return attempt
 
 
+@pytest.mark.slow
 def test_full_layout_fits_the_published_sizes(data: Path) -> None:
     layout = json.loads((data / "layouts" / "full.json").read_text())
     with torch.device("meta"):
@@ -122,11 +123,15 @@ def test_a_bare_pickle_is_refused(tmp_path: Path, tiny_config: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"weights": {}}, [1, 2], {"state_dict": {"a": 1}}])
-def test_other_content_is_refused(other: object, rejected: Callable[[object], str]) -> None:
+def test_a_checkpoint_without_a_state_dict_is_refused(
+    other: object, rejected: Callable[[object], str]
+) -> None:
     assert "not a FlowSep checkpoint" in rejected(other)
 
 
-def test_files_that_are_no_checkpoint(tmp_path: Path, tiny_config: Path, tiny_checkpoint: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(
+    tmp_path: Path, tiny_config: Path, tiny_checkpoint: Path
+) -> None:
     text = tmp_path / "notes.ckpt"
     text.write_text("hello")
     half = tmp_path / "half.ckpt"
@@ -156,7 +161,7 @@ def test_half_precision_storage_rounds_and_halves(tiny: FlowSep, tmp_path: Path)
     assert sizes[0] < 0.6 * sizes[1]
 
 
-def test_configurations_that_cannot_be(tmp_path: Path) -> None:
+def test_impossible_configurations_are_refused(tmp_path: Path) -> None:
     for text, word in (("a: [", "YAML"), ("5", "not a FlowSep"), ("model: {}", "has no")):
         path = tmp_path / "config.yaml"
         path.write_text(text)

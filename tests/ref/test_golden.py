@@ -58,7 +58,7 @@ def test_velocity_of_two_queries_for_one_mixture(tiny: FlowSep, expected: Golden
     assert relative_error(velocity, expected[f"unet_velocity_t{t}"]) < TOLERANCE
 
 
-@pytest.mark.parametrize("steps", [4, 10, 20])
+@pytest.mark.parametrize("steps", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_euler(tiny: FlowSep, expected: Golden, steps: int) -> None:
     latent = tiny.solve(
         expected["initial_noise"],

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from flowsep_runtime.bundle.manifest import MANIFEST_NAME
 from tests.runtime import fuzz
 
+pytestmark = pytest.mark.slow
+
 bounded = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -98,7 +100,7 @@ def test_invented_engines(tmp_path: Path, content: object) -> None:
     fuzz.engines(tmp_path, json.dumps(head).encode())
 
 
-def test_the_targets_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fuzz_target_fails_on_a_broken_promise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "MOST_SAMPLES", 10)
     with pytest.raises(AssertionError):
         fuzz.audio(tmp_path, recording("WAV"))

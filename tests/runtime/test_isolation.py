@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).parents[2] / "runtime"
 
 FORBIDDEN = ("torch", "transformers", "librosa", "onnx", "scipy", "flowsep_ref", "flowsep_export")
@@ -71,7 +73,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_the_refusal_works(name: str) -> None:
+def test_the_import_guard_refuses_a_forbidden_package(name: str) -> None:
     process = python(f"import {name}")
     assert process.returncode != 0
     assert f"imports {name}" in process.stderr

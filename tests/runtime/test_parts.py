@@ -116,7 +116,7 @@ def test_outputs_appear_together_or_not_at_all(tmp_path: Path) -> None:
     assert first.read_text() == second.read_text() == "new"
 
 
-def test_a_link_is_written_through(tmp_path: Path) -> None:
+def test_an_output_that_is_a_link_writes_its_target(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_text("old")
     link.symlink_to(real)

@@ -269,7 +269,7 @@ def test_auto_says_what_is_missing_when_no_backend_can_run(
     assert list(BACKENDS)[-1] == "cpu", "auto tries the backend that runs everywhere last"
 
 
-def test_generate_is_all_stages_in_a_row(pipeline: Pipeline, reference: Reference) -> None:
+def test_generate_equals_the_stages_called_one_by_one(pipeline: Pipeline, reference: Reference) -> None:
     waveform, text, mask = normal(2, 64 * 160), normal(1, 50, 6), tokens()[1]
     posterior_noise, noise = normal(1, 8, 16, 16), normal(1, 8, 16, 16)
     stages: list[str] = []

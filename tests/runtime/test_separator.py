@@ -34,6 +34,7 @@ def noise(*shape: int, level: float = 0.3, seed: int = 0) -> Any:
     return (level * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @example(rate=192_000, seconds=0.0, channels=None, level=1.0, offset=0.0, kind="masked")
 @example(rate=1000, seconds=2.0, channels=6, level=1e30, offset=0.0, kind="masked")
@@ -92,7 +93,9 @@ def chain(reference: Reference, clip: Any, query_ids: list[int], steps: int, see
 
 
 @pytest.mark.parametrize("samples", [CLIP, CLIP - 1, 777])
-def test_a_clip_takes_the_published_road(separator: Separator, reference: Reference, samples: int) -> None:
+def test_one_clip_equals_the_published_chain(
+    separator: Separator, reference: Reference, samples: int
+) -> None:
     clip = noise(samples) + np.float32(0.1)
     found = separator.separate(clip, RATE, "dog barking", steps=4, seed=7).target
     expected = chain(reference, clip, [3, 4, 1], 4, 7)
@@ -109,7 +112,7 @@ def test_steps_default_to_the_bundles(separator: Separator) -> None:
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"query": "dog barking"}])
-def test_seed_and_query_matter(separator: Separator, change: dict[str, Any]) -> None:
+def test_another_seed_or_query_gives_another_result(separator: Separator, change: dict[str, Any]) -> None:
     options: dict[str, Any] = {"query": "rain", "seed": 0, "steps": 2}
     audio = noise(4000)
     first = separator.separate(audio, RATE, **options).target
@@ -269,6 +272,7 @@ def test_numbers_that_are_not_finite_are_a_failure(
         separator.separate(noise(100), RATE, "rain")
 
 
+@pytest.mark.slow
 def test_one_separator_serves_several_threads(toy_bundle: Path) -> None:
     separator = Separator.load(toy_bundle, threads=1)
     results: dict[int, Separation] = {}
@@ -286,7 +290,7 @@ def test_one_separator_serves_several_threads(toy_bundle: Path) -> None:
         assert np.array_equal(results[index].target, alone.target)
 
 
-def test_without_its_model_the_package_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_its_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(separator_module, "BUNDLED", tmp_path / "nano")
     with pytest.raises(BundleError, match="carries no model"):
         Separator.load()

@@ -115,7 +115,7 @@ def test_stretch_changes_the_length_and_keeps_frequency_and_level(tempo: float) 
 
 
 @pytest.mark.parametrize("speed", [0.8, 1.25])
-def test_speed_changes_both(speed: float) -> None:
+def test_speed_changes_pitch_and_length(speed: float) -> None:
     y = revoice(tone(500), pitch=speed, tempo=speed)
     assert len(y) == round(16000 / speed)
     assert frequency_of(y) == pytest.approx(500 * speed, rel=0.01)
@@ -161,7 +161,7 @@ def test_a_low_pass_leaves_no_highs_and_an_equaliser_keeps_the_length() -> None:
     assert spectrum[-2000:].sum() < 1e-4 * spectrum[:2000].sum()
 
 
-def test_voice_then_place_is_the_whole() -> None:
+def test_voice_and_place_effects_together_are_all_effects() -> None:
     rng = np.random.default_rng(0)
     effects = Effects(1.1, 0.9, Equaliser(rng, 1, 1), draw_room(rng, 0.3, 3.0))
     x = noise()

@@ -11,16 +11,12 @@ import torch
 
 from tests.train.training import CONFIG, write_sounds
 
+pytestmark = pytest.mark.slow
+
 
 def run(scripts: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     script = scripts / "flowsep-train"
     return subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
-
-
-def test_help_names_the_parts(scripts: Path) -> None:
-    answer = run(scripts, "fit", "--help")
-    assert answer.returncode == 0
-    assert "text|vae|vocoder|flow" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -65,7 +61,7 @@ def test_wrong_calls(
     assert "Traceback" not in answer.stderr
 
 
-def test_a_killed_command_goes_on(scripts: Path, tmp_path: Path) -> None:
+def test_a_killed_command_resumes(scripts: Path, tmp_path: Path) -> None:
     """The whole command, killed without a chance to say goodbye."""
     sounds = write_sounds(tmp_path)
     CONFIG.save(tmp_path / "sizes.yaml")

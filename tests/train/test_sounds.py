@@ -59,7 +59,7 @@ def cache(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_cache_opens(cache: Path) -> None:
+def test_a_bank_opens_a_cache_of_clips(cache: Path) -> None:
     bank = SoundBank(cache)
     assert bank.labels == ["hum", "tone"]
     assert bank.captions == {"hum": ["hum"], "tone": ["tone"]}
@@ -69,7 +69,7 @@ def test_a_cache_opens(cache: Path) -> None:
     assert len(bank.read(bank.by_label["tone"][0], 9000, rng())) == 8000
 
 
-def test_captions_that_are_given_take_the_place_of_those_found(cache: Path) -> None:
+def test_given_captions_replace_those_that_were_found(cache: Path) -> None:
     bank = SoundBank(cache, captions={"tone": ["a tone", "one note"], "rain": ["it rains"]})
     assert bank.captions == {"hum": ["hum"], "tone": ["a tone", "one note"]}
 
@@ -139,7 +139,7 @@ def test_missing_recordings_may_be_skipped(tmp_path: Path) -> None:
         SoundBank(lines(tmp_path / "none.jsonl", rows[0]), skip_missing=True)
 
 
-def test_a_recording_of_its_own_is_a_scene_not_a_string(tmp_path: Path) -> None:
+def test_a_captioned_recording_is_placed_once_unless_it_is_short(tmp_path: Path) -> None:
     sound(tmp_path / "long.wav", seconds=3)
     sound(tmp_path / "half.wav", seconds=0.64)
     sound(tmp_path / "short.wav", seconds=0.1)

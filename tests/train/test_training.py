@@ -22,6 +22,8 @@ from flowsep_train.sounds import SoundBank
 from flowsep_train.text import QueryEncoder, learn_phrasings, tokens
 from tests.train.training import CONFIG, LABELS, PHRASES, run, trainings, write_sounds
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> SoundBank:
@@ -197,7 +199,7 @@ def test_a_cache_grows_while_it_is_read(work: Path, bank: SoundBank, tmp_path: P
         LatentCache(tmp_path)
 
 
-def test_parts_that_are_missing_are_named(work: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_missing_part_is_named(work: Path, tokenizer: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="text has not been trained"):
         collect(ModelParts(tmp_path, CONFIG), tokenizer, tmp_path / "model")
     cache = LatentCache(work / "latents")
@@ -321,7 +323,7 @@ def test_mix_keeps_the_sources_at_their_level_in_the_mixture() -> None:
     np.testing.assert_allclose(item.mixture, 0.5 * source, atol=1e-6)
 
 
-def test_captions_are_read_by_use(tmp_path: Path) -> None:
+def test_captions_are_split_into_trained_and_held_out(tmp_path: Path) -> None:
     path = tmp_path / "captions.tsv"
     path.write_text("label\tcaption\tuse\ntone\ta tone\ttrain\ntone\ttone tone\theld-out\n")
     captions = Captions.read(path)

@@ -41,6 +41,7 @@ def inputs(config: FlowSepConfig, tmp_path_factory: pytest.TempPathFactory) -> P
     return write_inputs(path, make_inputs(config, FRAMES, 1, 0))
 
 
+@pytest.mark.slow
 def test_the_stand_in_has_the_numbers_that_the_golden_outputs_were_computed_from(
     config: FlowSepConfig, tiny_checkpoint: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_the_bundled_model_needs_no_export(tmp_path: Path) -> None:
     assert size_of(BUNDLED) == sum(file.stat().st_size for file in BUNDLED.iterdir())
 
 
+@pytest.mark.slow
 def test_plain_graphs_compute_what_the_reference_does(
     weights: Path, config: FlowSepConfig, inputs: Path, tmp_path: Path
 ) -> None:
@@ -106,7 +108,8 @@ def test_plain_graphs_compute_what_the_reference_does(
             assert set(plain.timed(stage, arguments)) == {stage}
 
 
-def test_the_loop_over_velocities_is_the_references_own(
+@pytest.mark.slow
+def test_the_host_loop_equals_the_references_solver(
     weights: Path, config: FlowSepConfig, inputs: Path
 ) -> None:
     model = FlowSep.from_checkpoint(weights)
@@ -124,6 +127,7 @@ def test_the_loop_over_velocities_is_the_references_own(
     assert waveform.shape == (2, 160 * FRAMES + 32) and np.isfinite(waveform).all()
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_or_dies_says_so_in_a_sentence(
     weights: Path, inputs: Path, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ def test_equal_rounds_are_not_disturbed(value: float, count: int) -> None:
     assert not Summary((value,) * count).is_disturbed
 
 
-def test_what_takes_no_time_at_all_is_a_number_too() -> None:
+def test_zero_seconds_are_a_valid_measurement() -> None:
     assert not Summary((0.0, 0.0, 0.0)).is_disturbed  # features, where low memory computes them in the loop
     assert Summary((0.0, 0.0, 1.0)).is_disturbed and Summary((0.0, 1.0, 1.0)).is_disturbed
 
@@ -51,14 +51,14 @@ def test_a_round_far_off_on_either_side_disturbs(values: tuple[float, ...]) -> N
 
 
 @given(pairs, st.floats(0.5, 2.0))
-def test_what_drifts_in_both_falls_out_of_a_ratio(found: list[tuple[float, float]], drift: float) -> None:
+def test_a_drift_in_both_cancels_in_their_ratio(found: list[tuple[float, float]], drift: float) -> None:
     ours, theirs = (Summary(tuple(side)) for side in zip(*found, strict=True))
     drifted = [Summary(tuple(v * drift**k for k, v in enumerate(s.values))) for s in (ours, theirs)]
     assert ratio(*drifted).values == pytest.approx(ratio(ours, theirs).values)
 
 
 @given(pairs)
-def test_a_sum_counts_every_part_so_many_times(found: list[tuple[float, float]]) -> None:
+def test_a_weighted_sum_multiplies_each_part(found: list[tuple[float, float]]) -> None:
     first, second = (Summary(tuple(side)) for side in zip(*found, strict=True))
     whole = weighted_sum([(1, first), (20, second)])
     assert whole.values == pytest.approx([a + 20 * b for a, b in found])
@@ -81,7 +81,7 @@ def test_noise_of_a_known_level_is_found_again(seed: int, level: float) -> None:
     assert snr_db([signal], [signal + noise]) == pytest.approx(level, abs=0.01)
 
 
-def test_nothing_different_is_infinite_and_what_is_no_number_is_none() -> None:
+def test_snr_is_infinite_for_equal_arrays_and_nan_for_invalid_ones() -> None:
     ones = np.ones((2, 3), np.float32)
     assert snr_db([ones], [ones]) == math.inf
     assert math.isnan(snr_db([ones], [np.full_like(ones, np.nan)]))

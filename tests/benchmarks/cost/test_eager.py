@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -13,8 +14,10 @@ from benchmarks.common.standin import write_stand_in
 from benchmarks.cost.eager import Launches, command
 from flowsep_ref import FlowSepConfig
 
+pytestmark = pytest.mark.slow
 
-def test_what_computes_is_a_launch_and_what_only_looks_is_none() -> None:
+
+def test_operators_that_compute_count_as_launches_and_views_do_not() -> None:
     x = torch.zeros(3, 4, device="meta")
     with Launches() as counted:
         y = (x.view(2, 6).transpose(0, 1)[:, 0:] * 2).T.reshape(12)  # one product, read once and written once
@@ -37,7 +40,7 @@ def test_a_module_is_counted_as_it_runs() -> None:
     assert counted.bytes == 4 * (4 * 10 + weights + 6 * 8) + 4 * 2 * 6 * 8
 
 
-def test_operators_of_operators_are_counted_by_these_but_attention_is_one() -> None:
+def test_composite_operators_count_by_their_parts_except_attention() -> None:
     x = torch.zeros(1, 2, 8, 4, device="meta", dtype=torch.float16)
     with torch.inference_mode(), Launches() as counted:
         x.float()  # a conversion, which a schema calls a view
@@ -45,7 +48,7 @@ def test_operators_of_operators_are_counted_by_these_but_attention_is_one() -> N
     assert counted.launches == 2
 
 
-def test_a_clip_has_its_steps(data: Path, tmp_path: Path) -> None:
+def test_a_clip_counts_the_velocity_once_a_step(data: Path, tmp_path: Path) -> None:
     write_stand_in(FlowSepConfig.from_yaml(data / "configs" / "tiny.yaml"), tmp_path / "tiny")
 
     def counted(*options: str) -> dict[str, dict[str, float]]:

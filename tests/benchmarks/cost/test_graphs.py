@@ -136,6 +136,7 @@ def test_a_separation_runs_the_velocity_once_a_step(toy: Path, backend: str) -> 
     assert mel.flops == 2 * 2 * 64 * 160 * 64
 
 
+@pytest.mark.slow
 def test_the_bundled_model_can_be_counted() -> None:
     from flowsep_runtime.separator import BUNDLED
 

@@ -127,7 +127,7 @@ def toy_inputs(batch: int) -> dict[str, Any]:
 # --- which device, which contestants
 
 
-def test_without_a_driver_everyone_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_all_contestants_run_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(library: str) -> None:
         raise OSError(library)
 
@@ -137,7 +137,7 @@ def test_without_a_driver_everyone_is_on_the_cpu(monkeypatch: pytest.MonkeyPatch
         gpu.device_for("cuda")
 
 
-def test_a_gpu_that_pytorch_cannot_use_is_none(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_pytorch_cannot_use_is_refused(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(OptionError, match="this PyTorch is built for CPUs"):
         gpu.device_for("cuda")
@@ -151,7 +151,9 @@ def test_a_gpu_that_pytorch_cannot_use_is_none(driver: Driver, monkeypatch: pyte
     assert gpu.device_for("auto") == "cpu"
 
 
-def test_on_a_gpu_the_judge_meets_half_precision_and_this_project(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_default_contestants_are_eager_half_precision_and_this_project(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(contestants, "why_absent", lambda contestant: None)
     names = [contestant.name for contestant in chosen(None, "cuda")[0]]
     assert names == ["eager", "eager-fp16", "compile-fp16", "tensorrt-fast", "cuda-fast"]
@@ -163,13 +165,13 @@ def test_on_a_gpu_the_judge_meets_half_precision_and_this_project(monkeypatch: p
     assert not any(contestant.device == "cuda" for contestant in chosen(None)[0])
 
 
-def test_what_is_missing_for_a_gpu_is_said() -> None:
+def test_contestants_that_cannot_run_are_left_out_with_a_reason() -> None:
     taking_part, left_out = chosen(None, "cuda")
     assert taking_part[0].name == "eager"
     assert any(sentence.startswith("cuda-fast: this onnxruntime is for CPUs") for sentence in left_out)
 
 
-def test_who_is_fast_on_a_gpu_gets_the_bundle_in_half_precision(tmp_path: Path) -> None:
+def test_fast_contestants_on_a_gpu_get_the_half_precision_bundle(tmp_path: Path) -> None:
     model = Model("m", tmp_path, bundle=tmp_path / "float32", half_bundle=tmp_path / "half")
     bundles = {name: task_of(each, model, 1, tmp_path).bundle for name, each in ON_GPU.items()}
     assert bundles["cuda-fast"] == bundles["tensorrt-fast"] == str(tmp_path / "half")
@@ -181,7 +183,7 @@ def test_who_is_fast_on_a_gpu_gets_the_bundle_in_half_precision(tmp_path: Path) 
 # --- memory
 
 
-def test_memory_is_what_the_driver_says(driver: Driver) -> None:
+def test_gpu_memory_is_read_from_the_driver(driver: Driver) -> None:
     found = gpu.Gpu()
     assert (found.name, found.used_bytes()) == ("NVIDIA Double 1", 500 * MB)
     driver.current = None  # as in another thread
@@ -245,6 +247,7 @@ def test_every_stage_is_timed_on_the_device_and_a_clip_is_the_cpus(
         assert snr_db([wanted], [actual]) > 90
 
 
+@pytest.mark.slow
 def test_a_worker_measures_stages_clip_and_memory(
     on_doubles: Callable[[str], Any], driver: Driver, toy: Path, tmp_path: Path
 ) -> None:
@@ -275,6 +278,7 @@ def tiny(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[FlowSepC
     return config, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["", "fp16"])
 def test_no_stage_of_a_baseline_mixes_devices_or_types(
     tiny: tuple[FlowSepConfig, Path], tmp_path: Path, precision: str
@@ -308,6 +312,7 @@ def test_float32_on_a_gpu_is_float32_for_the_judge_only() -> None:
         products.allow_tf32, convolutions.allow_tf32, convolutions.benchmark = before
 
 
+@pytest.mark.slow
 def test_compiled_baselines_on_a_gpu_are_launched_as_cuda_graphs(
     tiny: tuple[FlowSepConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +349,7 @@ def result_of(name: str, seconds: Mapping[str, float], whole: float | None = Non
     return found
 
 
-def test_shares_are_of_the_time_it_took() -> None:
+def test_a_share_is_the_limit_over_the_measured_time() -> None:
     found = {
         FEATURES: Limit(0, 0, 0.5, False),
         "velocity": Limit(0, 0, 1.0, False),
@@ -373,7 +378,7 @@ def test_limits_are_counted_from_the_bundle_with_a_query_a_clip(toy: Path) -> No
     assert sum(limit.operations for limit in one.values()) > 0
 
 
-def test_peaks_are_measured_by_doing_it() -> None:
+def test_peaks_are_measured_on_the_device() -> None:
     found = peak.measured("cpu", side=16, copied=4096)
     assert found.operations > 0 and found.bandwidth > 0
 
@@ -454,7 +459,7 @@ def test_on_a_gpu_the_clip_is_measured_in_one_piece_and_memory_is_asked_for(
     assert measured == [*opened, *reversed(opened)]
 
 
-def test_who_runs_out_of_memory_is_left_out(scripted: type[Scripted], toy: Path, tmp_path: Path) -> None:
+def test_a_contestant_out_of_memory_is_left_out(scripted: type[Scripted], toy: Path, tmp_path: Path) -> None:
     scripted.fails = ("eager-fp16", "open_clip")
     results = compared(toy, tmp_path)
     assert results[1].left_out == "eager-fp16 failed: out of memory" and results[1].whole is None

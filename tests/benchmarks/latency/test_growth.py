@@ -45,12 +45,12 @@ def test_a_constant_is_explained_by_every_law() -> None:
     assert linear(X, [0.1] * len(X)).r_squared == power(X, [0.1] * len(X)).r_squared == 1.0
 
 
-def test_two_points_say_nothing() -> None:
+def test_two_points_fit_no_law() -> None:
     assert best([1.0, 2.0], [1.0, 2.0]) is None
     assert best([1.0, 1.0, 2.0], [1.0, 1.1, 2.0]) is None
 
 
-def test_what_cannot_be_fitted_is_refused() -> None:
+def test_points_that_no_law_can_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="different x"):
         linear([1.0, 1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="positive"):

@@ -122,14 +122,14 @@ def test_attention_in_float32_or_with_a_bias_stays(model: onnx.ModelProto) -> No
 
 
 @pytest.mark.parametrize("change", [other_permutation, other_reader, other_heads])
-def test_what_only_looks_like_attention_stays(change: Callable[[onnx.ModelProto], None]) -> None:
+def test_similar_patterns_are_left_unchanged(change: Callable[[onnx.ModelProto], None]) -> None:
     model = attention()
     change(model)
     assert rewrite_for_cuda(model) == 0
     assert ATTENTION not in {node.op_type for node in model.graph.node}
 
 
-def test_its_cost_is_that_of_its_products_in_one_kernel() -> None:
+def test_fused_attention_costs_its_two_products() -> None:
     sizes = {"batch": 3, "tokens": TOKENS}
     plain, fused = attention(), attention()
     rewrite_for_cuda(fused)
@@ -140,7 +140,7 @@ def test_its_cost_is_that_of_its_products_in_one_kernel() -> None:
     assert after.bytes == 4 * (2 * tensor + weight) + 4 * tensor, "four products, and attention"
 
 
-def test_a_half_precision_bundle_has_the_loops_graph_spelt_for_cuda(tiny_half_bundle: Exported) -> None:
+def test_a_half_precision_bundle_has_a_cuda_variant_of_the_velocity(tiny_half_bundle: Exported) -> None:
     manifest = Manifest.read(tiny_half_bundle.folder)
     assert set(manifest.variants["cuda"]) == {"velocity"}
     models = [
@@ -168,5 +168,5 @@ def test_a_half_precision_bundle_has_the_loops_graph_spelt_for_cuda(tiny_half_bu
     assert np.linalg.norm(found - expected) <= 3e-3 * np.linalg.norm(expected)
 
 
-def test_a_float32_bundle_has_no_spelling_for_cuda(tiny_bundle: Exported) -> None:
+def test_a_float32_bundle_has_no_cuda_variant(tiny_bundle: Exported) -> None:
     assert "cuda" not in Manifest.read(tiny_bundle.folder).variants

@@ -57,7 +57,7 @@ def test_one_weight_that_is_not_exact_keeps_float32(value: float) -> None:
     np.testing.assert_array_equal(unchanged.graph.initializers["w"].const_value.numpy(), weight)
 
 
-def test_small_weights_stay() -> None:
+def test_small_weights_stay_float32() -> None:
     assert (
         store_as_half(
             model("g (float[n, 8] x) => (float[n, 8] y) { y = Add(x, w) }", w=np.ones(8, np.float32))

@@ -120,7 +120,7 @@ def test_external_weights_are_left_where_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_half_precision_export_is_still_itself(
+def test_the_passes_keep_the_values_of_a_half_precision_export(
     tiny_half_bundle: Exported, tmp_path: Path, graph: str
 ) -> None:
     """Every attention of the velocity network and the VAE, none of T5's; and nothing else."""

@@ -53,6 +53,7 @@ def piped(*arguments: object, audio: bytes, code: int = 0) -> tuple[bytes, str]:
     return done.stdout, done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_several_queries_write_a_file_each(run: Run, mixture: Path, toy_bundle: Path) -> None:
     code, out, err = run(mixture, "dog barking", "rain", "--bundle", toy_bundle, "--steps", 1)
     assert (code, err) == (0, "")
@@ -62,6 +63,7 @@ def test_several_queries_write_a_file_each(run: Run, mixture: Path, toy_bundle: 
     assert files[0].read_bytes() != files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_several_queries_give_what_each_gives_alone(
     run: Run, mixture: Path, toy_bundle: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ def test_a_recording_that_fails_does_not_stop_the_others(
     assert summary == "flowsep-run: 1 of 3 recordings failed."
 
 
+@pytest.mark.slow
 def test_running_again_does_only_what_is_missing(
     run: Run, several: list[Path], toy_bundle: Path, tmp_path: Path
 ) -> None:
@@ -237,6 +240,7 @@ def test_the_masked_kind_and_the_residual_are_the_mixture(
     assert np.allclose(both, soundfile.read(mixture)[0], atol=2 / 2**23)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "subtype"), [("WAV", "PCM_24"), ("FLAC", "PCM_16"), ("WAV", "FLOAT")])
 def test_a_pipe_gives_a_wav_with_the_recordings_length_and_subtype(
     mixture: Path, toy_bundle: Path, form: str, subtype: str
@@ -252,6 +256,7 @@ def test_a_pipe_gives_a_wav_with_the_recordings_length_and_subtype(
     assert int.from_bytes(out[4:8], "little") == len(out) - 8
 
 
+@pytest.mark.slow
 def test_a_pipe_carries_the_bytes_that_a_file_gets(mixture: Path, toy_bundle: Path, tmp_path: Path) -> None:
     out, err = piped(mixture, "rain", "-o", "-", "--json", "--bundle", toy_bundle, audio=b"")
     file = tmp_path / "out.wav"
@@ -260,13 +265,15 @@ def test_a_pipe_carries_the_bytes_that_a_file_gets(mixture: Path, toy_bundle: Pa
     assert json.loads(err)["output"] == "-"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("audio", [b"", b"no audio"])
 def test_a_pipe_without_audio_is_refused(toy_bundle: Path, audio: bytes) -> None:
     out, err = piped("-", "rain", "--bundle", toy_bundle, audio=audio, code=2)
     assert out == b"" and err.startswith("flowsep-run: standard input is not audio")
 
 
-def test_a_reader_that_goes_away_is_no_traceback(mixture: Path, toy_bundle: Path) -> None:
+@pytest.mark.slow
+def test_a_pipe_closed_by_its_reader_gives_no_traceback(mixture: Path, toy_bundle: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, str(mixture), "rain", "-o", "-", "--bundle", str(toy_bundle)],
         stdout=subprocess.PIPE,
@@ -281,6 +288,7 @@ def test_a_reader_that_goes_away_is_no_traceback(mixture: Path, toy_bundle: Path
     assert err == "flowsep-run: Standard output cannot be written: Broken pipe.\n"
 
 
+@pytest.mark.slow
 def test_the_demo_writes_a_recording_and_its_sounds(
     run: Run, toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +310,7 @@ def test_the_demos_recording_is_the_example() -> None:
     assert np.array_equal(soundfile.read(str(EXAMPLE))[0], soundfile.read(str(example))[0])
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn_with_the_result(
     run: Run, mixture: Path, toy_bundle: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def no_litter(tmp_path: Path) -> Iterator[None]:
     assert not list(tmp_path.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_the_command_from_a_shell(mixture: Path, toy_bundle: Path) -> None:
     code, out, err = in_process(mixture, "dog barking", "--bundle", toy_bundle, "--steps", 2)
     assert (code, err) == (0, "")

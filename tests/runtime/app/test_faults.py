@@ -263,6 +263,7 @@ def hooked(folder: Path, action: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join((str(hook.parent), str(SOURCE)))}
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_under_the_final_name(
     mixture: Path, toy_bundle: Path, tmp_path: Path
 ) -> None:
@@ -371,6 +372,7 @@ print("all ran")
 """
 
 
+@pytest.mark.slow
 def test_nothing_opens_a_socket(mixture: Path, toy_bundle: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "HOME": str(mixture.parent), "CI": ""}
     del environment["ORT_DISABLE_TELEMETRY"]  # the tests' own

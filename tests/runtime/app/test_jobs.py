@@ -18,7 +18,7 @@ def test_without_query_options_the_first_argument_is_the_recording() -> None:
     assert sources_and_queries([], []) == ([], [])
 
 
-def test_what_is_said_twice_is_done_once() -> None:
+def test_a_repeated_recording_or_query_runs_once() -> None:
     assert sources_and_queries(["a.wav", "./a.wav", "b.flac"], ["dog", "dog"]) == ([A, B], ["dog"])
 
 
@@ -90,7 +90,7 @@ def test_two_results_of_one_name_are_refused() -> None:
         plan([Path("x/a.wav"), Path("y/a.wav")], ["dog"], folder=Path("out"))
 
 
-def test_what_is_there_is_not_done_again(tmp_path: Path) -> None:
+def test_existing_results_are_skipped(tmp_path: Path) -> None:
     source = tmp_path / "a.wav"
     done = tmp_path / "a.dog.wav"
     done.touch()

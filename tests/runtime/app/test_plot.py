@@ -53,7 +53,7 @@ def test_a_click_stays_visible_at_its_place(seconds: float) -> None:
     assert found.decibels.max() > -60
 
 
-def test_blocks_make_no_difference() -> None:
+def test_a_picture_does_not_depend_on_the_block_size() -> None:
     samples = np.random.default_rng(0).uniform(-1, 1, (20000, 2)).astype(np.float32)
     whole = spectrogram(samples, 20000).decibels
     for block in (1, 77, 4096):
@@ -119,7 +119,7 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
         plot.draw(tmp_path / "no" / "out.png", "dog")
 
 
-def test_titles_and_clocks() -> None:
+def test_titles_are_cleaned_and_times_formatted_for_the_length() -> None:
     assert title("dog\n barking\x1b") == "dog barking"
     assert len(title("long " * 1000)) == 90
     assert [clock(t, 5) for t in (0, 1.5)] == ["0", "1.5"]

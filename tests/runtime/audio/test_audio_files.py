@@ -137,7 +137,7 @@ def test_a_wav_that_would_outgrow_its_sizes_is_an_rf64(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "subtype"), [("a.wav", "PCM_16"), ("a.aiff", "PCM_16"), ("a.au", "PCM_16"), ("a.ogg", "VORBIS")]
 )
-def test_of_a_truncated_file_what_is_there_is_read(tmp_path: Path, name: str, subtype: str) -> None:
+def test_a_truncated_file_is_read_up_to_its_last_sample(tmp_path: Path, name: str, subtype: str) -> None:
     source = put(tmp_path / name, noise(50000), subtype)
     os.truncate(source, source.stat().st_size * 3 // 5)
     with AudioReader(source) as reader:
@@ -247,7 +247,7 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
-def test_a_device_is_no_recording(device: str) -> None:
+def test_a_device_is_refused_as_a_recording(device: str) -> None:
     with pytest.raises(AudioError, match="is no regular file"):
         AudioReader(Path(device))
 
@@ -262,6 +262,7 @@ def test_blocks_reach_the_disk_as_they_come(tmp_path: Path) -> None:
     assert np.array_equal(np.diff(sizes), [4 * RATE] * 2)
 
 
+@pytest.mark.slow
 def test_an_hour_passes_in_the_memory_of_minutes(tmp_path: Path) -> None:
     def peak(minutes: int) -> int:
         source, copy = tmp_path / "a.wav", tmp_path / "b.wav"
@@ -281,7 +282,7 @@ def test_an_hour_passes_in_the_memory_of_minutes(tmp_path: Path) -> None:
     assert min(peak(60), peak(60)) < 1.3 * min(peak(6), peak(6))
 
 
-def test_what_a_full_disk_did_not_take_is_no_result(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_result(tmp_path: Path) -> None:
     """A disk that is full only when the file is closed cannot be had here: the file is cut instead."""
     file = tmp_path / "a.wav"
     writer = AudioWriter(file, RATE, 2, Encoding("WAV", "PCM_16"))

@@ -42,7 +42,7 @@ def refusal(bundle: Path) -> str:
     return sentence
 
 
-def test_what_is_written_is_read(own_bundle: Path) -> None:
+def test_a_written_manifest_is_read_back_equal(own_bundle: Path) -> None:
     manifest = Manifest.read(own_bundle)
     changed = dataclasses.replace(
         manifest,
@@ -60,7 +60,7 @@ def test_fields_of_a_later_minor_version_are_ignored(own_bundle: Path) -> None:
     assert Manifest.read(own_bundle).name == "toy"
 
 
-def test_an_arithmetic_has_its_own_schedule_and_the_callers_comes_first(own_bundle: Path) -> None:
+def test_a_precision_has_its_own_schedule_which_the_caller_overrides(own_bundle: Path) -> None:
     edit(own_bundle, lambda content: content["model"].update(default_steps=20))
     model = Manifest.read(own_bundle).model
     assert model.schedule("fast", None, None) == model.schedule("exact", None, None) == (20, "euler")
@@ -107,7 +107,7 @@ def test_a_newer_format_asks_for_an_upgrade(own_bundle: Path) -> None:
     assert "newer flowsep" in refusal(own_bundle)
 
 
-def test_folders_that_are_no_bundle(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     assert "no bundle at" in refusal(tmp_path / "nowhere")
     assert "is no bundle" in refusal(tmp_path)
     file = tmp_path / "file"
@@ -152,7 +152,7 @@ def test_missing_and_changed_files_are_named(own_bundle: Path, name: str) -> Non
         (lambda c: c["stages"]["solve"].update(graphs=["guess"]), "unknown graph guess"),
     ],
 )
-def test_a_damaged_manifest_says_where(
+def test_an_error_in_a_damaged_manifest_names_the_field(
     own_bundle: Path, change: Callable[[dict[str, Any]], object], reason: str
 ) -> None:
     edit(own_bundle, change)
@@ -161,7 +161,7 @@ def test_a_damaged_manifest_says_where(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "1" * 5000, "[" * 100_000, "\xff"])
-def test_a_manifest_that_is_no_json_object(own_bundle: Path, text: str) -> None:
+def test_a_manifest_that_is_no_json_object_is_refused(own_bundle: Path, text: str) -> None:
     (own_bundle / MANIFEST_NAME).write_text(text, encoding="latin-1")
     refusal(own_bundle)
 
@@ -173,6 +173,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_anywhere_is_read_or_refused(
@@ -220,7 +221,7 @@ def test_a_large_file_is_hashed_once_until_it_is_touched(
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
-def test_a_broken_memory_of_checksums_is_no_error(
+def test_a_damaged_checksum_cache_is_ignored(
     own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     monkeypatch.setattr(checksums, "SMALL", 0)
@@ -239,7 +240,7 @@ def test_a_manifest_that_breaks_the_contract_is_not_written(own_bundle: Path) ->
         dataclasses.replace(manifest, graphs=graphs).write(own_bundle)
 
 
-def test_a_backend_gets_its_own_spelling_of_a_graph_and_the_common_one_of_all_others(
+def test_a_backend_gets_its_variant_of_a_graph_or_else_the_common_graph(
     own_bundle: Path,
 ) -> None:
     manifest = Manifest.read(own_bundle)

@@ -135,7 +135,7 @@ def test_a_graph_may_read_its_own_data_and_not_beyond(own_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["twice", "negative", "no number", "operator", "deep", "broken"])
-def test_a_graph_that_readers_could_understand_in_two_ways_is_refused(own_bundle: Path, change: str) -> None:
+def test_an_ambiguous_graph_is_refused(own_bundle: Path, change: str) -> None:
     path = own_bundle / "vocode.onnx"
     model = onnx.load(path)
     tensor = external("vocode.data", offset=0)
@@ -177,7 +177,7 @@ def test_a_graph_without_other_files_is_passed(toy_bundle: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"location", b"EPContext", b"\x3a\x10location"]))
-def test_any_bytes_are_a_graph_or_not(
+def test_any_bytes_are_read_as_a_graph_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, word: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.onnx"
@@ -188,9 +188,7 @@ def test_any_bytes_are_a_graph_or_not(
 
 @pytest.mark.parametrize("name", ["velocity.onnx", "tokenizer.json", MANIFEST_NAME])
 @pytest.mark.parametrize("what", ["link", "pipe", "circle", "folder"])
-def test_a_file_that_is_none_of_the_bundles_is_refused(
-    own_bundle: Path, tmp_path: Path, name: str, what: str
-) -> None:
+def test_a_file_outside_the_bundle_is_refused(own_bundle: Path, tmp_path: Path, name: str, what: str) -> None:
     path, elsewhere = own_bundle / name, tmp_path / "elsewhere"
     path.rename(elsewhere)
     if what == "link":
@@ -255,7 +253,7 @@ def test_sizes_and_names_have_bounds(
     assert reason in str(caught.value)
 
 
-def test_files_without_bound_are_not_read(own_bundle: Path) -> None:
+def test_a_file_of_excessive_size_is_not_read(own_bundle: Path) -> None:
     """Sparse files: they take no room on the stranger's disk either."""
     os.truncate(own_bundle / "tokenizer.json", 1 << 40)
     with pytest.raises(BundleError, match=r"tokenizer\.json is too large for a tokenizer"):

@@ -103,6 +103,7 @@ def test_blocks_are_resampled_as_the_whole(
     assert np.abs(found - resampled(audio, rate, new_rate, length)).max() <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [256, 304, 700])
 def test_chunks_of_the_vocoder_are_one_run_over_everything(frames: int) -> None:
     pipeline = Pipeline.load(BUNDLED, "cpu", threads=1)

@@ -51,6 +51,7 @@ def level_noise(samples: int, seed: int = 0) -> Any:
     return frames.reshape(-1)[:samples].astype(np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @example(rate=16_000, seconds=0.64, sizes=[1024], channels=1, windows="cross-fade", queries=1, mono=False)
 @example(rate=44_100, seconds=4.0, sizes=[7], channels=2, windows="joint", queries=2, mono=True)
@@ -128,7 +129,7 @@ def test_joint_windows_are_the_model_over_everything_at_once(
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
-def test_the_next_group_repeats_what_was_decided(
+def test_a_group_keeps_the_frames_that_the_last_one_decided(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, solver: str
 ) -> None:
     """Even if the network never said the same twice."""
@@ -204,7 +205,7 @@ def test_parts_come_before_the_input_is_over(separator: Separator) -> None:
     stream.close()
 
 
-def test_an_abandoned_stream_lets_go_of_everything(separator: Separator) -> None:
+def test_an_abandoned_stream_frees_its_resources(separator: Separator) -> None:
     closed: list[bool] = []
 
     def blocks() -> Iterator[Any]:
@@ -227,6 +228,7 @@ def test_an_abandoned_stream_lets_go_of_everything(separator: Separator) -> None
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_streams_and_threads_do_not_disturb_each_other(toy_bundle: Path) -> None:
     for low_memory in (False, True):
         separator = Separator.load(toy_bundle, threads=1, low_memory=low_memory)
@@ -253,6 +255,7 @@ def test_streams_and_threads_do_not_disturb_each_other(toy_bundle: Path) -> None
             assert np.array_equal(results[seed][:, 0], alone.target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", JOININGS)
 def test_memory_does_not_grow_with_the_length(separator: Separator, windows: Any) -> None:
     def peak(clips: int) -> int:
@@ -305,7 +308,7 @@ def test_bad_blocks_are_refused_when_they_come(separator: Separator, blocks: Any
         list(separator.stream(blocks, RATE, "rain"))
 
 
-def test_bad_wishes_are_refused_before_the_first_block(separator: Separator) -> None:
+def test_bad_options_are_refused_before_the_first_block(separator: Separator) -> None:
     for error, change in (
         (AudioError, {"sample_rate": 12}),
         (QueryError, {"query": ["rain", " "]}),

@@ -94,13 +94,13 @@ SIZES = [(16, 16), (12, 8), (7, 5), (32, 2), (3, 4), (6, 3)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_convolution_is_winograds(size: tuple[int, int]) -> None:
+def test_a_3x3_convolution_becomes_winograds(size: tuple[int, int]) -> None:
     convolutions, snr, kinds = both(lambda g, x: g.convolution(x, 104), (1, 96, *size))
     assert (convolutions, kinds["Convolution"]) == (1, 0) and snr > 95
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_transposed_convolution_is_four_of_winograds(size: tuple[int, int]) -> None:
+def test_a_transposed_convolution_becomes_four_of_winograds(size: tuple[int, int]) -> None:
     convolutions, snr, kinds = both(lambda g, x: g.doubled(x, 104), (1, 96, *size))
     assert (convolutions, kinds["ConvolutionBackpropData"]) == (1, 0) and snr > 95
 
@@ -140,7 +140,7 @@ def test_what_lies_between_convolutions_happens_to_pixels(quick: bool) -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
-def test_other_transpositions_are_no_sequences(order: tuple[int, int, int]) -> None:
+def test_other_transpositions_are_left_unchanged(order: tuple[int, int, int]) -> None:
     """All sizes are such that the wrong order would fit, too."""
 
     def layers(g: Graph, x: Any) -> Any:
@@ -154,7 +154,7 @@ def test_other_transpositions_are_no_sequences(order: tuple[int, int, int]) -> N
     assert snr > 95
 
 
-def test_groups_over_a_divided_batch_stay() -> None:
+def test_group_norm_over_a_divided_batch_is_left_unchanged() -> None:
     def layers(g: Graph, x: Any) -> Any:
         op, first = g.op, g.convolution(x, 96)
         norm = op.mvn(op.reshape(first, g.ints(2, 8, -1), False), g.ints(2), True, 1e-5, "inside_sqrt")
@@ -166,7 +166,7 @@ def test_groups_over_a_divided_batch_stay() -> None:
     assert kinds["MVN"] == 1 and snr > 95
 
 
-def test_weights_in_half_precision_stay_so() -> None:
+def test_half_precision_weights_stay_half_precision() -> None:
     model = Graph().model(attention, (1, 96, 8, 4))
     rewrite(model, quick=False)
     sizes: Counter[str] = Counter()
@@ -179,7 +179,7 @@ def test_weights_in_half_precision_stay_so() -> None:
 
 
 @pytest.mark.parametrize("spoiled", ["scale", "tanh"])
-def test_what_is_not_known_stays(spoiled: str) -> None:
+def test_an_unknown_pattern_is_left_unchanged(spoiled: str) -> None:
     def layers(g: Graph, x: Any) -> Any:
         first = g.convolution(x, 96)
         odd = g.group_norm(first, scale=2.0) if spoiled == "scale" else g.op.tanh(first)

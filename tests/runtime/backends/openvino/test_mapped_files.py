@@ -54,7 +54,7 @@ def test_pages_are_given_back_and_read_again(tmp_path: Path, own: bool) -> None:
     assert content.sum(dtype=np.int64) == total
 
 
-def test_other_files_and_what_can_be_written_are_no_mappings_to_give_back(tmp_path: Path) -> None:
+def test_only_read_only_mappings_of_the_given_files_are_given_back(tmp_path: Path) -> None:
     _, elsewhere = mapped(tmp_path / "graph.data.of-another", mmap.ACCESS_READ)
     private, content = mapped(tmp_path / "graph.data", mmap.ACCESS_COPY)
     private[:5] = b"hello"
@@ -62,7 +62,7 @@ def test_other_files_and_what_can_be_written_are_no_mappings_to_give_back(tmp_pa
     assert elsewhere.any() and content[:5].tobytes() == b"hello"
 
 
-def test_the_last_pages_go_also_after_a_failure(tmp_path: Path) -> None:
+def test_pages_are_given_back_after_a_failure_too(tmp_path: Path) -> None:
     memory, content = mapped(tmp_path / "graph.data", mmap.ACCESS_READ)
     with pytest.raises(ValueError, match="no graph"), repeated(lambda: give_back_mapped(memory)):
         assert content.any()

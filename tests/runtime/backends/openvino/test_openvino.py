@@ -63,6 +63,7 @@ def test_every_graph_gives_the_other_backends_numbers(toy_bundle: Path, graph: s
     assert snr_db(expected, found) > 100
 
 
+@pytest.mark.slow
 def test_the_bundled_model_is_the_same_in_float32() -> None:
     """Real graphs: convolutions, attention and normalisation, on whose kernels the toy says nothing."""
     manifest = Manifest.read(BUNDLED)
@@ -80,7 +81,7 @@ def test_rows_do_not_depend_on_their_neighbours(toy_bundle: Path) -> None:
     assert np.array_equal(together[1:2], pipeline.decode_latent(latents[1:2]))
 
 
-def test_any_length_will_do(toy_bundle: Path) -> None:
+def test_any_length_is_accepted(toy_bundle: Path) -> None:
     pipelines = [Pipeline.load(toy_bundle, name) for name in ("openvino", "cpu")]
     for frames in (8, 16, 24, 8):
         latent = np.random.default_rng(frames).standard_normal((1, 8, frames, 16)).astype(np.float32)
@@ -134,6 +135,7 @@ def test_other_processors_run_the_graphs_as_they_are(
 CONVOLUTIONS = {"encode_mixture": 12, "velocity": 34, "decode_latent": 16}
 
 
+@pytest.mark.slow
 @needs_x86
 @pytest.mark.parametrize("graph", openvino.REWRITTEN_GRAPHS)
 @pytest.mark.parametrize("part", [1, 4])
@@ -202,6 +204,7 @@ def test_fast_arithmetic_is_another_and_close(toy_bundle: Path) -> None:
         assert 25 < snr_db(expected, found) < 80
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_the_bundled_velocity_is_right_in_bf16_with_fusion() -> None:
     """Its masked attention was not, while the mask was the second operand (docs/rewrites.md)."""
@@ -286,6 +289,7 @@ def test_weights_that_are_stored_in_half_precision_give_the_same_bits(tmp_path: 
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.slow
 @needs_bf16
 def test_a_graph_that_bf16_breaks_falls_back_with_a_warning_and_is_known_next_time(
     tmp_path: Path, own_cache: Path
@@ -312,6 +316,7 @@ def test_a_graph_that_bf16_breaks_falls_back_with_a_warning_and_is_known_next_ti
             open_backend("openvino", bundle, manifest, "fast").load("decode_latent")
 
 
+@pytest.mark.slow
 def test_graphs_that_come_and_go_on_several_threads_keep_their_numbers(own_cache: Path) -> None:
     """Compiled, read back, run and freed side by side; the cache is empty at first."""
     manifest = Manifest.read(BUNDLED)
@@ -346,6 +351,7 @@ def test_numbers_that_are_not_finite_even_in_float32_are_a_failure(tmp_path: Pat
         Pipeline.load(bundle, "openvino", cache=False).load_stage("vocode")
 
 
+@pytest.mark.slow
 def test_damaged_compiled_graphs_are_compiled_again(toy_bundle: Path, own_cache: Path) -> None:
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, 5000).astype(np.float32)
     first = Separator.load(toy_bundle, "openvino").separate(audio, 16000, "rain", steps=1)
@@ -364,6 +370,7 @@ def test_damaged_compiled_graphs_are_compiled_again(toy_bundle: Path, own_cache:
         assert blob.name == f"compiled-{blob.stat().st_size}.blob"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_what_was_compiled_once_is_read_back_and_gives_the_same_bits(
     toy_bundle: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision

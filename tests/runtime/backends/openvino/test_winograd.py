@@ -15,7 +15,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @pytest.mark.parametrize(("outputs", "taps"), [(4, 3), (2, 3), (3, 3), (4, 2), (2, 2), (5, 1), (1, 3)])
-def test_one_axis(outputs: int, taps: int) -> None:
+def test_winograd_on_one_axis_equals_the_direct_convolution(outputs: int, taps: int) -> None:
     matrices = transforms(outputs, taps)
     random = np.random.default_rng(outputs)
     signal, kernel = random.standard_normal(outputs + taps - 1), random.standard_normal(taps)
@@ -58,7 +58,7 @@ def plain(image: Array, weight: Array, tiling: Tiling) -> Array:
     taps=st.tuples(st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3])),
     first=st.tuples(st.integers(-2, 1), st.integers(-2, 1)),
 )
-def test_any_image(
+def test_winograd_equals_the_direct_convolution_on_any_image(
     size: tuple[int, int], tile: tuple[int, int], taps: tuple[int, int], first: tuple[int, int]
 ) -> None:
     tiling = Tiling(size, tile, taps, first)
