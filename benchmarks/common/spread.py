@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowsep_runtime.arrays import Array
-
 DISTURBED_ABOVE = 1.25
 """95th percentile over median (or median over 5th) from which on something else was running: the number is
 not printed."""
@@ -84,18 +82,3 @@ def weighted_sum(parts: Sequence[tuple[float, Summary]]) -> Summary:
         raise ValueError("parts of a sum need the same number of rounds")
     rounds = range(len(parts[0][1].values))
     return Summary(tuple(sum(times * part.values[k] for times, part in parts) for k in rounds))
-
-
-def snr_db(wanted: Sequence[Array], actual: Sequence[Array]) -> float:
-    """Energy of what was wanted over that of the difference, in dB, over all arrays together; infinite where
-    nothing differs, NaN where a number is not finite or a shape is another.
-    """
-    signal = noise = 0.0
-    for a, b in zip(wanted, actual, strict=True):
-        if a.shape != b.shape or not np.isfinite(b).all():
-            return float("nan")
-        signal += float(np.sum(np.square(a, dtype=np.float64)))
-        noise += float(np.sum(np.square(a.astype(np.float64) - b)))
-    if noise == 0:
-        return float("inf")
-    return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))

@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks.common.inputs import STAGE_INPUTS, read_inputs
 from benchmarks.common.runners import CLIP, BundleRunner, Runner, open_runner
 from benchmarks.common.task import Task
+from flowsep_runtime.app.memory import peak_memory
 from flowsep_runtime.errors import FlowSepWarning
 
 WARM_UPS = {"cpu": 1, "cuda": 3}
@@ -110,7 +111,7 @@ class Worker:
         self._runner = runner
         np.savez(output, waveform)
         remarks = [str(each.message) for each in caught if issubclass(each.category, FlowSepWarning)]
-        return {"peak_bytes": peak_bytes(), "remarks": remarks}
+        return {"peak_bytes": peak_memory(), "remarks": remarks}
 
     def clip(self, steps: int, solver: str) -> dict[str, Any]:
         """Runs every stage on a batch of clips; the model is loaded the first time."""
@@ -118,7 +119,7 @@ class Worker:
         if self._runner is None:
             self._runner = open_runner(self._task)
         self._runner.clip(self._inputs, steps, solver)
-        return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
+        return {"seconds": time.perf_counter() - start, "peak_bytes": peak_memory()}
 
     def gpu_bytes(self, steps: int, solver: str) -> dict[str, Any]:
         """Memory of the GPU that this process holds when every stage has run and none was given back: what
@@ -131,19 +132,6 @@ class Worker:
         from benchmarks.common.peak import measured
 
         return {"name": self._gpu.name, "peak": asdict(measured())}
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had resident, mapped files included."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # not getrusage: on Linux its peak is inherited from the process that started this one
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:

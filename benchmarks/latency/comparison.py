@@ -14,8 +14,8 @@ from benchmarks.common.models import Model, size_of
 from benchmarks.common.processes import Process, WorkerError, running, task_of
 from benchmarks.common.progress import say
 from benchmarks.common.runners import CLIP, VELOCITY
-from benchmarks.common.spread import Summary, ratio, snr_db, weighted_sum
-from flowsep_runtime.arrays import Array
+from benchmarks.common.spread import Summary, ratio, weighted_sum
+from flowsep_runtime.arrays import Array, snr_db
 from flowsep_runtime.solvers import solver_named
 
 

@@ -25,9 +25,9 @@ from benchmarks.common.inputs import EXAMPLE
 from benchmarks.common.machine import machine, sentence
 from benchmarks.common.output import check_destinations, numbers, write_text
 from benchmarks.common.progress import say
-from benchmarks.common.worker import peak_bytes
 from flowsep_runtime import BackendError, Separator
 from flowsep_runtime.app.console import run
+from flowsep_runtime.app.memory import peak_memory
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.resampling import resampled
 from flowsep_runtime.options import JOININGS, Joining
@@ -115,7 +115,7 @@ def measure(separator: Separator, length: float, steps: int | None, windows: Joi
         "seconds": length,
         "windows": windows,
         "wall_seconds": time.perf_counter() - started,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": peak_memory(),
         "first_part_after_seconds": lags[0],
         "largest_lag_seconds": max(lags),
     }

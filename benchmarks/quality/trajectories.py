@@ -11,8 +11,7 @@ from flowsep_eval.evaluation import item_seed, read_tracks
 from flowsep_eval.manifest import Item
 from flowsep_runtime import Pipeline
 from flowsep_runtime.arrays import Array, Floats
-from flowsep_runtime.audio.checks import centred
-from flowsep_runtime.separation.levels import PEAK
+from flowsep_runtime.separation.levels import normalised
 from flowsep_runtime.separation.queries import Tokenizer
 
 
@@ -31,9 +30,9 @@ def starts(pipeline: Pipeline, items: Sequence[Item], seed: int) -> list[Start]:
     shape = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)
     found = []
     for number, item in enumerate(items):
-        sound = centred(read_tracks(item).mixture[: model.clip_samples, None])[:, 0]
+        sound = normalised(read_tracks(item).mixture[: model.clip_samples, None])[:, 0]
         waveform = np.zeros((1, model.clip_samples), np.float32)
-        waveform[0, : len(sound)] = sound * (PEAK / (np.abs(sound).max() + np.float32(1e-8)))
+        waveform[0, : len(sound)] = sound
         rng = np.random.default_rng(item_seed(seed, number))
         posterior_noise, noise = (rng.standard_normal(shape, np.float32) for _ in range(2))
         mean, std = pipeline.encode_mixture(pipeline.log_mel(waveform))

@@ -68,7 +68,7 @@ def relative_error(
     return difference / norm if norm else (0.0 if difference == 0 else math.inf)
 
 
-def snr_db(relative: float) -> float:
+def decibels(relative: float) -> float:
     """The signal-to-noise ratio of a relative error in dB, at most 200."""
     return min(200.0, -20 * math.log10(relative)) if relative > 0 else 200.0
 
@@ -163,9 +163,9 @@ def _entry(name: str, precision: Precision, worst: Mapping[str, float]) -> Stage
     error = StageError(
         tolerance=(CHAIN_TOLERANCE if name == CHAIN else TOLERANCE)[precision],
         relative=random,
-        snr_db=None if random is None else snr_db(random),
+        snr_db=None if random is None else decibels(random),
         real_relative=real,
-        real_snr_db=None if real is None else snr_db(real),
+        real_snr_db=None if real is None else decibels(real),
     )
     return StageEntry(tuple(GRAPHS) if name == CHAIN else GRAPHS_OF[name], error)
 

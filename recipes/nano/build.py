@@ -25,8 +25,9 @@ CONFIG = HERE / "model.yaml"
 # worth more than they, so --adversarial-from lies behind the end.
 VOCODER = ["--steps", "3650", "--batch", "8", "--learning-rate", "1e-3", "--adversarial-from", "3650"]
 VAE = ["--steps", "2200", "--batch", "6"]
-FLOW = ["--steps", "14000", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "3", "--naming", "0.05"]
-SHARDS = 50
+FLOW = ["--steps", "26000", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "2", "--naming", "0.05"]
+FLOW += ["--mean", "0.8", "--masking", "2"]
+SHARDS = 120
 STEPS = 4
 """Solver steps of the bundle."""
 MASKED = ["--kind", "masked", "--complement", "everything except {query}", "--masked-solver", "mean"]

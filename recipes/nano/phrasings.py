@@ -20,6 +20,7 @@ import click
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from flowsep_train.mixtures import Captions
+from flowsep_train.text import COMPLEMENTS
 
 SOUNDS = Path(__file__).parent / "sounds"
 WORDS = SOUNDS / "words.tsv"
@@ -142,9 +143,9 @@ def main(output: Path) -> None:
     repeated = [text for texts in captions.trained.values() for text in texts for _ in range(REPEATS)]
     output.mkdir(parents=True, exist_ok=True)
     write(drawn, output / "sentences.tsv")
-    tokenizer([*repeated, *(text for texts in drawn.values() for text in texts)]).save(
-        str(output / "tokenizer.json")
-    )
+    corpus = [*repeated, *(text for texts in drawn.values() for text in texts)]
+    complements = [form.format(text) for form in COMPLEMENTS for text in corpus[:: len(COMPLEMENTS)]]
+    tokenizer([*corpus, *complements]).save(str(output / "tokenizer.json"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import VerificationError
 from flowsep_export.export import Source, export_bundle
-from flowsep_export.verify import relative_error, snr_db
+from flowsep_export.verify import decibels, relative_error
 from flowsep_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from flowsep_runtime.errors import OptionError
 
@@ -141,5 +141,5 @@ def test_an_error_is_infinite_where_numbers_are_not_finite_or_shapes_differ() ->
     # what is quieter than the threshold is held against it
     assert relative_error(1.01 * 1e-4 * one, 1e-4 * one, quietest=1e-2) == pytest.approx(1e-4)
     assert relative_error(1.01 * one, one, quietest=1e-2) == pytest.approx(0.01)
-    assert snr_db(1e-3) == pytest.approx(60)
-    assert snr_db(0) == 200
+    assert decibels(1e-3) == pytest.approx(60)
+    assert decibels(0) == 200

@@ -16,6 +16,7 @@ from flowsep_train import loop
 from flowsep_train.collect import collect
 from flowsep_train.flow import FlowBatches, FlowTraining
 from flowsep_train.latents import LatentCache
+from flowsep_train.masks import QUIETEST, mask_loss
 from flowsep_train.mixtures import Captions, Stream, Waveforms, draw_mixture, level, mix
 from flowsep_train.parts import ModelParts
 from flowsep_train.sounds import SoundBank
@@ -167,22 +168,70 @@ def test_the_flow_learns_a_fixed_batch(work: Path, tokenizer: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_batch_asks_for_every_sound_of_its_mixtures(work: Path) -> None:
+def test_a_batch_asks_every_mixture_for_a_sound_and_for_the_rest(work: Path) -> None:
     cache = LatentCache(work / "latents")
     batches = FlowBatches(cache, PHRASES, clips=2, multiple=2, steps=100, skew=2.0)
-    absent = empty = rows = pairs = 0
+    silence = cache.silence
+    known = {text for texts in PHRASES.values() for text in texts}
+    absent = empty = complements = rows = 0
     for number in range(60):
         batch = batches(np.random.default_rng(number), number)
         assert batch.mixture.shape == batch.target.shape == batch.noise.shape
         assert len(batch.captions) == len(batch.t) == len(batch.target)
-        # rows of one mixture follow each other and differ in the query
-        pairs += sum(torch.equal(a, b) for a, b in zip(batch.mixture[:-1], batch.mixture[1:], strict=True))
+        assert torch.equal(batch.mixture[::2], batch.mixture[1::2])
+        assert all(caption in known | {""} for caption in batch.captions[::2])
         rows += len(batch.t)
         empty += sum(caption == "" for caption in batch.captions)
-        silence = cache.silence[:, : batch.target.shape[2]]
-        absent += sum(torch.equal(target, silence) for target in batch.target)
-    assert 0.3 < pairs / rows <= 0.5
-    assert 0.04 < empty / rows < 0.17 and 0.04 < absent / rows < 0.17
+        complements += sum(caption not in known | {""} for caption in batch.captions[1::2])
+        absent += sum(torch.equal(target, silence[:, : target.shape[1]]) for target in batch.target[::2])
+    assert 0.04 < empty / rows < 0.17 and 0.02 < absent / rows < 0.25
+    assert 0.2 < complements / rows < 0.5
+
+
+def test_the_posterior_mean_is_learned_from_zero_without_a_caption_dropped(work: Path) -> None:
+    batches = FlowBatches(LatentCache(work / "latents"), PHRASES, 2, 2, steps=100, mean=1.0)
+    batch = batches(np.random.default_rng(0), 0)
+    assert not batch.noise.any() and not batch.t.any() and "" not in batch.captions
+
+
+def test_a_piece_lies_within_one_mixture(work: Path) -> None:
+    cache = LatentCache(work / "latents")
+    name, (array, labels) = next(iter(cache.shards.items()))
+    marked = np.zeros_like(array)
+    section = array.shape[3] // 4
+    for number in range(4):
+        marked[:, 2, :, number * section : (number + 1) * section] = number
+    cache.shards = {name: (marked, [[[str(number)] for number in range(4)]] * len(labels))}
+    for seed in range(20):
+        piece = cache.piece(4, 2, np.random.default_rng(seed))
+        assert piece.target.unique().tolist() == [float(piece.labels[0])]
+    with pytest.raises(ValueError, match="no mixture as long as 1/2 of a clip"):
+        cache.piece(2, 2, np.random.default_rng(0))
+
+
+def test_the_loss_of_a_mask_is_zero_for_the_true_shares_and_ignores_silence() -> None:
+    rng = np.random.default_rng(0)
+    target, rest = torch.from_numpy(rng.uniform(-8, 0, (2, 2, 16, 64)).astype(np.float32))
+    assert mask_loss(target, rest, target, rest) == 0
+    assert mask_loss(target + 3, rest + 3, target, rest) < 1e-6  # a share has no level
+    wrong = mask_loss(rest, target, target, rest)
+    assert 0.1 < wrong < 1
+    silent = torch.full_like(target, QUIETEST)
+    assert mask_loss(target, rest, silent, silent) == 0
+
+
+def test_a_flow_that_learns_masks_trains_an_imitation_of_its_decoder_first(
+    work: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    for part in ("text", "vae"):
+        shutil.copytree(work / part, tmp_path / part)
+    cache = LatentCache(work / "latents")
+    parts = ModelParts(tmp_path, CONFIG)
+    loop.train_flow(parts, cache, tokenizer, PHRASES, run(2), mean=0.5, masking=1.0)
+    made = tmp_path / "flow" / "decoder_imitation.pt"
+    before = made.read_bytes()
+    loop.train_flow(parts, cache, tokenizer, PHRASES, run(3), mean=0.5, masking=1.0)
+    assert made.read_bytes() == before
 
 
 def test_a_cache_grows_while_it_is_read(work: Path, bank: SoundBank, tmp_path: Path) -> None:
@@ -253,9 +302,10 @@ def test_a_model_is_fine_tuned(
 def test_a_text_encoder_learns_its_phrasings(tokenizer: Path) -> None:
     torch.manual_seed(0)
     encoder = FlowSep(CONFIG).text_encoder
+    torch.nn.init.normal_(encoder.shared.weight)
     sentences = {label: [f"the sound of a {label}", f"loud {label} outside"] for label in LABELS}
     first = learn_phrasings(encoder, Tokenizer.from_file(str(tokenizer)), PHRASES, sentences, steps=1)
-    later = learn_phrasings(encoder, Tokenizer.from_file(str(tokenizer)), PHRASES, sentences, steps=60)
+    later = learn_phrasings(encoder, Tokenizer.from_file(str(tokenizer)), PHRASES, sentences, steps=150)
     assert later < 0.6 * first
 
 
@@ -292,16 +342,17 @@ def test_a_stream_does_not_depend_on_its_workers(workers: int) -> None:
 
 def test_mixtures_are_normalised_and_add_up(bank: SoundBank) -> None:
     rng = np.random.default_rng(3)
-    alone = 0
-    for _ in range(40):
-        item = draw_mixture(bank, 20480, rng, alone=0.2)
+    alone = crowded = 0
+    for _ in range(60):
+        item = draw_mixture(bank, 20480, rng, alone=0.2, crowded=0.3)
         assert item.mixture.dtype == item.sources[0].dtype == np.float32
         assert abs(np.abs(item.mixture).max() - 0.5) < 1e-5
         whole = np.sum(item.sources, axis=0)
         np.testing.assert_allclose(whole - whole.mean(), item.mixture, atol=1e-5)
         assert set(item.labels) <= set(LABELS) and len(item.labels) == len(item.sources)
         alone += len(item.sources) == 1
-    assert 0 < alone < 20
+        crowded += len(item.sources) == 3
+    assert 0 < alone < 30 and (crowded > 0) == (len(bank.labels) > 2)
 
 
 def test_waveforms_are_pieces_of_a_clip(bank: SoundBank) -> None:

@@ -115,6 +115,21 @@ def command() -> None:
     help="Flow: weight of naming the classes in the mixture (few classes only). [0]",
 )
 @click.option(
+    "--mean",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Flow: share of mixtures that learn the posterior mean, for masks by one evaluation. [0]",
+)
+@click.option(
+    "--masking", type=click.FloatRange(0), default=0.0, help="Flow: weight of the mask's loss on those. [0]"
+)
+@click.option(
+    "--complements",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help='Flow: share of the rests of a mixture that are asked for by "everything except …". [0.5]',
+)
+@click.option(
     "--adversarial-from", type=click.IntRange(0), default=0, help="Vocoder: first step with discriminators."
 )
 @click.option(
@@ -134,6 +149,9 @@ def fit(
     tokenizer: Path | None,
     skew: float,
     naming: float,
+    mean: float,
+    masking: float,
+    complements: float,
     adversarial_from: int,
     width: int,
     **settings: Any,
@@ -162,10 +180,12 @@ def fit(
     more = Captions.read(sentences).trained if sentences is not None else None
     file = needed(part, "--tokenizer", tokenizer)
     if part == "text":
-        loop.train_text(parts, file, phrases, more, settings["steps"], settings["seed"])
+        loop.train_text(parts, file, phrases, more, settings["steps"], settings["seed"], run.learning_rate)
     else:
         cache = LatentCache(needed(part, "--latents", latents))
-        loop.train_flow(parts, cache, file, loop.mixed(phrases, more), run, skew, naming)
+        loop.train_flow(
+            parts, cache, file, loop.mixed(phrases, more), run, skew, naming, mean, masking, complements
+        )
 
 
 @command.command()

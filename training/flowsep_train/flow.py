@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from flowsep_ref.unet import UNet
 from flowsep_ref.vae import VAE
 from flowsep_train.latents import LatentCache, Piece
+from flowsep_train.masks import DecoderImitation, mask_loss
 from flowsep_train.schedule import cosine
-from flowsep_train.text import QueryEncoder
+from flowsep_train.text import QueryEncoder, complement
 
 SIGMA_MIN = 1e-4
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
-ABSENT = 0.15
-"""Share of queries for what is not in the mixture; their target is silence."""
+ABSENT = 0.25
+"""Share of mixtures that are asked for what is not in them: the target is silence, the rest everything."""
 SHARES = (8, 4, 2, 1)
 """Pieces are an eighth of a clip, a quarter, half of one, or whole."""
 AUDIBLE = 0.3
@@ -29,7 +30,18 @@ AUDIBLE = 0.3
 
 
 class FlowBatch(NamedTuple):
-    """One step's examples: unscaled latents and noise `[B, 8, n, 16]`, times `[B]`, queries."""
+    """One step's examples: unscaled latents and noise `[B, 8, n, 16]`, times `[B]`, queries.
+
+    Rows 2i and 2i + 1 ask one mixture for a sound and for everything else.
+
+    Attributes:
+        mixture: a sample of the mixture's posterior.
+        target: the mean of what the query asks for.
+        noise: where the flow starts; zero in the rows that learn the posterior mean.
+        t: zero in those rows.
+        captions: the queries.
+        present: 0/1, which classes are heard where in the mixture, `[B, labels, n/m, 16/m]`; m: `multiple`.
+    """
 
     mixture: Tensor
     target: Tensor
@@ -37,14 +49,14 @@ class FlowBatch(NamedTuple):
     t: Tensor
     captions: list[str]
     present: Tensor
-    """Which classes are heard where in the mixture, `[B, labels, n/m, 16/m]`, 0/1; m: `multiple`."""
 
 
 class FlowBatches:
-    """Draws the batches; each piece of a mixture comes with a query for every sound in it.
+    """Draws the batches; each piece of a mixture comes with a query for a sound and one for the rest.
 
     The two queries of one mixture differ in the text alone, so that their gradients teach the
-    network to listen to it.
+    network to listen to it. The rest is asked for by a complement ("everything except a dog barking"),
+    or, where it is one sound, by that sound's own caption.
 
     Args:
         cache: mixtures.
@@ -54,6 +66,9 @@ class FlowBatches:
         steps: of the training: short pieces first, whole clips towards the end.
         skew: times are `u ** skew` of uniform `u`; 1 as published. More puts more of the steps near
             the noise, where it is decided which sound comes out.
+        mean: share of the mixtures that learn the posterior mean: no noise, t = 0, where the velocity of
+            least squared error is the mean of all targets that fit. One evaluation from zero gives it.
+        complements: share of the rests that are asked for by a complement.
     """
 
     REFRESH = 50
@@ -66,6 +81,8 @@ class FlowBatches:
         multiple: int,
         steps: int,
         skew: float = 1.0,
+        mean: float = 0.0,
+        complements: float = 0.5,
     ) -> None:
         self.cache = cache
         self.phrasings = phrasings
@@ -74,6 +91,8 @@ class FlowBatches:
         self.multiple = multiple
         self.steps = steps
         self.skew = skew
+        self.mean = mean
+        self.complements = complements
         self.drawn = 0
 
     def share(self, progress: float, rng: np.random.Generator) -> int:
@@ -88,50 +107,59 @@ class FlowBatches:
         if self.drawn % self.REFRESH == 0:
             self.cache.refresh()
         share = self.share(min(1.0, number / self.steps), rng)
-        mixtures: list[Tensor] = []
-        targets: list[Tensor] = []
-        captions: list[str] = []
-        present: list[Tensor] = []
-        while len(captions) < max(2, self.clips * share):
+        rows: list[tuple[Tensor, Tensor, str, Tensor]] = []
+        while len(rows) < max(2, self.clips * share):
             piece = self.cache.piece(share, self.multiple, rng)
             classes = self.classes(piece)
-            for target, label in zip(piece.targets, piece.labels, strict=True):
-                present.append(classes)
-                if rng.random() < ABSENT:
-                    label = self.absent(piece.labels, rng)
-                    target = self.cache.silence[:, : target.shape[1]]
-                mixtures.append(piece.mixture)
-                targets.append(target)
-                phrasings = self.phrasings[label]
-                caption = phrasings[int(rng.integers(len(phrasings)))]
-                captions.append("" if rng.random() < TEXT_DROPOUT else caption)
+            for target, caption in self.asked(piece, rng):
+                caption = "" if rng.random() < TEXT_DROPOUT * (1 - self.mean) else caption
+                rows.append((piece.mixture, target, caption, classes))
+        mixtures, targets, captions, present = zip(*rows, strict=True)
         x_1 = torch.stack(targets)
+        # the two rows of a mixture are of one kind: their mask is learned together
+        flows = torch.from_numpy(np.repeat(rng.random(len(rows) // 2) >= self.mean, 2).astype(np.float32))
         return FlowBatch(
             mixture=torch.stack(mixtures),
             target=x_1,
-            noise=torch.from_numpy(rng.standard_normal(x_1.shape, np.float32)),
-            t=torch.from_numpy((rng.random(len(captions)) ** self.skew).astype(np.float32)),
-            captions=captions,
+            noise=torch.from_numpy(rng.standard_normal(x_1.shape, np.float32)) * flows[:, None, None, None],
+            t=torch.from_numpy((rng.random(len(rows)) ** self.skew).astype(np.float32)) * flows,
+            captions=list(captions),
             present=torch.stack(present),
         )
+
+    def asked(self, piece: Piece, rng: np.random.Generator) -> list[tuple[Tensor, str]]:
+        """The two targets of a piece and the captions that ask for them."""
+        label, *others = piece.labels
+        target, rest = piece.target, piece.rest
+        missing = [name for name in self.labels if name not in piece.labels]
+        if missing and rng.random() < ABSENT:
+            label, target, rest = missing[int(rng.integers(len(missing)))], self.silence(piece), piece.whole
+        elif len(others) == 1:
+            if rng.random() < 0.5:
+                label, others, target, rest = others[0], [label], rest, target
+            if rng.random() >= self.complements:
+                return [(target, self.caption(label, rng)), (rest, self.caption(others[0], rng))]
+        return [(target, self.caption(label, rng)), (rest, complement(self.caption(label, rng), rng))]
+
+    def silence(self, piece: Piece) -> Tensor:
+        """The latent of silence, as long as a piece."""
+        return self.cache.silence[:, : piece.mixture.shape[1]]
+
+    def caption(self, label: str, rng: np.random.Generator) -> str:
+        """One of the class's phrasings."""
+        phrasings = self.phrasings[label]
+        return phrasings[int(rng.integers(len(phrasings)))]
 
     def classes(self, piece: Piece) -> Tensor:
         """0/1 by label and place in the middle of the network: what is heard where in a piece."""
         heard = []
-        for target in piece.targets:
-            apart = (target - self.cache.silence[:, : target.shape[1]]).abs().mean(0, keepdim=True)
-            heard.append(nn.functional.avg_pool2d(apart, self.multiple) > AUDIBLE)
-        found = torch.zeros(len(self.labels), *heard[0].shape[1:])
-        for places, label in zip(heard, piece.labels, strict=True):
-            found[self.labels.index(label)] = places[0].float()
+        for target in (piece.target, piece.rest):
+            apart = (target - self.silence(piece)).abs().mean(0, keepdim=True)
+            heard.append((nn.functional.avg_pool2d(apart, self.multiple) > AUDIBLE)[0].float())
+        found = torch.zeros(len(self.labels), *heard[0].shape)
+        for number, label in enumerate(piece.labels):
+            found[self.labels.index(label)] = heard[min(number, 1)]
         return found
-
-    def absent(self, present: list[str], rng: np.random.Generator) -> str:
-        """A class that is not in the mixture."""
-        while True:
-            label = self.labels[int(rng.integers(len(self.labels)))]
-            if label not in present:
-                return label
 
 
 class FlowTraining(lightning.LightningModule):
@@ -149,6 +177,8 @@ class FlowTraining(lightning.LightningModule):
         vae: the autoencoder, for pictures alone.
         labels: number of classes to be named; 0 for none, as published.
         naming: weight of that loss.
+        masking: weight of `mask_loss` on the rows that learn the posterior mean.
+        imitation: of the decoder, for that loss.
     """
 
     def __init__(
@@ -161,11 +191,15 @@ class FlowTraining(lightning.LightningModule):
         vae: VAE | None = None,
         labels: int = 0,
         naming: float = 0.1,
+        masking: float = 0.0,
+        imitation: DecoderImitation | None = None,
     ) -> None:
         super().__init__()
         self.queries = queries
-        # in a list, so that checkpoints do not carry it
+        # in lists, so that checkpoints do not carry them
         self.vaes = [vae] if vae is not None else []
+        self.imitations = [imitation] if imitation is not None else []
+        self.masking = masking
         self.steps = steps
         self.learning_rate = learning_rate
         # oneDNN's convolutions want the channels last; so do the GPU's
@@ -191,6 +225,9 @@ class FlowTraining(lightning.LightningModule):
         ).float()
         loss = (velocity - (x_1 - (1 - SIGMA_MIN) * batch.noise)).square().mean()
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.t))
+        means = (batch.noise == 0).all(dim=(1, 2, 3))
+        if self.imitations and means.any():
+            loss = loss + self.masking * self.mask_error(velocity[means], batch.target[means])
         if self.namer is None:
             return loss
         features = self.middle.pop().float()
@@ -201,6 +238,16 @@ class FlowTraining(lightning.LightningModule):
         named = named.sum(1).mean()
         self.log("naming", named, prog_bar=True, batch_size=len(batch.t))
         return loss + self.naming * named
+
+    def mask_error(self, x_1: Tensor, true: Tensor) -> Tensor:
+        """`mask_loss` of scaled latents, pairs of a sound and the rest, against the unscaled true ones."""
+        imitation = self.imitations[0].to(self.device)
+        with torch.no_grad():
+            true_mel = imitation(true.contiguous(memory_format=torch.channels_last)).float()
+        mel = imitation((x_1 / self.scale_factor).contiguous(memory_format=torch.channels_last)).float()
+        error = mask_loss(mel[::2], mel[1::2], true_mel[::2], true_mel[1::2])
+        self.log("mask", error, prog_bar=True, batch_size=len(mel))
+        return error
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """The step, and the moving average: in one, for checkpoints are written right behind it."""

@@ -2,8 +2,10 @@
 
 Encoding a clip costs more than a training step on it, and the same clip teaches something new with
 every other noise, time, piece and phrasing.  A cache is a folder of shards, each an array
-`[clips, 4, 8, t, 16]` in half precision (the mixture's mean and deviation, the means of its two
-sounds) beside a list of the classes.  It can grow while a training reads it, and is all that a
+`[clips, 4, 8, t, 16]` in half precision beside a list of the classes.  The four rows of a clip are
+the mixture's mean and deviation, the mean of its first sound, and the mean of everything else in it.
+A clip is one mixture, or several short ones in a row: short ones teach more sounds an hour, whole
+ones what a long clip looks like.  A cache can grow while a training reads it, and is all that a
 training elsewhere needs.
 """
 
@@ -29,16 +31,33 @@ from flowsep_train.sounds import SoundBank
 SILENCE = "silence.npy"
 SHARD = 32
 """Clips a shard: 8 MB at the published latent."""
-ROWS = 4
 Latents = NDArray[np.float16]
+SECTIONS = 4
+"""Short mixtures in a row."""
+WHOLE = 0.15
+"""Share of clips that are one mixture."""
+TRIES = 200
+"""Mixtures that are drawn in search of one that is long enough."""
+QUIETER = 15.0
+"""A short mixture lies at most this far below the published level, in dB."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a clip, unscaled: mixture latent and the targets, each `[8, n, 16]`, and their classes."""
+    """A piece of a mixture as unscaled latents `[8, n, 16]`.
+
+    Attributes:
+        mixture: a sample of its posterior, as in inference.
+        whole: the mean of the mixture's posterior.
+        target: the mean of the first sound.
+        rest: the mean of everything else; silence where there is nothing else.
+        labels: the class of the target, then the classes of the rest.
+    """
 
     mixture: Tensor
-    targets: list[Tensor]
+    whole: Tensor
+    target: Tensor
+    rest: Tensor
     labels: list[str]
 
 
@@ -47,7 +66,8 @@ class Encoder:
 
     def __init__(self, front_end: FrontEnd, vae: VAE) -> None:
         self.front_end = front_end
-        self.vae = vae.requires_grad_(False).eval()
+        # with the channels last a CPU encodes twice as many mixtures in an hour
+        self.vae = vae.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def __call__(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,15 +94,12 @@ def write_shard(
     rng = np.random.default_rng([seed, number])
     rows, labels = [], []
     for _ in range(clips):
-        item = draw_mixture(bank, samples, rng)
-        waves = torch.from_numpy(np.stack([item.mixture, *item.sources]))
+        waves, names = draw_clip(bank, samples, 1 if rng.random() < WHOLE else SECTIONS, rng)
         # one at a time: three feature maps of a clip together no longer fit a CPU's cache
-        moments = [encoder(wave[None]) for wave in waves]
-        means = [mean[0] for mean, _ in moments]
-        missing = [torch.zeros_like(means[0])] * (ROWS - 1 - len(means))
-        row = [means[0], moments[0][1][0], *means[1:], *missing]
-        rows.append(torch.stack(row).half().numpy())
-        labels.append(list(item.labels))
+        moments = [encoder(torch.from_numpy(wave)[None]) for wave in waves]
+        row = [moments[0][0], moments[0][1], moments[1][0], moments[2][0]]
+        rows.append(torch.cat(row).half().numpy())
+        labels.append(names)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"shard-{number:05d}"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
@@ -92,6 +109,24 @@ def write_shard(
         for suffix in (".json", ".npy"):
             os.replace(Path(scratch) / (name + suffix), folder / (name + suffix))
     return folder / f"{name}.npy"
+
+
+def draw_clip(
+    bank: SoundBank, samples: int, sections: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], list[list[str]]]:
+    """Draw mixtures of equal length in a row: `[3, samples]` and the classes of each.
+
+    The rows are the mixture, its first sound and everything else. Sections differ in level.
+    """
+    waves, labels = [], []
+    for _ in range(sections):
+        item = draw_mixture(bank, samples // sections, rng)
+        target, *others = item.sources
+        rest = np.sum(others, axis=0) if others else np.zeros_like(target)
+        gain = 10 ** (rng.uniform(-QUIETER, 0) / 20) if sections > 1 else 1.0
+        waves.append(np.float32(gain) * np.stack([item.mixture, target, rest]))
+        labels.append(list(item.labels))
+    return np.concatenate(waves, axis=1), labels
 
 
 def write_cache(
@@ -135,7 +170,7 @@ class LatentCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.shards: dict[str, tuple[Latents, list[list[str]]]] = {}
+        self.shards: dict[str, tuple[Latents, list[list[list[str]]]]] = {}
         self.refresh()
         if not self.shards:
             raise ValueError(f"{folder} has no latents: run flowsep-train latents first")
@@ -151,21 +186,30 @@ class LatentCache:
 
     def scale_factor(self) -> float:
         """`scale_factor` of docs/model.md#vae: 1 / standard deviation of the first shard's targets."""
-        array, labels = self.shards[min(self.shards)]
-        targets = np.concatenate([row[2 : 2 + len(names)] for row, names in zip(array, labels, strict=True)])
-        return float(1.0 / targets.astype(np.float32).std())
+        array, _ = self.shards[min(self.shards)]
+        return float(1.0 / array[:, 2:].astype(np.float32).std())
 
     def piece(self, share: int, multiple: int, rng: np.random.Generator) -> Piece:
-        """A random piece of `1 / share` of a random clip, starting at a multiple of `multiple` frames.
+        """A random piece of `1 / share` of a clip, starting at a multiple of `multiple` frames.
 
-        The mixture latent is a sample of its posterior, as in inference; a target is its mean.
+        It lies within one mixture. A piece longer than the mixture that was drawn is cut from another one.
+
+        Raises:
+            ValueError: no mixture of the cache is that long.
         """
-        shard = list(self.shards)[int(rng.integers(len(self.shards)))]
-        array, labels = self.shards[shard]
-        row = int(rng.integers(len(array)))
-        clip = array[row]
-        length = max(clip.shape[2] // share // multiple, 1) * multiple
-        start = int(rng.integers((clip.shape[2] - length) // multiple + 1)) * multiple
-        mean, std, *targets = torch.from_numpy(clip[:, :, start : start + length].astype(np.float32))
+        for _ in range(TRIES):
+            shard = list(self.shards)[int(rng.integers(len(self.shards)))]
+            array, labels = self.shards[shard]
+            row = int(rng.integers(len(array)))
+            clip, mixtures = array[row], labels[row]
+            length = max(clip.shape[2] // share // multiple, 1) * multiple
+            section = clip.shape[2] // len(mixtures)
+            if length <= section:
+                break
+        else:
+            raise ValueError(f"{self.folder} has no mixture as long as 1/{share} of a clip")
+        number = int(rng.integers(len(mixtures)))
+        start = number * section + int(rng.integers((section - length) // multiple + 1)) * multiple
+        mean, std, target, rest = torch.from_numpy(clip[:, :, start : start + length].astype(np.float32))
         noise = torch.from_numpy(rng.standard_normal(mean.shape, np.float32))
-        return Piece(mean + std * noise, targets[: len(labels[row])], labels[row])
+        return Piece(mean + std * noise, mean, target, rest, mixtures[number])

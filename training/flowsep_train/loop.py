@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from flowsep_ref.mel import FrontEnd
 from flowsep_train.flow import FlowBatches, FlowTraining
 from flowsep_train.latents import Encoder, LatentCache, write_cache
+from flowsep_train.masks import DecoderImitation, imitate
 from flowsep_train.mixtures import Stream, Waveforms
 from flowsep_train.parts import ModelParts
 from flowsep_train.pictures import Pictures
@@ -35,7 +36,7 @@ Phrases = Mapping[str, Sequence[str]]
 FRAMES = {"vae": 128, "vocoder": 32}
 """Mel frames of the pieces that these two learn on: 1.28 s and 0.32 s."""
 DEFAULT_PRECISION = {"vae": "bf16-mixed", "vocoder": "32-true", "flow": "bf16-mixed"}
-LEARNING_RATE = {"vae": 1e-3, "vocoder": 5e-4, "flow": 1e-3}
+LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 5e-4, "flow": 1e-3}
 TYPICAL_LOG_MEL = -7.0
 
 
@@ -67,10 +68,13 @@ def train_text(
     sentences: Phrases | None = None,
     steps: int = 600,
     seed: int = 0,
+    learning_rate: float | None = None,
 ) -> None:
     """Train the text encoder to tell the classes of their phrasings, in one go (minutes)."""
     lightning.seed_everything(seed, verbose=False)
     encoder = parts.untrained("text")
+    if parts.base is None:
+        nn.init.normal_(encoder.shared.weight, std=1.0)
     loss = learn_phrasings(
         encoder,
         Tokenizer.from_file(str(tokenizer)),
@@ -78,6 +82,7 @@ def train_text(
         sentences,
         steps,
         seed,
+        LEARNING_RATE["text"] if learning_rate is None else learning_rate,
     )
     folder = parts.work / "text"
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,8 +140,14 @@ def train_flow(
     run: Run,
     skew: float = 1.0,
     naming: float = 0.0,
+    mean: float = 0.0,
+    masking: float = 0.0,
+    complements: float = 0.5,
 ) -> None:
-    """Train the velocity network on cached latents: see `FlowBatches` and `FlowTraining` for the last two."""
+    """Train the velocity network on cached latents.
+
+    `skew`, `mean` and `complements` are those of `FlowBatches`, `naming` and `masking` of `FlowTraining`.
+    """
     lightning.seed_everything(run.seed, verbose=False)
     config = parts.config
     unet = parts.untrained("flow")
@@ -145,6 +156,7 @@ def train_flow(
         nn.init.zeros_(unet.out[-1].weight)
     base_scale = parts.scale_factor()
     queries = QueryEncoder(parts.trained("text"), Tokenizer.from_file(str(tokenizer)))
+    imitation = decoder_imitation(parts, cache, run) if masking else None
     module = FlowTraining(
         unet,
         queries,
@@ -154,10 +166,30 @@ def train_flow(
         parts.trained("vae") if parts.has("vae") else None,
         labels=len(phrasings) if naming else 0,
         naming=naming,
+        masking=masking,
+        imitation=imitation,
     )
     multiple = config.frame_multiple // config.latent_stride
-    batches = FlowBatches(cache, phrasings, run.batch, multiple, run.steps * run.accumulate, skew)
+    batches = FlowBatches(
+        cache, phrasings, run.batch, multiple, run.steps * run.accumulate, skew, mean, complements
+    )
     fit("flow", module, batches, parts.work, run)
+
+
+def decoder_imitation(parts: ModelParts, cache: LatentCache, run: Run) -> DecoderImitation:
+    """The imitation of the decoder that the mask's loss needs: trained once, kept in `work/flow`."""
+    path = parts.work / "flow" / "decoder_imitation.pt"
+    imitation = DecoderImitation(parts.config.latent_channels)
+    if path.exists():
+        imitation.load_state_dict(torch.load(path, weights_only=True))
+        return imitation.requires_grad_(False).eval()
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    imitation = imitate(parts.trained("vae"), cache, seed=run.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(imitation.state_dict(), path.with_suffix(".writing"))
+    path.with_suffix(".writing").replace(path)
+    return imitation
 
 
 def mixed(captions: Phrases, sentences: Phrases | None, share: int = 30) -> Phrases:

@@ -19,8 +19,10 @@ from flowsep_train.sounds import Audio, SoundBank
 SAMPLE_RATE = 16000
 ALONE = 0.06
 """Share of clips with one sound only."""
+CROWDED = 0.15
+"""Share of clips with three sounds."""
 LOUDNESS_RANGE = 15.0
-"""The second sound lies at up to so many dB below or above the first."""
+"""Largest difference in level between two sounds of a mixture, in dB."""
 
 Batch = TypeVar("Batch")
 
@@ -59,14 +61,30 @@ def draw_mixture(
     rng: np.random.Generator,
     loudness_range: float = LOUDNESS_RANGE,
     alone: float = ALONE,
+    crowded: float = CROWDED,
 ) -> Mixture:
-    """Two classes at up to `loudness_range` dB from each other or, with a chance of `alone`, only one."""
-    labels = tuple(bank.labels[int(i)] for i in rng.choice(len(bank.labels), 2, replace=False))
-    if rng.random() < alone:
-        return mix([bank.track(labels[0], samples, rng)], labels[:1])
-    first, second = (bank.track(label, samples, rng) for label in labels)
-    gain = 10 ** (rng.uniform(-loudness_range, loudness_range) / 20)
-    return mix([first, second * np.float32(gain * level(first) / max(level(second), 1e-6))], labels)
+    """One to three different classes; all but the first at up to `loudness_range` dB from it.
+
+    Small differences come more often than large ones: the density falls linearly on both sides.
+
+    Args:
+        bank: recordings.
+        samples: of the mixture.
+        rng: decides.
+        loudness_range: in dB.
+        alone: probability of one class.
+        crowded: probability of three.
+    """
+    chance = rng.random()
+    most = 1 if chance < alone else 3 if chance > 1 - crowded else 2
+    chosen = rng.choice(len(bank.labels), min(most, len(bank.labels)), replace=False)
+    labels = tuple(bank.labels[int(i)] for i in chosen)
+    first, *others = (bank.track(label, samples, rng) for label in labels)
+    sources = [first]
+    for other in others:
+        gain = 10 ** (rng.triangular(-loudness_range, 0, loudness_range) / 20)
+        sources.append(other * np.float32(gain * level(first) / max(level(other), 1e-6)))
+    return mix(sources, labels)
 
 
 def mix(sources: list[Audio], labels: tuple[str, ...]) -> Mixture:

@@ -21,6 +21,25 @@ REPLACED = 0.15
 SPECIAL = 2
 """Ids up to this one are padding, end and unknown."""
 BATCH = 64
+COMPLEMENTS = (
+    "everything except {}",
+    "everything but {}",
+    "all but {}",
+    "all sounds except {}",
+    "everything apart from {}",
+    "everything other than {}",
+    "remove {}",
+    "without {}",
+)
+"""Forms in which people ask for what is left when a sound is taken away; the first is the runtime's."""
+FLIPPED = 0.3
+"""Share of the text encoder's examples that are complements."""
+
+
+def complement(caption: str, rng: np.random.Generator) -> str:
+    """A query for everything except what a caption names; half of them in the first form."""
+    form = 0 if rng.random() < 0.5 else int(rng.integers(len(COMPLEMENTS)))
+    return COMPLEMENTS[form].format(caption)
 
 
 def tokens(tokenizer: Tokenizer, captions: Sequence[str], length: int = 50) -> tuple[Tensor, Tensor]:
@@ -41,8 +60,11 @@ def learn_phrasings(
     sentences: Mapping[str, Sequence[str]] | None = None,
     steps: int = 600,
     seed: int = 0,
+    learning_rate: float = 1e-3,
 ) -> float:
-    """Train an encoder from nothing to tell the labels of their phrasings; gives the last loss.
+    """Train an encoder from nothing to tell the labels of their phrasings, and complements from captions.
+
+    Returns the last loss.
 
     Args:
         encoder: trained in place.
@@ -51,23 +73,32 @@ def learn_phrasings(
         sentences: label to many more, made of templates; half of the examples are of them.
         steps: optimiser steps.
         seed: of what is drawn; the weights are the caller's.
+        learning_rate: at its highest.
     """
     rng = np.random.default_rng(seed)
     labels = sorted(captions)
-    nn.init.normal_(encoder.shared.weight, std=1.0)
-    head = nn.Linear(encoder.shared.embedding_dim, len(labels))
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], 1e-3, weight_decay=0.05)
-    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1, pct_start=0.05)
+    head = nn.Linear(encoder.shared.embedding_dim, len(labels) + 1)
+    optimizer = torch.optim.AdamW(
+        [*encoder.parameters(), *head.parameters()], learning_rate, weight_decay=0.05
+    )
+    decay = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps + 1, pct_start=0.05
+    )
     loss = torch.zeros(())
     for _ in range(steps):
         wanted = rng.integers(len(labels), size=BATCH)
         pools = [(captions if rng.random() < 0.5 else sentences or captions)[labels[row]] for row in wanted]
         drawn = [pool[int(rng.integers(len(pool)))] for pool in pools]
+        flipped = rng.random(BATCH) < FLIPPED
+        drawn = [complement(text, rng) if flip else text for text, flip in zip(drawn, flipped, strict=True)]
         ids, mask = tokens(tokenizer, drawn)
         noisy = torch.from_numpy(rng.random(ids.shape) < REPLACED) & (mask > 0) & (ids > SPECIAL)
         other = torch.from_numpy(rng.integers(SPECIAL + 1, tokenizer.get_vocab_size(), ids.shape))
         logits = head(pooled(encoder(torch.where(noisy, other, ids), mask), mask))
-        loss = nn.functional.cross_entropy(logits, torch.from_numpy(wanted), label_smoothing=0.05)
+        loss = nn.functional.cross_entropy(logits[:, :-1], torch.from_numpy(wanted), label_smoothing=0.05)
+        loss = loss + nn.functional.binary_cross_entropy_with_logits(
+            logits[:, -1], torch.from_numpy(flipped.astype(np.float32))
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

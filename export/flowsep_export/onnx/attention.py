@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import onnx
 from onnx import TensorProto, helper
 
+from flowsep_export.onnx.links import makers, users
+
 LOWEST_BIAS = -1e4
 """What a masked score gets in half precision: e^-1e4 is zero, and half's own lowest number plus a score is
 not finite any more."""
@@ -22,15 +24,11 @@ def soften_in_half(model: onnx.ModelProto) -> int:
         How many attentions were changed.
     """
     graph = model.graph
-    maker = {name: node for node in graph.node for name in node.output}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    maker, readers = makers(graph), users(graph)
     added: dict[str, list[onnx.NodeProto]] = {}
     changed = 0
     for softmax in [node for node in graph.node if node.op_type == "Softmax"]:
-        casts_back = users.get(softmax.output[0], [])
+        casts_back = readers.get(softmax.output[0], [])
         if len(casts_back) != 1 or not _casts_to(casts_back[0], TensorProto.FLOAT16):
             continue
         before = maker.get(softmax.input[0])

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from flowsep_export.onnx.attention import remove_unread, soften_in_half
+from flowsep_export.onnx.links import makers, users
 
 DOMAIN, ATTENTION = "com.microsoft", "MultiHeadAttention"
 
@@ -53,16 +54,13 @@ def fuse_attention(model: onnx.ModelProto) -> int:
         How many attentions were fused.
     """
     graph = model.graph
-    maker = {name: node for node in graph.node for name in node.output}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    maker, readers = makers(graph), users(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     found = {
         attention.output: attention
         for node in graph.node
-        if node.op_type == "Softmax" and (attention := _attention(node, maker, users, constants)) is not None
+        if node.op_type == "Softmax"
+        and (attention := _attention(node, maker, readers, constants)) is not None
     }
     for index, node in enumerate(graph.node):
         if node.output[0] in found:

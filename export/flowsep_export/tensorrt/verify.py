@@ -23,7 +23,7 @@ from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.engines import BACKEND, SIDECAR, EngineSet
 from flowsep_runtime.bundle.manifest import Manifest, ModelEntry
 from flowsep_runtime.pipeline import Pipeline
-from flowsep_runtime.separation.levels import PEAK
+from flowsep_runtime.separation.levels import PEAK, normalised
 from flowsep_runtime.separation.queries import Tokenizer
 
 
@@ -118,9 +118,9 @@ def _recorded(
 ) -> StageInputs:
     """Every stage's input in the bundle's own separation of a recording, the same in every row."""
     length = frames * on_cpu.manifest.model.hop_length
-    sound = recording[:length] - recording[:length].mean()
+    sound = normalised(recording[:length, None])[:, 0]
     waveform = np.zeros((1, length), np.float32)
-    waveform[0, : len(sound)] = PEAK * sound / (np.abs(sound).max() + np.float32(1e-8))
+    waveform[0, : len(sound)] = sound
     log_mel = on_cpu.log_mel(waveform)
     mean, std = on_cpu.encode_mixture(log_mel)
     rng = np.random.default_rng(3)

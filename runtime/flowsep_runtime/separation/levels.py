@@ -41,6 +41,11 @@ def level_of(window: Floats) -> Level:
     return Level(window.mean(axis=0, dtype=np.float64), sounding, gain)
 
 
+def normalised(clip: Floats) -> Floats:
+    """A clip [samples, channels] with mean 0 and, unless it is silent, peak ½ (docs/model.md#front-end)."""
+    return centred(clip) * level_of(clip).gain
+
+
 @dataclass(frozen=True)
 class Window:
     """One of a recording's windows; `start` counts latent frames from the recording's first."""

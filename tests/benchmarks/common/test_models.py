@@ -13,9 +13,9 @@ from benchmarks.common.models import Model, choose, kept, size_of
 from benchmarks.common.plain_graphs import export_plain
 from benchmarks.common.processes import WorkerError, running, task_of
 from benchmarks.common.runners import TorchRunner, open_runner, stepped
-from benchmarks.common.spread import snr_db
 from benchmarks.common.standin import stand_in, write_stand_in
 from flowsep_ref import FlowSep, FlowSepConfig
+from flowsep_runtime.arrays import snr_db
 from flowsep_runtime.errors import OptionError
 from flowsep_runtime.separator import BUNDLED
 

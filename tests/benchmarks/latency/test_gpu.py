@@ -28,7 +28,7 @@ from benchmarks.common.models import ROOT, Model
 from benchmarks.common.peak import Peak
 from benchmarks.common.processes import WorkerError, task_of
 from benchmarks.common.runners import CLIP, CUDA_GRAPHS, FEATURES, BundleRunner, TorchRunner, open_runner
-from benchmarks.common.spread import Summary, snr_db
+from benchmarks.common.spread import Summary
 from benchmarks.common.standin import write_stand_in
 from benchmarks.common.worker import Worker
 from benchmarks.latency import cli as latency
@@ -39,6 +39,7 @@ from benchmarks.latency.report import Findings, as_json, report
 from flowsep_export.tensorrt.engines import build_engines
 from flowsep_ref import FlowSepConfig
 from flowsep_runtime import OptionError
+from flowsep_runtime.arrays import snr_db
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.onnxruntime import cuda, cuda_libraries
 from tests.gpu.doubles import VERSIONS, installed

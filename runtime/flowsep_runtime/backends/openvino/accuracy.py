@@ -1,7 +1,7 @@
-"""Is a graph right in the arithmetic that it will run in, on this machine and backend?
+"""Test of a graph in the arithmetic that it will run in, on this machine.
 
-Backends have been seen to return NaN in bfloat16 for a graph whose twin was right, so each graph is tried
-before it is used: on random input of the scale and shape of the real one, against float32.
+OpenVINO has returned NaN in bfloat16 for a graph whose twin was right, so each graph is tested before it is
+used: on random input of the scale and shape of the real one, against float32.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flowsep_runtime.arrays import Array
+from flowsep_runtime.arrays import Array, snr_db
 from flowsep_runtime.bundle.manifest import GraphEntry, ModelEntry, TensorEntry
 
 LEAST_SNR = 25.0  # dB, of quick arithmetic against float32
@@ -73,16 +73,8 @@ def least_snr(graph: str) -> float:
     return LEAST_SNR_OF.get(graph, LEAST_SNR)
 
 
-def snr_db(reference: Mapping[str, Array], found: Mapping[str, Array]) -> float:
-    """Signal-to-noise ratio of a graph's worst output, in dB; minus infinity where one is not finite."""
+def worst_snr_db(reference: Mapping[str, Array], found: Mapping[str, Array]) -> float:
+    """Signal-to-noise ratio of a graph's worst output, in dB; minus infinity if one is not finite."""
     if not finite(found):
         return -np.inf
-    return min(_snr_db(array.astype(float), found[name].astype(float)) for name, array in reference.items())
-
-
-def _snr_db(reference: Array, found: Array) -> float:
-    noise = float(np.sum((found - reference) ** 2))
-    signal = float(np.sum(reference**2))
-    if noise == 0:
-        return np.inf
-    return 10 * float(np.log10(signal / noise)) if signal > 0 else -np.inf
+    return min(snr_db([array], [found[name]]) for name, array in reference.items())

@@ -43,7 +43,7 @@ from flowsep_runtime.backends.openvino.accuracy import (
     finite,
     least_snr,
     sample_inputs,
-    snr_db,
+    worst_snr_db,
 )
 from flowsep_runtime.backends.openvino.compiled_cache import Compiled
 from flowsep_runtime.backends.openvino.mapped_files import give_back, mappings, repeated
@@ -301,7 +301,7 @@ class OpenVino:
             least = least_snr(graph) if setting.quick else LEAST_EXACT_SNR
             try:
                 model = self._compiled(graph, shapes, setting)
-                if snr_db(reference, model.run(inputs)) >= least:
+                if worst_snr_db(reference, model.run(inputs)) >= least:
                     return model
                 del model  # so that two settings are never in memory together
             except BackendError:  # refusing is one way of not being right

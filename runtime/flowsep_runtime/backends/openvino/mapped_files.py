@@ -1,17 +1,18 @@
-"""Weights that a backend reads through mapped files need not stay in memory beside the copy that it made.
+"""Pages of mapped weights, given back while OpenVINO copies them.
 
-A backend maps a file of weights and packs them into memory of its own. The pages that it has read then count
-as this process's memory until the system wants them for something else: a graph would take twice its size.
+OpenVINO maps a file of weights and packs them into memory of its own. The pages that it has read then count
+as memory of this process until the system needs them: a graph would take twice its size.
 
-Giving pages back is safe only for a mapping that cannot be written and cannot be unmapped meanwhile: its
-address might belong to something else by then, which would lose its content. So whoever asks for it holds the
-mapping.
+Giving pages back is safe only for a mapping that cannot be written and is not unmapped meanwhile, since its
+address could belong to something else by then. The caller therefore holds the mapping.
+`FLOWSEP_KEEP_PAGES=1` turns this off (docs/troubleshooting.md).
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-INTERVAL = 0.02  # seconds; packing reads about a gigabyte in one
+INTERVAL = 0.02  # seconds; packing reads about a gigabyte per second
+KEEP_PAGES = "FLOWSEP_KEEP_PAGES"  # environment variable
 
 
 class Mapping(NamedTuple):
@@ -31,14 +33,17 @@ class Mapping(NamedTuple):
 
 @contextmanager
 def repeated(give_back: Callable[[], None]) -> Iterator[None]:
-    """Calls this again and again while inside, and once at the end."""
+    """Call a function every `INTERVAL` while inside and once at the end, unless `FLOWSEP_KEEP_PAGES=1`."""
+    if os.environ.get(KEEP_PAGES) == "1":
+        yield
+        return
     done = threading.Event()
 
-    def work() -> None:
+    def until_done() -> None:
         while not done.wait(INTERVAL):
             give_back()
 
-    thread = threading.Thread(target=work, name="flowsep-pages", daemon=True)
+    thread = threading.Thread(target=until_done, name="flowsep-pages", daemon=True)
     thread.start()
     try:
         yield
@@ -49,14 +54,16 @@ def repeated(give_back: Callable[[], None]) -> Iterator[None]:
 
 
 def give_back_mapped(memory: mmap.mmap) -> None:
-    """Gives back the pages of a mapping of this module's caller; they are read again when they are wanted. On
-    Windows this does nothing."""
+    """Give back the pages of a mapping that the caller holds; the next access reads them again.
+
+    Without effect on Windows.
+    """
     if hasattr(memory, "madvise"):
         memory.madvise(mmap.MADV_DONTNEED)
 
 
 def mappings(paths: Iterable[Path]) -> set[Mapping]:
-    """Where this process has mapped these files such that it cannot write; empty on systems but Linux."""
+    """Read-only mappings of these files in this process; empty on systems other than Linux."""
     found: set[Mapping] = set()
     if not sys.platform.startswith("linux"):
         return found
@@ -71,7 +78,7 @@ def mappings(paths: Iterable[Path]) -> set[Mapping]:
 
 
 def give_back(ranges: Iterable[Mapping]) -> None:
-    """Gives back the pages of mappings that the caller keeps alive, of files and not writable."""
+    """Give back the pages of read-only mappings of files that the caller keeps alive."""
     libc = ctypes.CDLL(None)
     for start, end in ranges:
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -68,3 +69,12 @@ def test_pages_are_given_back_after_a_failure_too(tmp_path: Path) -> None:
         assert content.any()
         raise ValueError("no graph")
     assert resident(tmp_path / "graph.data") == 0
+
+
+def test_a_variable_keeps_the_pages_and_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWSEP_KEEP_PAGES", "1")
+    calls: list[None] = []
+    threads = threading.active_count()
+    with repeated(lambda: calls.append(None)):
+        assert threading.active_count() == threads
+    assert calls == []

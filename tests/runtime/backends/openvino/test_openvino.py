@@ -23,7 +23,7 @@ from flowsep_runtime import BackendError, FlowSepWarning, Manifest, Pipeline, Se
 from flowsep_runtime.backends import BACKENDS, Precision, open_backend, report
 from flowsep_runtime.backends.openvino import backend as openvino
 from flowsep_runtime.backends.openvino import channels_last
-from flowsep_runtime.backends.openvino.accuracy import clip_shapes, sample_inputs, snr_db
+from flowsep_runtime.backends.openvino.accuracy import clip_shapes, sample_inputs, worst_snr_db
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry
 from flowsep_runtime.separator import BUNDLED
 from tests.runtime.toy_bundle import Builder, weights, write_toy_bundle
@@ -60,7 +60,7 @@ def test_every_graph_gives_the_other_backends_numbers(toy_bundle: Path, graph: s
     assert list(found) == list(expected)
     for name, array in expected.items():
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
-    assert snr_db(expected, found) > 100
+    assert worst_snr_db(expected, found) > 100
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_the_bundled_model_is_the_same_in_float32() -> None:
     for graph in ("encode_text", "encode_mixture", "velocity_text", "velocity_time"):
         given = inputs(manifest, graph)
         expected, found = (backend.run(graph, given) for backend in backends)
-        assert snr_db(expected, found) > 90, graph
+        assert worst_snr_db(expected, found) > 90, graph
 
 
 def test_rows_do_not_depend_on_their_neighbours(toy_bundle: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_bundled_graphs_are_rewritten_and_the_same(
     found = backend.run(graph, given)
     assert backend.description.startswith("openvino, float32,")  # none of them as exported
     assert counts == [CONVOLUTIONS[graph]]
-    assert snr_db(open_backend("cpu", BUNDLED, manifest).run(graph, given), found) > 90
+    assert worst_snr_db(open_backend("cpu", BUNDLED, manifest).run(graph, given), found) > 90
 
 
 def as_noise(model: Any, quick: bool) -> int:
@@ -189,7 +189,7 @@ def test_a_rewrite_that_goes_wrong_is_not_used(
     word = "float32" if precision == "exact" else "bf16"
     with pytest.warns(FlowSepWarning, match=f"not right in {word} on .* runs in {word} as exported"):
         found = backend.run("decode_latent", given)
-    assert snr_db(expected, found) > (100 if precision == "exact" else 40)
+    assert worst_snr_db(expected, found) > (100 if precision == "exact" else 40)
 
 
 @needs_bf16
@@ -201,7 +201,7 @@ def test_fast_arithmetic_is_another_and_close(toy_bundle: Path) -> None:
             open_backend("openvino", toy_bundle, manifest, precision).run(graph, given)
             for precision in ("exact", "fast")
         )
-        assert 25 < snr_db(expected, found) < 80
+        assert 25 < worst_snr_db(expected, found) < 80
 
 
 @pytest.mark.slow
@@ -213,7 +213,7 @@ def test_the_bundled_velocity_is_right_in_bf16_with_fusion() -> None:
     exact, fast = (
         open_backend("openvino", BUNDLED, manifest, precision, cache=False) for precision in ("exact", "fast")
     )
-    assert snr_db(exact.run("velocity", given), fast.run("velocity", given)) > 35
+    assert worst_snr_db(exact.run("velocity", given), fast.run("velocity", given)) > 35
     assert "fusion" not in fast.description
 
 
@@ -303,7 +303,7 @@ def test_a_graph_that_bf16_breaks_falls_back_with_a_warning_and_is_known_next_ti
     with pytest.warns(FlowSepWarning, match=r"Graph decode_latent is not right in bf16 .* runs in float32"):
         backend.load("decode_latent")
     assert backend.description == "openvino, bf16 (decode_latent float32), 1 thread"
-    assert snr_db(expected, backend.run("decode_latent", given)) > 60
+    assert worst_snr_db(expected, backend.run("decode_latent", given)) > 60
 
     again = open_backend("openvino", bundle, manifest, "fast", threads=1)
     with warnings.catch_warnings():
@@ -329,7 +329,7 @@ def test_graphs_that_come_and_go_on_several_threads_keep_their_numbers(own_cache
     def work(graph: str) -> None:
         given = inputs(manifest, graph)
         for _ in range(3):
-            if snr_db(expected[graph], backend.run(graph, given)) < 100:
+            if worst_snr_db(expected[graph], backend.run(graph, given)) < 100:
                 wrong.append(graph)
             backend.free(graph)
 
