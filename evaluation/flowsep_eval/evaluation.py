@@ -164,10 +164,9 @@ def separated(separator: Separator, mixture: Floats, query: str, options: Option
     except BackendError as error:
         return Output(np.zeros_like(mixture), time.perf_counter() - start, str(error))
     seconds = time.perf_counter() - start - result.timings.get("load", 0.0)
-    waveform = result.masked if options.kind == "masked" else result.target
-    if not np.isfinite(waveform).all():
+    if not np.isfinite(result.target).all():
         return Output(np.zeros_like(mixture), seconds, "The output holds numbers that are not finite.")
-    return Output(waveform, seconds)
+    return Output(result.target, seconds)
 
 
 def score(tracks: Tracks, output: Floats, rendered: Floats | None = None) -> dict[str, float]:

@@ -30,6 +30,8 @@ FLOW += ["--mean", "0.8", "--masking", "2"]
 SHARDS = 120
 STEPS = 4
 """Solver steps of the bundle."""
+MASKED = ["--kind", "masked", "--complement", "everything except {query}", "--masked-solver", "mean"]
+"""Options of the bundle: it filters the mixture by default, against the complement, by one evaluation."""
 
 TEST_SETS = {
     "trained recordings": ["--split", "train", "--phrasings", "trained"],
@@ -107,6 +109,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
                 bundle,
                 "--steps",
                 str(STEPS),
+                *MASKED,
                 "--force",
             ],
         ),

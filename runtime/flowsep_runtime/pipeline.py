@@ -29,10 +29,10 @@ from flowsep_runtime.backends import (
     open_chosen,
 )
 from flowsep_runtime.bundle.manifest import STAGES, Manifest
-from flowsep_runtime.device_pipeline import Clip, StageContext, generate_on_device
-from flowsep_runtime.errors import BackendError, OptionError
+from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, run_on_device
+from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
-from flowsep_runtime.solvers import solver_named
+from flowsep_runtime.solvers import solver_taking
 
 
 @dataclass(frozen=True)
@@ -238,11 +238,9 @@ class Pipeline:
             Latent [B, 8, t, 16], still times `scale_factor`.
 
         Raises:
-            OptionError: If there is no such solver or steps < 1.
+            OptionError: If there is no such solver, or it does not take that many steps.
         """
-        method = solver_named(solver)
-        if steps < 1:
-            raise OptionError(f"steps must be at least 1 and not {steps}.")
+        method = solver_taking(solver, steps)
         x = self._latent(noise, "noise")
         time_features = self.time_features(method.times(steps))
         invariants = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
@@ -297,6 +295,18 @@ class Pipeline:
         Returns:
             Waveform [B, 160 T + 32] at 16 kHz, in [-1, 1].
         """
+        return self.run(clip, steps, solver, progress, stage).waveform
+
+    def run(
+        self,
+        clip: Clip,
+        steps: int,
+        solver: str = "euler",
+        progress: Callable[[int, int], None] | None = None,
+        stage: StageContext = lambda name: nullcontext(),
+        vocode: bool = True,
+    ) -> ClipResult:
+        """As `generate`, with the spectrograms on the way; the vocoder runs only if `vocode`."""
         self._waveform(clip.waveform)
 
         def solve(mixture_latent: Floats) -> Floats:
@@ -305,18 +315,21 @@ class Pipeline:
 
         # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
         if isinstance(self.backend, DeviceBackend) and not self.low_memory:
-            return generate_on_device(self.backend, clip, steps, solver, solve, progress, stage)
+            return run_on_device(self.backend, clip, steps, solver, solve, progress, stage, vocode)
         with stage("log_mel"):
-            log_mel = self.log_mel(clip.waveform)
+            mixture = self.log_mel(clip.waveform)
         with stage("encode_mixture"):
-            mean, std = self.encode_mixture(log_mel)
+            mean, std = self.encode_mixture(mixture)
             mixture_latent = mean + std * clip.posterior_noise
         with stage("solve"):
             latent = solve(mixture_latent)
         with stage("decode_latent"):
             log_mel = self.decode_latent(latent)
-        with stage("vocode"):
-            return self.vocode(log_mel)
+        waveform = np.zeros((len(log_mel), 0), np.float32)
+        if vocode:
+            with stage("vocode"):
+                waveform = self.vocode(log_mel)
+        return ClipResult(mixture, log_mel, waveform)
 
     def _invariants(
         self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike

@@ -63,6 +63,7 @@ LARGEST_SIZES: Mapping[str, int] = {
     "text_length": 1 << 14,
     "default_steps": 10_000,
     "fast_steps": 10_000,
+    "masked_steps": 10_000,
     "vocoder_tail": 1 << 20,
 }
 DTYPES = ("float32", "int64")
@@ -165,21 +166,42 @@ class ModelEntry:
     vocoder_tail: int = 32  # samples that the vocoder gives beyond hop_length * frames
     fast_steps: int | None = None  # of `fast_solver`, in fast arithmetic; None: as in exact arithmetic
     fast_solver: str = "euler"
+    default_kind: Literal["generated", "masked"] = "generated"  # the result that is given by default
+    #: A query for everything but a sound, with "{query}" in the sound's place; None: the model knows none.
+    complement: str | None = None
+    masked_steps: int | None = None  # for a masked result, of `masked_solver`; None: as for a generated one
+    masked_solver: str = "euler"
 
     @property
     def clip_frames(self) -> int:
         """Mel frames of a whole clip."""
         return self.clip_samples // self.hop_length
 
+    def complement_of(self, query: str) -> str | None:
+        """The query for everything but a query's sound; None if the model knows none."""
+        return None if self.complement is None else self.complement.replace("{query}", query)
+
     def schedule(
-        self, precision: Literal["exact", "fast"], steps: int | None, solver: str | None
+        self,
+        precision: Literal["exact", "fast"],
+        steps: int | None,
+        solver: str | None,
+        kind: Literal["generated", "masked"] = "generated",
     ) -> tuple[int, str]:
-        """Steps and solver to run with: where None, the bundle's own choice for an arithmetic."""
-        if precision == "exact" or self.fast_steps is None:
-            own = self.default_steps, "euler"
-        else:
+        """Steps and solver to run with: where None, the bundle's own choice for an arithmetic and a kind.
+
+        A solver that takes one number of steps only is no choice where others are asked for.
+        """
+        own = self.default_steps, "euler"
+        if precision == "fast" and self.fast_steps is not None:
             own = self.fast_steps, self.fast_solver
-        return own[0] if steps is None else steps, solver or own[1]
+        takes_others = SOLVERS[self.masked_solver].only_steps is None or steps in (None, self.masked_steps)
+        asked_for = kind == "masked" and solver in (None, self.masked_solver) and takes_others
+        if asked_for and self.masked_steps is not None:
+            own = self.masked_steps, self.masked_solver
+        chosen = solver or own[1]
+        only = SOLVERS[chosen].only_steps if chosen in SOLVERS else None
+        return steps or only or own[0], chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,8 +327,15 @@ class Manifest:
             if value > most:
                 raise RecordError(f"model.{field.name} must be at most {most}")
         model = self.model
-        if model.fast_solver not in SOLVERS:
-            raise RecordError(f"model.fast_solver is {model.fast_solver!r}, which this version does not have")
+        for name in ("fast_solver", "masked_solver"):
+            solver = getattr(model, name)
+            if solver not in SOLVERS:
+                raise RecordError(f"model.{name} is {solver!r}, which this version does not have")
+        only = SOLVERS[model.masked_solver].only_steps
+        if only is not None and model.masked_steps != only:
+            raise RecordError(f"model.masked_steps must be {only} with the solver {model.masked_solver}")
+        if model.complement is not None and model.complement.count("{query}") != 1:
+            raise RecordError("model.complement must name {query} once")
         if model.clip_samples % (model.hop_length * model.frame_multiple):
             raise RecordError("model.clip_samples must be a multiple of hop_length x frame_multiple")
         if model.frame_multiple % model.latent_stride:
