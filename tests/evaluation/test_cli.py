@@ -98,7 +98,7 @@ def test_a_report_is_replaced_on_demand(
     assert first.startswith("mine, generated: 2 queries, query accuracy, % ")
     assert second.startswith("mine, masked: 2 queries, query accuracy, % ")
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert content["sets"]["mine"]["count"] == 2
+    assert content["sets"]["mine, masked"]["count"] == content["sets"]["mine, generated"]["count"] == 2
     assert not any(name.endswith("_ceiling") for name in content["overall"])
 
 
