@@ -15,6 +15,9 @@ from flowsep_runtime.backends import DeviceBackend
 #: `stage(name)`: what a stage's work is done in, to time it, say.
 StageContext: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
+#: Called with (steps done, steps) after every step.
+StepProgress: TypeAlias = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -42,7 +45,7 @@ def run_on_device(
     steps: int,
     solver: str,
     host_solve: Callable[[Floats], Floats],
-    progress: Callable[[int, int], None] | None,
+    progress: StepProgress | None,
     stage: StageContext,
     vocode: bool,
 ) -> ClipResult:
