@@ -1,4 +1,4 @@
-"""What a device can do at most, measured on the spot: a large matrix product and a large copy in PyTorch.
+"""Peak performance of a device, measured with a large matrix product and a large copy in PyTorch.
 
 A number from a data sheet is reached by nothing; these two are reached by something.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 SIDE, COPIED = 8192, 1 << 30
-"""Of the matrices, and bytes of the copy: many times what a GPU's cache holds."""
+"""Side of the matrices, and bytes of the copy: many times the size of a GPU's cache."""
 
 WARM_UPS, CALLS, TRIES = 3, 10, 8
 

@@ -28,7 +28,7 @@ class WorkerError(BackendError):
 
 
 def task_of(contestant: Contestant, model: Model, threads: int, inputs: Path) -> Task:
-    """What the worker has to know."""
+    """The task of a worker."""
     bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
     return Task(
         kind=contestant.kind,

@@ -37,7 +37,7 @@ CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 Outputs = tuple[Floats, ...]
 
 LOOP_STEPS = 20
-"""Of a loop that a GPU runs in one piece: it is timed as a whole, and a step is its share."""
+"""Number of steps of a loop that a GPU runs in one piece; a step's time is its share of the whole."""
 
 
 class Runner(Protocol):
@@ -181,7 +181,7 @@ COMPILE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "freezing": {"options": {"freezing": True}},
     **{mode: {"mode": mode} for mode in CUDA_GRAPHS},
 }
-"""What torch.compile is given, by a contestant's compilation."""
+"""Arguments of torch.compile, by a contestant's compilation."""
 
 
 def settle_gpu(is_exact: bool) -> None:
@@ -329,7 +329,7 @@ class BundleRunner:
         return self.pipeline.generate(clip, steps, solver)
 
     def is_whole_clip(self, inputs: Mapping[str, Array]) -> bool:
-        """Whether the waveform is one clip of the model's own length, which `Separator` does not fill up."""
+        """True if the waveform is one clip of the model's length, which `Separator` does not pad."""
         return inputs["waveform"].shape == (1, self.pipeline.manifest.model.clip_samples)
 
     def separate(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:

@@ -128,7 +128,7 @@ class Worker:
         return {"gpu_bytes": self._gpu.used_bytes() - self._gpu_bytes_before}
 
     def peak(self) -> dict[str, Any]:
-        """What the GPU is called, and what it can do at most."""
+        """Name and peak performance of the GPU."""
         from benchmarks.common.peak import measured
 
         return {"name": self._gpu.name, "peak": asdict(measured())}

@@ -41,7 +41,7 @@ FUSED = ("aten::scaled_dot_product_attention",)
 
 @dataclass(frozen=True)
 class EagerCost:
-    """Of one run of a stage."""
+    """Cost of one run of a stage."""
 
     runs: int  # in a clip
     launches: int  # operators that compute or copy, one kernel each

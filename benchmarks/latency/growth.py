@@ -1,4 +1,4 @@
-"""How a quantity grows with another: a straight line or a power law, by least squares."""
+"""Growth of one quantity with another: a line or a power law, by least squares."""
 
 from __future__ import annotations
 

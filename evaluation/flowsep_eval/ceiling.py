@@ -1,4 +1,4 @@
-"""What no flow can beat: a target through the autoencoder and the vocoder alone."""
+"""Upper bound of every flow: the target through the autoencoder and the vocoder."""
 
 from __future__ import annotations
 

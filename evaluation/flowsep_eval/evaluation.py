@@ -41,7 +41,7 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Output:
-    """What a separator made of a mixture: `[S]`, seconds of work, and why it is silent if it failed."""
+    """Output of a separator: `[S]`, seconds of work, and the reason for silence after a failure."""
 
     waveform: Floats
     seconds: float

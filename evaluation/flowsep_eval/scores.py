@@ -17,12 +17,12 @@ Summary = Mapping[str, Estimate]
 """Estimates by metric; a metric that applies to no row is not in it."""
 
 RATIO = "log_mel_ratio"
-"""Of the mean log-mel distance after to that before."""
+"""Ratio of the mean log-mel distance after to that before."""
 
 
 @dataclass(frozen=True)
 class ItemScore:
-    """What one query scored.
+    """Scores of one query.
 
     Attributes:
         values: By metric, of those that apply. A name alone is the output's; `…_mixture` is what the mixture

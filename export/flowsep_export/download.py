@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What the record says of its file."""
+    """The record's entry of the file."""
 
     url: str
     size: int

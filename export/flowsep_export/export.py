@@ -45,9 +45,6 @@ from flowsep_runtime.versions import installed
 Progress = Callable[[str, float], None]
 
 
-"""As the published command line."""
-
-
 @dataclass(frozen=True)
 class Source:
     """A model and everything else that its bundle needs.

@@ -72,7 +72,7 @@ class EncodeMixture(nn.Module):
 
 
 class VelocityText(nn.Module):
-    """What the velocity network makes of a query: keys and values of its text attentions, the mask's bias."""
+    """Features of a query for the velocity network: its keys and values, and the mask's bias."""
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class VelocityText(nn.Module):
 
 
 class VelocityMixture(nn.Module):
-    """What the velocity network makes of the mixture: its share of the first convolution."""
+    """Features of the mixture for the velocity network: its part of the first convolution."""
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class VelocityMixture(nn.Module):
 
 
 class VelocityTime(nn.Module):
-    """What the velocity network makes of times: every residual block's shift, side by side."""
+    """Features of times for the velocity network: every residual block's shift, side by side."""
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Is every exported stage, and all of them in a row, what the reference computes?
+"""Comparison of every exported stage, and of the chain of all stages, with the reference.
 
 The stages run through `flowsep_runtime.Pipeline`, as they will in use.
 """
@@ -37,7 +37,7 @@ PyTorch itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
 """
 
 WAVEFORMS = ("vocode", CHAIN)
-"""What gives waveforms in [-1, 1]; the others' outputs are of the order of one."""
+"""Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one."""
 
 Check = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
 
@@ -79,7 +79,7 @@ def checks() -> dict[str, Check]:
 
 
 Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
-"""What a check should give."""
+"""The expected outputs of a check."""
 
 
 def reference_judge(model: FlowSep) -> Judge:

@@ -30,7 +30,7 @@ DRAWN = 1000
 """Sentences a class."""
 VOCABULARY = 1000
 REPEATS = 40
-"""So often a caption counts among the sentences that the tokenizer learns from."""
+"""Weight of a caption among the sentences that the tokenizer learns from."""
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789'-.,▁")
 
 ADJECTIVES = (

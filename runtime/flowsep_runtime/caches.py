@@ -1,4 +1,4 @@
-"""What this package keeps under the user's cache folder: bounded, and nothing that cannot be computed again.
+"""Files under the user's cache folder: bounded, and nothing that cannot be computed again.
 
 A cache that cannot be read or written is no error: what it would have held is computed instead.
 """
@@ -17,7 +17,7 @@ _REMEMBERING = threading.Lock()  # graphs are loaded side by side, and a memory 
 
 
 def cache_folder() -> Path:
-    """Where this package may keep what it can compute again: `$XDG_CACHE_HOME/flowsep` or
+    """The cache folder of this package: `$XDG_CACHE_HOME/flowsep` or
     `~/.cache/flowsep`.
 
     Raises:

@@ -42,7 +42,7 @@ class OptionFields(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a caller may ask for besides queries; None is the bundle's default.
+    """Options of a separation besides its queries; None is the bundle's default.
 
     Raises:
         OptionError: If a value is out of range.
@@ -58,7 +58,7 @@ class Options:
     """Separate the mean of all channels only: the target is the same in all channels, and one mask filters
     them all."""
     guidance: float = 1.0
-    """How far to go from the answer to the negative query towards the answer to the query: 1 is the query
+    """Distance to go from the answer to the negative query towards the answer to the query: 1 is the query
     alone, more exaggerates the difference. Other values than 1 double the solver's work."""
     negative: str | None = None
     """A description of sounds to keep out; None is the empty query. Needs a guidance other than 1."""
@@ -66,7 +66,7 @@ class Options:
     """Generate this many targets, with this seed and the following ones, and keep the one that explains the
     mixture best (`candidates.py`), query by query; in a long recording, group of windows by group."""
     windows: Joining = "joint"
-    """How the windows of a long recording are put together."""
+    """Way in which the windows of a long recording are put together."""
     window: float | None = None
     """Length of the windows in seconds, rounded up to what the model takes. A short window saves the time
     that silence behind a short recording would take; docs/long-recordings.md has its cost in quality."""

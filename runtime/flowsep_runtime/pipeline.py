@@ -37,7 +37,7 @@ from flowsep_runtime.solvers import solver_taking
 
 @dataclass(frozen=True)
 class QueryFeatures:
-    """What the velocity network makes of queries, the same at every step: [B, 50, K] and [B, 1, 1, 50]."""
+    """Features of queries for the velocity network, the same at every step: [B, 50, K] and [B, 1, 1, 50]."""
 
     keys_values: Floats
     mask_bias: Floats

@@ -33,13 +33,13 @@ BUNDLED = Path(__file__).parent / "assets" / "nano"
 
 @dataclass(frozen=True)
 class Separation:
-    """What `Separator.separate` gives. All audio has the input's shape, rate and level, in float32."""
+    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32."""
 
     target: Floats
     """The sound that was asked for: the mixture's own samples through a mask, or, of kind "generated", the
     model's own waveform, up to 8 kHz."""
     residual: Floats
-    """What is left of the mixture without the sound. With a masked target, target + residual = mixture,
+    """The rest of the mixture, without the sound. With a masked target, target + residual = mixture,
     sample by sample."""
     sample_rate: float
     timings: dict[str, float]

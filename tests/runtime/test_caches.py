@@ -1,4 +1,4 @@
-"""What is kept in the cache folder stays within its bounds, and the newest survives."""
+"""The cache folder stays within its bounds, and the newest entries survive."""
 
 from __future__ import annotations
 

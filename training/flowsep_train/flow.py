@@ -62,7 +62,7 @@ class FlowBatches:
         cache: mixtures.
         phrasings: captions of all classes, by label.
         clips: whole clips' worth of pieces a batch.
-        multiple: pieces start and end at multiples of so many latent frames.
+        multiple: pieces start and end at multiples of this number of latent frames.
         steps: of the training: short pieces first, whole clips towards the end.
         skew: times are `u ** skew` of uniform `u`; 1 as published. More puts more of the steps near
             the noise, where it is decided which sound comes out.

@@ -42,7 +42,7 @@ TYPICAL_LOG_MEL = -7.0
 
 @dataclass(frozen=True)
 class Run:
-    """How one training runs; the defaults are for two CPU cores."""
+    """Settings of one training; the defaults are for two CPU cores."""
 
     steps: int = 2000
     batch: int = 4

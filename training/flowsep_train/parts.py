@@ -20,7 +20,7 @@ from flowsep_ref.vocoder import Vocoder
 State = dict[str, Tensor]
 PARTS = ("text", "vae", "vocoder", "flow")
 MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet"}
-"""What each part is called in the model."""
+"""Name of each part in the model."""
 NEW: dict[str, Callable[[FlowSepConfig], nn.Module]] = {
     "text": lambda config: TextEncoder(config.text),
     "vae": lambda config: VAE(config.vae),
@@ -29,12 +29,12 @@ NEW: dict[str, Callable[[FlowSepConfig], nn.Module]] = {
 }
 """Each part alone: the whole published model has 676 million weights to draw."""
 PREFIXES = {"text": "text_encoder.", "vae": "vae.", "vocoder": "vocoder.", "flow": "ema."}
-"""Where each part's weights lie in the checkpoint of its training: of the flow, the moving average."""
+"""Prefix of each part's weights in the checkpoint of its training; for the flow, of the moving average."""
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Where weights come from: what was trained in `work`, else the model `base`, if there is one."""
+    """Source of weights: the parts trained in `work`, else the model `base`, if there is one."""
 
     work: Path
     config: FlowSepConfig
@@ -58,7 +58,7 @@ class ModelParts:
         return module.requires_grad_(False).eval()
 
     def has(self, name: str) -> bool:
-        """Whether `trained` would find the part."""
+        """True if `trained` would find the part."""
         return self.base is not None or (self.work / name / "last.ckpt").exists()
 
     def untrained(self, name: str) -> Any:
@@ -81,7 +81,7 @@ class ModelParts:
         return state
 
     def scale_factor(self) -> Tensor | None:
-        """Of the trained flow, else of the base model if its autoencoder is still in use."""
+        """`scale_factor` of the trained flow, else of the base model if its autoencoder is still in use."""
         flow = self.checkpoint("flow")
         if flow is not None:
             return flow["scale_factor"]

@@ -26,7 +26,7 @@ class Pictured(Protocol):
 
 
 class Pictures(Callback):
-    """Adds a training's `pictures` of the running batch to the log, every so many batches.
+    """Adds a training's `pictures` of the running batch to the log, at intervals of batches.
 
     Args:
         every: batches between pictures.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from flowsep_ref.vocoder import AntiAliasedSnake
 
 Spelling = Literal["cosine", "polynomial"]
-"""How sin² is written.  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
+"""Form of sin².  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
 Round and a polynomial in plain operations, for backends that fuse those and run cosines one by one."""
 
 END = 2**63 - 1
@@ -46,7 +46,7 @@ def sin_squared_polynomial(degree: int = DEGREE) -> tuple[tuple[float, ...], flo
 
 
 class PolyphaseSnake(nn.Module):
-    """What `flowsep_ref.vocoder.AntiAliasedSnake` computes, on `[B, C, 1, L]` (length kept).
+    """`flowsep_ref.vocoder.AntiAliasedSnake` in polyphase form, on `[B, C, 1, L]` (length kept).
 
     Up: with taps f and x repeated beyond its ends, y[2i] = 2 Σ_a f[11-2a] x[i-3+a] and
     y[2i+1] = 2 Σ_a f[10-2a] x[i-2+a], a = 0 … 5.  Down: z[i] = Σ_a g[2a+1] s[2(i-2+a)] +
@@ -160,4 +160,4 @@ def polyphase_snake_onnx(
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.flowsep.polyphase_snake.default: polyphase_snake_onnx
 }
-"""For `torch.onnx.export`."""
+"""Translation for `torch.onnx.export`."""

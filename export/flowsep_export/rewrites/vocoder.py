@@ -42,7 +42,7 @@ class PlanarTransposedConv(nn.Module):
 
 
 class PlanarVocoder(nn.Module):
-    """What `flowsep_ref.vocoder.Vocoder` computes: log-mel `[B, T, 64]` to waveform `[B, 160·T + 32]`."""
+    """`flowsep_ref.vocoder.Vocoder` on images: log-mel `[B, T, 64]` to waveform `[B, 160·T + 32]`."""
 
     def __init__(self, vocoder: Vocoder, spelling: Spelling) -> None:
         super().__init__()

@@ -19,14 +19,14 @@ Axes = Mapping[str, tuple[int | str, ...]]
 
 @dataclass(frozen=True)
 class BuilderSettings:
-    """What is asked of TensorRT's builder, beside shapes."""
+    """Options of TensorRT's builder, beside shapes."""
 
     level: int = 3  # of optimisation, 0 to 5
     workspace: int | None = None  # bytes of device memory while building; None is all of it
     tf32: bool = True  # in float32 products
 
     def words(self) -> dict[str, str]:
-        """For `engines.json`."""
+        """The options as `engines.json` stores them."""
         workspace = "all" if self.workspace is None else f"{self.workspace} bytes"
         return {"level": str(self.level), "workspace": workspace, "tf32": "on" if self.tf32 else "off"}
 

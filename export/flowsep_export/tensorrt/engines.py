@@ -191,7 +191,7 @@ def _key(
 
 
 def _old(folder: Path) -> EngineSet | None:
-    """What was built before, if it can be read; a damaged set is built again."""
+    """The set that was built before, if it can be read; a damaged set is built again."""
     if not (folder / SIDECAR).is_file():
         return None
     try:

@@ -225,7 +225,7 @@ class _Speaker:
     as_json: bool
     on_stderr: bool
     several: bool
-    """Whether there is more than one recording."""
+    """True if there is more than one recording."""
 
     def done_before(self, job: Job) -> None:
         for _, path in job.done:

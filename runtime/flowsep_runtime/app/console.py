@@ -1,4 +1,4 @@
-"""What this project's console scripts have in common: exit codes, and errors of one sentence."""
+"""Common parts of the console scripts: exit codes, and errors of one sentence."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Extras:
 
 @dataclass(frozen=True)
 class Report:
-    """How a run went."""
+    """Result of a run."""
 
     timings: dict[str, float]
     """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""

@@ -55,7 +55,7 @@ WIDE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32", 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a file is written: libsndfile's container and subtype."""
+    """Encoding of a file: libsndfile's container and subtype."""
 
     container: str
     subtype: str

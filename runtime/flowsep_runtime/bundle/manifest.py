@@ -141,7 +141,7 @@ class TokenizerEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where the bundle comes from: the checkpoint's file name and SHA-256, package versions, UTC time in ISO
+    """Origin of the bundle: the checkpoint's file name and SHA-256, package versions, UTC time in ISO
     8601."""
 
     checkpoint: str

@@ -1,4 +1,4 @@
-"""What the text encoder gave for the last queries, in memory and on disk.
+"""Hidden states of the last queries, in memory and on disk.
 
 The text encoder is by far the largest graph of a published bundle, and a query asks for it once. A query that
 was encoded before, by this process or another, is answered without loading it.

@@ -29,7 +29,7 @@ def seeded() -> None:
 
 
 def snake(channels: int) -> AntiAliasedSnake:
-    """With other taps on the way up than on the way down, so that swapping them shows."""
+    """A snake with different taps on the way up and down, so that swapping them shows."""
     module = AntiAliasedSnake(channels)
     nn.init.normal_(module.act.alpha, std=0.7)
     nn.init.normal_(module.act.beta, std=0.7)

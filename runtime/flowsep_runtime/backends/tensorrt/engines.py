@@ -27,7 +27,7 @@ BACKEND = "tensorrt"  # the name of the backend, and of its variants in a manife
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What a plan is tied to."""
+    """GPU and versions that a plan is tied to."""
 
     gpu: str  # as the driver names it
     compute_capability: str  # "9.0"
@@ -67,7 +67,7 @@ class EngineSet:
 
     @property
     def activation_bytes(self) -> int:
-        """Of the one buffer that serves all engines, which never run at once."""
+        """Size of the one buffer that serves all engines, which never run at once."""
         return max(entry.activation_bytes for entry in self.engines.values())
 
     @classmethod
@@ -102,7 +102,7 @@ class EngineSet:
 
 
 def engines_folder(bundle: Path, machine: Machine) -> Path:
-    """Where a bundle's engines for a machine lie, whether they are there or not."""
+    """Folder of a bundle's engines for a machine; it need not exist."""
     return bundle / "engines" / machine.folder_name
 
 

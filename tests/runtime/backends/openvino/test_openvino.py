@@ -142,7 +142,7 @@ CONVOLUTIONS = {"encode_mixture": 12, "velocity": 34, "decode_latent": 16}
 def test_the_bundled_graphs_are_rewritten_and_the_same(
     graph: str, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the length of a clip, and at that of a short window."""
+    """The rewritten graphs at the length of a clip, and at that of a short window."""
     counts = []
     rewrite = channels_last.rewrite
     monkeypatch.setattr(channels_last, "rewrite", lambda *given: counts.append(rewrite(*given)))
