@@ -16,11 +16,11 @@ ContestantKind = Literal["torch", "plain", "bundle"]
 Device = Literal["cpu", "cuda"]
 Compilation = Literal["", "default", "freezing", "reduce-overhead", "max-autotune"]
 
+#: The contestant that all others are compared with; it is always measured.
 REFERENCE = "eager"
-"""The contestant that all others are compared with; it is always measured."""
 
+#: The runtime's backends that compute on a GPU; all others compute on the CPU.
 GPU_BACKENDS = ("tensorrt", "cuda")
-"""The runtime's backends that compute on a GPU; all others compute on the CPU."""
 
 
 @dataclass(frozen=True)

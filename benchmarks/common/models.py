@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.common.progress import say
-from flowsep_runtime.bundle.checksums import cache_folder
 from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.caches import cache_folder
 from flowsep_runtime.errors import BackendError, OptionError, shown
 from flowsep_runtime.separator import BUNDLED
 

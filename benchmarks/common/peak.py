@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+#: Side of the matrices, and bytes of the copy: many times the size of a GPU's cache.
 SIDE, COPIED = 8192, 1 << 30
-"""Side of the matrices, and bytes of the copy: many times the size of a GPU's cache."""
 
 WARM_UPS, CALLS, TRIES = 3, 10, 8
 

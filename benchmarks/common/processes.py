@@ -19,8 +19,8 @@ from benchmarks.common.models import ROOT, Model
 from benchmarks.common.task import Task
 from flowsep_runtime.errors import BackendError
 
+#: Seconds before a worker's turn: the threads of the one before may still spin.
 PAUSE = 0.05
-"""Seconds before a worker's turn: the threads of the one before may still spin."""
 
 
 class WorkerError(BackendError):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: 95th percentile over median (or median over 5th) from which on something else was running: the number is
+#: not printed.
 DISTURBED_ABOVE = 1.25
-"""95th percentile over median (or median over 5th) from which on something else was running: the number is
-not printed."""
 
 
 @dataclass(frozen=True)

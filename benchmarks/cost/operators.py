@@ -20,9 +20,10 @@ import onnx_ir as ir
 from onnx import TensorProto
 from onnxscript.optimizer import fold_constants_ir
 
+#: No work: the same bytes under another shape.
 VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}
-"""No work: the same bytes under another shape."""
 
+#: Joins the kernel before it, in the estimate.
 POINTWISE = {
     *(
         "Abs",
@@ -56,13 +57,12 @@ POINTWISE = {
     ),
     *("Transpose", "Where"),
 }
-"""Joins the kernel before it, in the estimate."""
 
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
+#: ONNX Runtime's own operator, of which onnx infers no shape: for that time one of as many inputs of the same
+#: shape (queries, keys and values of one sequence) stands in for it.
 ATTENTION, STAND_IN = "MultiHeadAttention", "Mean"
-"""ONNX Runtime's own operator, of which onnx infers no shape: for that time one of as many inputs of the same
-shape (queries, keys and values of one sequence) stands in for it."""
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from benchmarks.common.runners import CLIP, FEATURES, VELOCITY
 from benchmarks.latency.comparison import Result, times_in_clip
 from flowsep_runtime.bundle.manifest import Manifest
 
+#: Graph -> what its time is measured as; the others carry their stage's name.
 PART = {
     "velocity_text": FEATURES,
     "velocity_mixture": FEATURES,
     "velocity_time": FEATURES,
     "advance": VELOCITY,
 }
-"""Graph -> what its time is measured as; the others carry their stage's name."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from flowsep_runtime.options import OptionFields
 
+#: Seconds by which a target's length may differ from its mixture's before it is worth a warning.
 LENGTHS_AGREE = 0.1
-"""Seconds by which a target's length may differ from its mixture's before it is worth a warning."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from flowsep_eval.mel import Floats
 
+#: Decibels that count, in every metric.
 RANGE_DB = 60.0
-"""Decibels that count, in every metric."""
+#: dB below the mixture from which on an output for an absent sound counts as empty.
 ABSENT_DB = 15.0
-"""dB below the mixture from which on an output for an absent sound counts as empty."""
 
 
 def floor_below(mixture: Floats) -> float:

@@ -13,11 +13,11 @@ from flowsep_eval.manifest import Item
 from flowsep_eval.mel import Floats
 from flowsep_eval.metrics import frechet_distance
 
+#: Estimates by metric; a metric that applies to no row is not in it.
 Summary = Mapping[str, Estimate]
-"""Estimates by metric; a metric that applies to no row is not in it."""
 
+#: Ratio of the mean log-mel distance after to that before.
 RATIO = "log_mel_ratio"
-"""Ratio of the mean log-mel distance after to that before."""
 
 
 @dataclass(frozen=True)

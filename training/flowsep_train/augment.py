@@ -17,8 +17,8 @@ Audio = NDArray[np.float32]
 SAMPLE_RATE = 16000
 FRAME = 1024
 HOP = FRAME // 4
+#: 60 dB as a natural logarithm of amplitude.
 RANGE_60_DB = 3 * np.log(10)
-"""60 dB as a natural logarithm of amplitude."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+#: Files that a folder of recordings is searched for.
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"})
-"""Files that a folder of recordings is searched for."""
+#: Every n-th recording of a labelled folder is held out as `test`.
 HELD_OUT = 10
-"""Every n-th recording of a labelled folder is held out as `test`."""
 AUDIOSET_TAGS = re.compile(r"/[a-z]/\w+(\s*,\s*/[a-z]/\w+)*")
 
 

@@ -13,8 +13,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: Natural logarithms of mel magnitudes: the floor of the front end, and a loud band.
 LOWEST, HIGHEST = -11.5, 2.0
-"""Natural logarithms of mel magnitudes: the floor of the front end, and a loud band."""
 
 
 @runtime_checkable

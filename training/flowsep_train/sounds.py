@@ -18,11 +18,11 @@ from flowsep_train.metadata import Recording, list_sounds
 
 __all__ = ["Audio", "Augmentation", "Recording", "SoundBank", "fade"]
 
+#: Files up to this long are decoded whole and kept for a while, longer ones piece by piece.
 WHOLE_SECONDS = 30
-"""Files up to this long are decoded whole and kept for a while, longer ones piece by piece."""
 KEPT_FILES = 32
+#: Pieces that are drawn from a recording before it is taken to be silent.
 TRIES = 4
-"""Pieces that are drawn from a recording before it is taken to be silent."""
 
 
 class SoundBank:

@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 
 from flowsep_export.onnx.links import makers, users
 
+#: Bias of a masked score in half precision: e^-1e4 is zero, and half's own lowest number plus a score is not
+#: finite any more.
 LOWEST_BIAS = -1e4
-"""Bias of a masked score in half precision: e^-1e4 is zero, and half's own lowest number plus a score is
-not finite any more."""
 
 
 def soften_in_half(model: onnx.ModelProto) -> int:

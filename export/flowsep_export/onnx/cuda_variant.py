@@ -2,7 +2,7 @@
 
 ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
 operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
-would look for a plugin of that name, so that this spelling is for the CUDA provider alone. In float32 fused
+would look for a plugin of that name, so this variant is for the CUDA provider only. In float32 fused
 kernels may multiply in TF32: float32 graphs stay as they are.
 """
 
@@ -19,8 +19,8 @@ from flowsep_export.onnx.links import makers, users
 
 DOMAIN, ATTENTION = "com.microsoft", "MultiHeadAttention"
 
+#: Permutations of `[B, N, H, D]`: for queries and values, and for keys.
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Permutations of `[B, N, H, D]`: for queries and values, and for keys."""
 
 
 def rewrite_for_cuda(model: onnx.ModelProto) -> int:

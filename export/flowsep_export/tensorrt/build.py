@@ -13,8 +13,8 @@ from flowsep_export.tensorrt.passes import prepared
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.plans import quiet_logger
 
+#: Inputs of a graph; a text names an axis.
 Axes = Mapping[str, tuple[int | str, ...]]
-"""Inputs of a graph; a text names an axis."""
 
 
 @dataclass(frozen=True)

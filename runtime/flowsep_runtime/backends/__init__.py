@@ -18,7 +18,9 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.checks import whole_number
 from flowsep_runtime.errors import OptionError
+from flowsep_runtime.processors import default_threads, most_threads
 
 #: "exact": float32 arithmetic. "fast": the quickest arithmetic of the backend on this machine whose error is
 #: known to be small; float32 where it has no quicker one.
@@ -218,8 +220,10 @@ def open_chosen(
     those that have a quicker arithmetic go before all that have none. As a precision it is "fast" where the
     backend has a quicker arithmetic.
     """
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be at least 1 and not {threads}.")
+    if threads is None:
+        threads = default_threads()
+    else:
+        threads = whole_number("threads", threads, 1, most_threads())
     if precision not in ("exact", "fast", "auto"):
         raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
     reasons = {candidate: why_not(candidate) for candidate in (BACKENDS if name == "auto" else (name,))}

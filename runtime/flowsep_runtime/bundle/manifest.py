@@ -25,7 +25,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -45,6 +44,7 @@ from flowsep_runtime.bundle.files import MANIFEST_NAME as MANIFEST_NAME
 from flowsep_runtime.bundle.model_entry import LARGEST_ARRAY
 from flowsep_runtime.bundle.model_entry import ModelEntry as ModelEntry
 from flowsep_runtime.bundle.records import RecordError, from_json
+from flowsep_runtime.caches import write_whole
 from flowsep_runtime.errors import BundleError, shown
 
 FORMAT = 1
@@ -162,7 +162,11 @@ class RangeEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`, read and checked."""
+    """`manifest.json`, read and checked.
+
+    Attributes:
+        variants: Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic.
+    """
 
     name: str
     precision: Literal["float32", "float16"]
@@ -173,7 +177,6 @@ class Manifest:
     provenance: Provenance
     ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
     variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
-    """Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic."""
     format: int = FORMAT
 
     def graph(self, name: str, backend: str) -> GraphEntry:
@@ -225,12 +228,7 @@ class Manifest:
         self.check()
         path = Path(folder) / MANIFEST_NAME
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text.encode())
         return path
 
     def files(self) -> list[FileEntry]:

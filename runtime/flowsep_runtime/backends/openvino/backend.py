@@ -350,7 +350,7 @@ def _newly_compiled(plan: _Plan) -> Compiled:
     compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
     if compiled is None:
         compiled = Compiled(_load(plan))
-        if openvino_cache.keep(plan.folder):
+        if openvino_cache.is_kept(plan.folder):
             # What comes from the file takes less memory: it does without all that rewriting has left.
             del compiled
             give_memory_back()
@@ -382,8 +382,8 @@ def _load(plan: _Plan) -> CompiledModel:
 def _compile(model: Model, properties: dict[str, Any], folder: Path | None) -> CompiledModel:
     if folder is not None:
         # The failure may be only the cache's, such as a full disk.
-        with suppress(Exception):
-            return _core().compile_model(model, "CPU", properties | {"CACHE_DIR": str(folder)})
+        with suppress(Exception), openvino_cache.writing(folder) as scratch:
+            return _core().compile_model(model, "CPU", properties | {"CACHE_DIR": str(scratch)})
     return _core().compile_model(model, "CPU", properties)
 
 
