@@ -123,7 +123,7 @@ class UNet(nn.Module):
                 yield from block  # type: ignore[misc]
 
     def residual_blocks(self) -> list[ResidualBlock]:
-        """In the order of use: the order of `time_features`."""
+        """Residual blocks in the order of use: the order of `time_features`."""
         return [layer for layer in self._layers() if isinstance(layer, ResidualBlock)]
 
     def text_attentions(self) -> list[SpatialTransformer]:
@@ -153,7 +153,7 @@ class UNet(nn.Module):
     def step(
         self, x: Tensor, mixture: Tensor, time: list[Tensor], text: list[KeysValues], bias: Tensor
     ) -> Tensor:
-        """What depends on `x [B, 8, t, 16]`, given the three kinds of features and `mask_bias(mask)`."""
+        """The velocity at `x [B, 8, t, 16]`, given the three kinds of features and `mask_bias(mask)`."""
         shifts, contexts = iter(time), iter(text)
 
         def run(layers: nn.ModuleList, h: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class UNet(nn.Module):
         h = run(self.middle_block, h)
         for block in self.output_blocks:
             h = run(block, torch.cat([h, skips.pop()], dim=1))  # type: ignore[arg-type]
-        # the upper half of the output channels is read by nobody
+        # the upper half of the output channels has no use
         norm, silu, conv = self.out
         return F.conv2d(
             silu(norm(h)),

@@ -1,4 +1,4 @@
-"""What every test may ask for: the test data, the published numbers, and a checkpoint of the tiny model."""
+"""Shared fixtures: the test data, the published numbers, and a checkpoint of the tiny model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Backends that a test imports for itself report to nobody either (see flowsep_runtime/backends/offline.py).
+# No telemetry from backends that a test imports by itself (see flowsep_runtime/backends/offline.py).
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Who takes part: the baselines that a user would pick, and every backend and precision of the runtime."""
+"""Contestants: the baselines that a user would choose, and every backend and precision of the runtime."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ContestantKind = Literal["torch", "plain", "bundle"]
 Device = Literal["cpu", "cuda"]
 Compilation = Literal["", "default", "freezing", "reduce-overhead", "max-autotune"]
 
+#: The contestant that all others are compared with; it is always measured.
 REFERENCE = "eager"
-"""What all others are compared with; it always takes part."""
 
+#: The runtime's backends that compute on a GPU; all others compute on the CPU.
 GPU_BACKENDS = ("tensorrt", "cuda")
-"""The runtime's backends that compute on a GPU; all others compute on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Contestant:
 
     @property
     def needs_half_bundle(self) -> bool:
-        """Whether its bundle is to be the one in half precision: on a GPU, graphs say their own precision."""
+        """True if it runs the half-precision bundle: on a GPU the graphs determine the precision."""
         return self.kind == "bundle" and self.device == "cuda" and self.precision == "fast"
 
 
@@ -126,7 +126,7 @@ def _device(backend: str) -> Device:
 
 
 def device_of(name: str) -> Device:
-    """Where a contestant of this project, or a baseline on the CPU, computes, by its name."""
+    """The device of a contestant of this project, or of a baseline on the CPU, by its name."""
     return _device(name.partition("-")[0])
 
 

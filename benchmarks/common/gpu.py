@@ -17,7 +17,7 @@ NAME_BYTES = 128
 
 
 def device_for(asked: str) -> Device:
-    """Where to measure.
+    """The device to measure on.
 
     Args:
         asked: "cpu", "cuda", or "auto": the GPU where there is one that PyTorch can use.
@@ -60,7 +60,7 @@ class Gpu:
 
     @property
     def name(self) -> str:
-        """As its maker calls it."""
+        """The name given by its maker."""
         name = ctypes.create_string_buffer(NAME_BYTES)
         self._call("cuDeviceGetName", name, NAME_BYTES, self._device)
         return name.value.decode()

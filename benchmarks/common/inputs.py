@@ -1,4 +1,4 @@
-"""What every contestant is run on: one set of arrays in a file, the same for all of them.
+"""Input of all contestants: one set of arrays in a file.
 
 The scales are the exporter's (`flowsep_export.stage_inputs`); the mixture is the example's recording.
 """
@@ -97,6 +97,6 @@ def write_inputs(path: Path, arrays: Mapping[str, Array]) -> Path:
 
 
 def read_inputs(path: Path) -> dict[str, Array]:
-    """What `write_inputs` kept."""
+    """The arrays that `write_inputs` stored."""
     with np.load(path) as arrays:
         return dict(arrays)

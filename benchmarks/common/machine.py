@@ -1,4 +1,4 @@
-"""Where numbers were measured."""
+"""Description of the machine that measures."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.common.progress import say
-from flowsep_runtime.bundle.checksums import cache_folder
 from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.caches import cache_folder
 from flowsep_runtime.errors import BackendError, OptionError, shown
 from flowsep_runtime.separator import BUNDLED
 
@@ -34,7 +34,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Model:
-    """Where a model lies.
+    """The folders of a model.
 
     Attributes:
         name: For tables.
@@ -59,7 +59,7 @@ class Model:
 
 
 def default_work() -> Path:
-    """Where stand-in weights and exports are kept."""
+    """The folder for stand-in weights and exports."""
     return cache_folder() / "benchmarks"
 
 
@@ -140,7 +140,7 @@ def build_engines(bundle: Path, batch: int, frames: int) -> None:
 
 
 def with_plain_graphs(model: Model, work: Path, frames: int, batch: int) -> Model:
-    """The same with plain graphs for so many clips of so many mel frames."""
+    """The same model with plain graphs for a batch of clips of `frames` mel frames."""
     code = [Path(__file__).with_name("plain_graphs.py"), *_sources("flowsep_ref")]
     key = _digest(f"{_stamp(model)} torch {version('torch')} {frames} {batch}", *code)
 

@@ -1,4 +1,4 @@
-"""What the command lines of the benchmarks share: which model, and files that appear whole or not at all."""
+"""Common parts of the benchmarks' command lines: the choice of the model, and complete output files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def model_options(command: Function) -> Function:
 
 
 def output_options(picture: str) -> Callable[[Function], Function]:
-    """Where what was measured goes; `picture` says what is drawn."""
+    """Options for output files; `picture` describes the drawing."""
 
     def with_options(command: Function) -> Function:
         for option in (
@@ -75,7 +75,7 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[float
 
 
 def check_destinations(json_file: Path | None, markdown: Path | None, picture: Path | None) -> None:
-    """Better known before an hour of work.
+    """Check the output files before an hour of measurement.
 
     Raises:
         OptionError: If a file's folder is not there, or the picture cannot be drawn.

@@ -1,4 +1,4 @@
-"""What a device can do at most, measured on the spot: a large matrix product and a large copy in PyTorch.
+"""Peak performance of a device, measured with a large matrix product and a large copy in PyTorch.
 
 A number from a data sheet is reached by nothing; these two are reached by something.
 """
@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+#: Side of the matrices, and bytes of the copy: many times the size of a GPU's cache.
 SIDE, COPIED = 8192, 1 << 30
-"""Of the matrices, and bytes of the copy: many times what a GPU's cache holds."""
 
 WARM_UPS, CALLS, TRIES = 3, 10, 8
 

@@ -30,20 +30,20 @@ class Stage(nn.Module):
         self.name = name
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """What the method gives."""
+        """The result of the method."""
         result: Tensor | tuple[Tensor, Tensor] = getattr(self.model, self.name)(*inputs)
         return result
 
 
 def graph_path(folder: Path, stage: str) -> Path:
-    """Where a stage's graph lies."""
+    """The path of a stage's graph."""
     return folder / f"{stage}.onnx"
 
 
 def export_plain(
     model: FlowSep, folder: Path, frames: int, batch: int = 1, stages: Iterable[str] = tuple(STAGE_INPUTS)
 ) -> None:
-    """Writes a graph a stage, for so many clips of so many mel frames."""
+    """Write a graph for each stage, for a batch of clips of `frames` mel frames."""
     arrays = make_inputs(model.config, frames, batch, 0)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     for stage in stages:

@@ -19,8 +19,8 @@ from benchmarks.common.models import ROOT, Model
 from benchmarks.common.task import Task
 from flowsep_runtime.errors import BackendError
 
+#: Seconds before a worker's turn: the threads of the one before may still spin.
 PAUSE = 0.05
-"""Seconds before a worker's turn: the threads of the one before may still spin."""
 
 
 class WorkerError(BackendError):
@@ -28,7 +28,7 @@ class WorkerError(BackendError):
 
 
 def task_of(contestant: Contestant, model: Model, threads: int, inputs: Path) -> Task:
-    """What the worker has to know."""
+    """The task of a worker."""
     bundle = model.half_bundle if contestant.needs_half_bundle else model.bundle
     return Task(
         kind=contestant.kind,

@@ -1,4 +1,4 @@
-"""What a long run says while it works: lines on stderr, and only where someone reads them."""
+"""Progress of a long run: lines on stderr, only on a terminal."""
 
 from __future__ import annotations
 

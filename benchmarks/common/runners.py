@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from benchmarks.common.task import Task
     from flowsep_runtime.backends import DeviceBackend
 
+#: A step of the solver's loop, and what a backend computes once before it.
 VELOCITY, FEATURES = "velocity", "features"
-"""A step of the solver's loop, and what a backend computes once before it."""
 
+#: All of it, where it is measured as one piece.
 CLIP = "clip"
-"""All of it, where it is measured as one piece."""
 
+#: The modes of torch.compile that launch a compiled function as one CUDA graph.
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
-"""The modes of torch.compile that launch a compiled function as one CUDA graph."""
 
 Outputs = tuple[Floats, ...]
 
+#: Number of steps of a loop that a GPU runs in one piece; a step's time is its share of the whole.
 LOOP_STEPS = 20
-"""Of a loop that a GPU runs in one piece: it is timed as a whole, and a step is its share."""
 
 
 class Runner(Protocol):
@@ -173,15 +173,15 @@ class TorchRunner:
         return self._compiled[stage]
 
 
+#: Stages of the reference that begin with a layer, which takes its weights' type only.
 TAKE_WEIGHTS_TYPE = ("encode_mixture", "decode_latent", "vocode")
-"""Stages of the reference that begin with a layer, which takes its weights' type only."""
 
+#: Arguments of torch.compile, by a contestant's compilation.
 COMPILE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "freezing": {"options": {"freezing": True}},
     **{mode: {"mode": mode} for mode in CUDA_GRAPHS},
 }
-"""What torch.compile is given, by a contestant's compilation."""
 
 
 def settle_gpu(is_exact: bool) -> None:
@@ -329,7 +329,7 @@ class BundleRunner:
         return self.pipeline.generate(clip, steps, solver)
 
     def is_whole_clip(self, inputs: Mapping[str, Array]) -> bool:
-        """Whether the waveform is one clip of the model's own length, which `Separator` does not fill up."""
+        """True if the waveform is one clip of the model's length, which `Separator` does not pad."""
         return inputs["waveform"].shape == (1, self.pipeline.manifest.model.clip_samples)
 
     def separate(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:

@@ -1,4 +1,4 @@
-"""What repeated measurements say: a typical value, how far the others lie from it, whether to trust it."""
+"""Statistics of repeated measurements: median, range, and a test for disturbances."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: 95th percentile over median (or median over 5th) from which on something else was running: the number is
+#: not printed.
 DISTURBED_ABOVE = 1.25
-"""95th percentile over median (or median over 5th) from which on something else was running: the number is
-not printed."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Summary:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether the values lie too far apart for their median to mean anything."""
+        """True if the values lie too far apart for a meaningful median."""
         p5 = float(np.percentile(self.values, 5))
         return self.p95 > DISTURBED_ABOVE * self.median or self.median > DISTURBED_ABOVE * p5
 
     def plain(self) -> dict[str, object]:
-        """For JSON: no median of a disturbed run, but always the values."""
+        """Values for JSON: always all of them, and a median unless the run was disturbed."""
         shown = not self.is_disturbed
         return {
             "median": self.median if shown else None,
@@ -73,7 +73,7 @@ def ratio(numerators: Summary, denominators: Summary) -> Summary:
 
 
 def weighted_sum(parts: Sequence[tuple[float, Summary]]) -> Summary:
-    """Round by round, each part so many times: a whole clip from its stages.
+    """Weighted sum of parts, round by round: a whole clip from its stages.
 
     Raises:
         ValueError: If the parts have different numbers of rounds, or there is none.

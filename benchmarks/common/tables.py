@@ -50,7 +50,7 @@ def decibels(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """As in `12 %`; nothing where there is none."""
+    """A share in percent, such as `12 %`; empty for None."""
     return "" if share is None else f"{digits(100 * share)} %"
 
 
@@ -60,5 +60,5 @@ def size(count: int) -> str:
 
 
 def plain_decibels(value: float) -> float | str:
-    """For JSON, which has no infinity: the words of `decibels` instead."""
+    """Decibels for JSON, which has no infinity: the words of `decibels` instead."""
     return value if math.isfinite(value) else decibels(value)

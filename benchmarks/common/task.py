@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to be: a contestant (see `contestants.Contestant`) and where its model lies."""
+    """Task of a worker: a contestant (see `contestants.Contestant`) and the place of its model."""
 
     kind: str
     backend: str

@@ -30,12 +30,12 @@ from benchmarks.common.task import Task
 from flowsep_runtime.app.memory import peak_memory
 from flowsep_runtime.errors import FlowSepWarning
 
+#: Calls before the first measured one: on a GPU the first may compile, the second be captured.
 WARM_UPS = {"cpu": 1, "cuda": 3}
-"""Calls before the first measured one: on a GPU the first may compile, the second be captured."""
 
+#: A stage that takes milliseconds is called again, until so much time or so many calls have passed. A GPU
+#: raises its clock under load only, so that it gets the time in any case.
 LEAST_SECONDS, MOST_CALLS = 0.2, {"cpu": 20, "cuda": 1000}
-"""A stage that takes milliseconds is called again, until so much time or so many calls have passed. A GPU
-raises its clock under load only, so that it gets the time in any case."""
 
 
 class Worker:
@@ -128,7 +128,7 @@ class Worker:
         return {"gpu_bytes": self._gpu.used_bytes() - self._gpu_bytes_before}
 
     def peak(self) -> dict[str, Any]:
-        """What the GPU is called, and what it can do at most."""
+        """Name and peak performance of the GPU."""
         from benchmarks.common.peak import measured
 
         return {"name": self._gpu.name, "peak": asdict(measured())}

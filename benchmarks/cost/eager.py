@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 PROGRAM = "benchmarks.cost.eager"
 
+#: Give the same bytes under another shape, though their schema does not say so.
 VIEWS = ("aten::_unsafe_view",)
-"""Give the same bytes under another shape, though their schema does not say so."""
 
+#: Consist of other operators here, but are one kernel on a GPU.
 FUSED = ("aten::scaled_dot_product_attention",)
-"""Consist of other operators here, but are one kernel on a GPU."""
 
 
 @dataclass(frozen=True)
 class EagerCost:
-    """Of one run of a stage."""
+    """Cost of one run of a stage."""
 
     runs: int  # in a clip
     launches: int  # operators that compute or copy, one kernel each

@@ -37,7 +37,7 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
 
     Args:
         bundle: The bundle.
-        engine: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
+        backend: "cpu", "cuda" or "tensorrt": the backend whose variants are counted.
         batch: Channels that go together.
         frames: Mel frames.
         steps: Of the solver.

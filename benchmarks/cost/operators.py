@@ -1,4 +1,4 @@
-"""What an ONNX graph asks of a machine: kernels, operations, bytes, counted at given sizes.
+"""Cost of an ONNX graph at given sizes: kernels, operations and bytes.
 
 Counted: nodes that compute something once constants and shapes are folded, the multiplications and additions
 of products and convolutions, and the bytes that these nodes read and write if each is a kernel of its own.
@@ -20,9 +20,10 @@ import onnx_ir as ir
 from onnx import TensorProto
 from onnxscript.optimizer import fold_constants_ir
 
+#: No work: the same bytes under another shape.
 VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}
-"""No work: the same bytes under another shape."""
 
+#: Joins the kernel before it, in the estimate.
 POINTWISE = {
     *(
         "Abs",
@@ -56,18 +57,17 @@ POINTWISE = {
     ),
     *("Transpose", "Where"),
 }
-"""Joins the kernel before it, in the estimate."""
 
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
+#: ONNX Runtime's own operator, of which onnx infers no shape: for that time one of as many inputs of the same
+#: shape (queries, keys and values of one sequence) stands in for it.
 ATTENTION, STAND_IN = "MultiHeadAttention", "Mean"
-"""ONNX Runtime's own operator, of which onnx infers no shape: for that time one of as many inputs of the same
-shape (queries, keys and values of one sequence) stands in for it."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run of a graph."""
+    """Cost of one run of a graph."""
 
     nodes: int  # in the file
     launches: int  # nodes that compute, one kernel each
@@ -166,7 +166,7 @@ def _flops(graph: _Graph, node: onnx.NodeProto) -> int:
 
 
 def _source(graph: _Graph, makers: Mapping[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
-    """What computes a tensor, seen through views."""
+    """The node that computes a tensor, seen through views."""
     node = makers.get(name)
     while node is not None and node.op_type in VIEWS:
         node = makers.get(node.input[0])
@@ -195,7 +195,7 @@ def _groups(graph: _Graph, work: list[onnx.NodeProto]) -> dict[int, int]:
 def _is_attention(
     sources: list[onnx.NodeProto], kernels: Mapping[int, int], work: list[onnx.NodeProto]
 ) -> bool:
-    """Whether the kernel that a softmax could join is a product."""
+    """True if the kernel that a softmax could join is a product."""
     return bool(sources) and any(id(n) == kernels[id(sources[0])] and n.op_type == "MatMul" for n in work)
 
 
@@ -216,7 +216,7 @@ def _is_shape_input(graph: _Graph, name: str) -> bool:
 
 
 def _fused_bytes(graph: _Graph, work: list[onnx.NodeProto], groups: Mapping[int, int]) -> int:
-    """What crosses the border of a kernel, each tensor once a kernel; views count as what they show."""
+    """Bytes that cross the border of a kernel, each tensor once per kernel; a view counts as its source."""
     views = {node.output[0]: node.input[0] for node in graph.nodes if node.op_type in VIEWS}
 
     def seen(name: str) -> str:

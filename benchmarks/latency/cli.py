@@ -1,4 +1,4 @@
-"""How long a clip takes, stage by stage: this project's backends beside those that anyone could set up.
+"""Time of a clip, stage by stage, of this project's backends and of baselines.
 
     python -m benchmarks.latency --sizes published --rounds 3
     python -m benchmarks.latency --device cuda --batch 4
@@ -51,17 +51,19 @@ PROGRAM = "benchmarks.latency"
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where everyone computes; auto is a GPU where PyTorch finds one.",
+    help="Device of all contestants; auto is a GPU if PyTorch finds one.",
 )
 @click.option(
     "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."
 )
-@click.option("--solver", default="euler", show_default=True, help="Solver of the flow, for everyone.")
+@click.option("--solver", default="euler", show_default=True, help="Solver of all contestants.")
 @click.option(
     "--seconds", type=click.FloatRange(0.1, 60), default=10.24, show_default=True, help="Of a clip."
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="For everyone.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of each contestant."
+)
 @click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Interleaved rounds.")
 @click.option(
     "--backends",

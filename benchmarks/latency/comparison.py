@@ -21,7 +21,7 @@ from flowsep_runtime.solvers import solver_named
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What is measured and how; `seconds` is the length of one of the `batch` clips."""
+    """Settings of a comparison; `seconds` is the length of one of the `batch` clips."""
 
     steps: int
     solver: str
@@ -44,7 +44,7 @@ class ComparisonSettings:
 
 @dataclass
 class Result:
-    """What was measured of one contestant.
+    """Measurements of one contestant.
 
     Attributes:
         contestant: Whom.
@@ -57,7 +57,7 @@ class Result:
         gpu_bytes: Of the GPU's memory that it holds when every stage has run; None without a GPU.
         disk_bytes: Of the files that it was loaded from.
         cache_bytes: Of what it left in its caches.
-        remarks: What the runtime warned of: a graph that runs in another arithmetic than asked for, say.
+        remarks: Warnings of the runtime, such as a graph that runs in another arithmetic.
         left_out: Why it could not be measured.
     """
 
@@ -81,20 +81,20 @@ class Result:
         )
 
     def ratios(self, reference: Result) -> dict[str, Summary]:
-        """How many times faster than the reference, by stage."""
+        """Speed-up over the reference, by stage."""
         shared = [stage for stage in self.stages if stage in reference.stages]
         return {stage: ratio(reference.stages[stage], self.stages[stage]) for stage in shared}
 
 
 def times_in_clip(stage: str, evaluations: int) -> int:
-    """How often a stage runs in one clip."""
+    """Runs of a stage in one clip."""
     return evaluations if stage == VELOCITY else 1
 
 
 def compare(
     contestants: Sequence[Contestant], model: Model, inputs: Path, settings: ComparisonSettings, scratch: Path
 ) -> list[Result]:
-    """Measures everything of everyone.
+    """Measure all contestants.
 
     Args:
         contestants: The reference first.
@@ -219,7 +219,7 @@ class _Turns:
 
 
 def _measure_stage(stage: str, turns: _Turns, scratch: Path) -> None:
-    """Only this stage is loaded, by everyone: nine whole models would not fit into the memory."""
+    """Only one stage is loaded at a time: nine whole models would not fit into memory."""
     say(f"{stage}: loading and warming up")
     wanted: list[Array] = []
     for result in turns.results:

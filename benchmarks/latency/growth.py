@@ -1,4 +1,4 @@
-"""How a quantity grows with another: a straight line or a power law, by least squares."""
+"""Growth of one quantity with another: a line or a power law, by least squares."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
+#: Any two points lie on a line and on a power law: a fit to fewer than three says nothing.
 LEAST_POINTS = 3
-"""Any two points lie on a line and on a power law: a fit to fewer than three says nothing."""
 
 
 @dataclass(frozen=True)

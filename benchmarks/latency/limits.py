@@ -1,9 +1,8 @@
-"""How near to the chip's limit a stage comes: the least time that its operations and bytes take, at the peaks
-that were measured on the spot, over the time that it took.
+"""Share of the chip's limit: the least time of a stage's operations and bytes over the measured time.
 
-Operations and bytes are those of this project's graphs in half precision (`cost/graphs.py`), after the fusion
-that `cost/operators.py` estimates; everyone is held against the same work. A perfect backend computes and
-moves at once, each at its peak: so the least time is the longer one of the two.
+The peaks are measured on the same chip. Operations and bytes are those of this project's graphs in half
+precision (`cost/graphs.py`), after the fusion that `cost/operators.py` estimates, for all contestants. A
+perfect backend computes and moves at once, each at its peak, so the least time is the longer of the two.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from benchmarks.common.runners import CLIP, FEATURES, VELOCITY
 from benchmarks.latency.comparison import Result, times_in_clip
 from flowsep_runtime.bundle.manifest import Manifest
 
+#: Graph -> what its time is measured as; the others carry their stage's name.
 PART = {
     "velocity_text": FEATURES,
     "velocity_mixture": FEATURES,
     "velocity_time": FEATURES,
     "advance": VELOCITY,
 }
-"""Graph -> what its time is measured as; the others carry their stage's name."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,13 @@ class Limit:
 
     @classmethod
     def of(cls, operations: float, moved: float, peak: Peak) -> Limit:
-        """From what a run computes and moves."""
+        """The limit of a run with these operations and bytes."""
         computing, moving = operations / peak.operations, moved / peak.bandwidth
         return cls(operations, moved, max(computing, moving), moving > computing)
 
 
 def limits(bundle: Path, batch: int, frames: int, peak: Peak) -> dict[str, Limit]:
-    """By what is measured: every stage, and `features`.
+    """The limit of every stage, and of `features`.
 
     Args:
         bundle: The graphs.
@@ -78,7 +77,7 @@ def shares(result: Result, found: Mapping[str, Limit], evaluations: int) -> dict
 
 
 def limit_table(results: list[Result], found: Mapping[str, Limit], evaluations: int) -> str:
-    """A row a stage, and everyone's share of the limit."""
+    """A table with a row per stage and the share of the limit of every contestant."""
     reached = [shares(result, found, evaluations) for result in results]
     head = ["", "GFLOP", "GB moved, estimate", "least, ms", "bound by"]
     head += [result.contestant.name for result in results]

@@ -1,4 +1,4 @@
-"""What `latency` found, as tables in Markdown and as JSON."""
+"""Results of `latency` as tables in Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Findings:
 
     @property
     def measured(self) -> list[Result]:
-        """Of everyone who could be."""
+        """Results of the contestants that could be measured."""
         return [result for result in self.results if result.left_out is None]
 
 
 def report(findings: Findings) -> str:
-    """What a reader wants to know, in Markdown."""
+    """The report in Markdown."""
     settings, measured = findings.settings, findings.measured
     reference = measured[0]
     evaluations = settings.evaluations

@@ -1,4 +1,4 @@
-"""How time and memory grow: with the clip's length, the batch, the solver's steps and the threads.
+"""Growth of time and memory with the clip's length, the batch, the solver's steps and the threads.
 
     python -m benchmarks.latency.scaling --sizes bundled --json scaling.json --picture scaling.png
 
@@ -44,7 +44,7 @@ UNITS = {"seconds": "seconds of audio", "batch": "batch", "steps": "solver steps
 
 @dataclass(frozen=True)
 class Place:
-    """Where one measurement is taken."""
+    """The place of one measurement."""
 
     seconds: float
     batch: int
@@ -69,13 +69,13 @@ class Sweep:
 
     @property
     def time(self) -> Growth | None:
-        """Of the seconds; None where fewer than three points are left."""
+        """Law of the seconds; None if fewer than three points are left."""
         kept = [(x, found.seconds.median) for x, found in self.points if not found.seconds.is_disturbed]
         return best([x for x, _ in kept], [y for _, y in kept])
 
     @property
     def memory(self) -> Growth | None:
-        """Of the peak of memory, in MB."""
+        """Law of the peak memory, in MB."""
         return best([x for x, _ in self.points], [found.peak_bytes / 1e6 for _, found in self.points])
 
 
@@ -209,7 +209,7 @@ def report(
     sweeps: list[Sweep],
     facts: Mapping[str, object],
 ) -> str:
-    """What a reader wants to know, in Markdown."""
+    """The report in Markdown."""
     standing = ", ".join(f"{value:g} {UNITS[quantity]}" for quantity, value in base.items())
     lines = [
         f"{contestant.words}, the {name} model, {solver}, {rounds} clips a point. While one varies, the "

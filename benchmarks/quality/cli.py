@@ -1,4 +1,4 @@
-"""How well the model separates against what that costs: steps, solver, backend and precision.
+"""Separation scores against their cost: steps, solver, backend and precision.
 
     python -m benchmarks.quality --manifest runs/test/manifest.jsonl --picture quality.png
 
@@ -135,7 +135,7 @@ def _reference(text: str, contestant: Contestant) -> OperatingPoint:
 
 
 def report(rows: Sequence[Row], about: Mapping[str, object], facts: Mapping[str, object]) -> str:
-    """What a reader wants to know, in Markdown; a table a test set."""
+    """The report in Markdown, with one table per test set."""
     lines = []
     for name in rows[0].sets:
         summaries = [row.sets[name].overall() for row in rows]

@@ -27,7 +27,7 @@ class LongMixture:
 
 
 def long_mixtures(items: Sequence[Item], seconds: float, count: int, seed: int) -> list[LongMixture]:
-    """Of different pairs of classes, each of the wanted length.
+    """Mixtures of different pairs of classes, each of the given length.
 
     Raises:
         OptionError: If no two classes have recordings enough.

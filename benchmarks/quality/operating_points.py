@@ -42,7 +42,7 @@ class OperatingPoint:
 
 @dataclass
 class Row:
-    """What a setting came to.
+    """Results of one setting.
 
     Attributes:
         setting: Which.

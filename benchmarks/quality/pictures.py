@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """A mean with its interval at so many network evaluations."""
+    """A mean with its interval at a number of network evaluations."""
 
     evaluations: int
     mean: float

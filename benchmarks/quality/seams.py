@@ -1,4 +1,4 @@
-"""What is heard where the windows of a long recording meet, and what each way to join them costs.
+"""Errors where the windows of a long recording meet, and the cost of each way to join them.
 
     python -m benchmarks.quality.seams --manifest runs/sets/held-out/manifest.jsonl
 
@@ -43,7 +43,7 @@ DECIBELS = 20 / np.log(10)
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one mixture, in dB: error near seams and away from them, jump at seams and halfway between."""
+    """Scores of one mixture in dB: error near seams and away from them, jump at seams and halfway between."""
 
     error: float
     error_at_seams: float
@@ -53,7 +53,7 @@ class Scores:
 
 
 def seams(samples: int, model: ModelEntry, joining: Joining) -> list[tuple[int, int]]:
-    """Where one window hands over to the next: first and last mel frame, which may be the same."""
+    """Seams between windows: first and last mel frame of each, which may be the same."""
     per_frame = model.hop_length * model.latent_stride
     window = model.clip_samples // per_frame
     overlap = int(window * OVERLAPS[joining])
@@ -63,7 +63,7 @@ def seams(samples: int, model: ModelEntry, joining: Joining) -> list[tuple[int, 
 
 
 def scores(output: Floats, mixture: LongMixture, places: Sequence[tuple[int, int]]) -> Scores:
-    """Of one output [samples]."""
+    """Scores of one output [samples]."""
     floor = floor_below(mel_magnitudes(mixture.mixture))
     found, wanted = (
         DECIBELS * np.log(np.maximum(mel_magnitudes(each), floor)) for each in (output, mixture.target)

@@ -1,4 +1,4 @@
-"""How far a solver's result lies from the end of the exact trajectory, where many Euler steps end."""
+"""Distance of a solver's result from the end of the exact trajectory, which many Euler steps approximate."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flowsep_runtime.separation.queries import Tokenizer
 
 @dataclass(frozen=True)
 class Start:
-    """What the solver starts from, for one query: noise, and mixture latent, text and mask."""
+    """Start of the solver for one query: noise, mixture latent, text and mask."""
 
     noise: Floats
     condition: tuple[Array, Array, Array]
 
 
 def starts(pipeline: Pipeline, items: Sequence[Item], seed: int) -> list[Start]:
-    """For the first clip of every item, with the noise that `flowsep_eval.evaluate` gives it."""
+    """The start for the first clip of every item, with the noise that `flowsep_eval.evaluate` draws."""
     model = pipeline.manifest.model
     tokenizer = Tokenizer(pipeline.folder, pipeline.manifest)
     shape = (1, model.latent_channels, model.clip_frames // model.latent_stride, model.latent_frequencies)

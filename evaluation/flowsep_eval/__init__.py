@@ -1,4 +1,4 @@
-"""How well a FlowSep model separates: test sets, metrics with their uncertainty, ceilings, reports.
+"""Evaluation of FlowSep models: test sets, metrics with their uncertainty, ceilings, reports.
 
     from flowsep_eval import evaluate, read_manifest
     from flowsep_runtime import Separator

@@ -37,7 +37,7 @@ class Resamples:
         self.times_drawn = draws.astype(np.float64)
 
     def mean(self, values: Values) -> Estimate | None:
-        """Of values `[N]`; NaN are rows to which the metric does not apply. None if it applies to no row."""
+        """Estimate from values `[N]`; NaN marks rows without a value. None if no row has one."""
         return self.ratio(values, np.ones_like(values))
 
     def ratio(self, numerators: Values, denominators: Values) -> Estimate | None:

@@ -30,7 +30,7 @@ ORDER, SOUNDS, WORDS = 0, 1, 2
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a test set is made of.
+    """Composition of a test set.
 
     Attributes:
         count: Number of queries.

@@ -1,4 +1,4 @@
-"""Ceilings: results of a flow that gives the very latent of the target."""
+"""Upper bounds of every flow: results from the very latent of the target."""
 
 from __future__ import annotations
 

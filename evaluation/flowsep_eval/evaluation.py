@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from flowsep_runtime.options import OptionFields
 
+#: Seconds by which a target's length may differ from its mixture's before it is worth a warning.
 LENGTHS_AGREE = 0.1
-"""Seconds by which a target's length may differ from its mixture's before it is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Output:
-    """What a separator made of a mixture: `[S]`, seconds of work, and why it is silent if it failed."""
+    """Output of a separator: `[S]`, seconds of work, and the reason for silence after a failure."""
 
     waveform: Floats
     seconds: float

@@ -57,7 +57,7 @@ class Item:
 
     @property
     def kind(self) -> ItemKind:
-        """Whether the sound that the query names is in the mixture."""
+        """True if the sound that the query names is in the mixture."""
         return "absent" if self.target is None else "present"
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from flowsep_eval.mel import Floats
 
+#: Decibels that count, in every metric.
 RANGE_DB = 60.0
-"""Decibels that count, in every metric."""
+#: dB below the mixture from which on an output for an absent sound counts as empty.
 ABSENT_DB = 15.0
-"""An output for a sound that is not there counts as empty if it is so many dB below the mixture."""
 
 
 def floor_below(mixture: Floats) -> float:
@@ -71,12 +71,12 @@ def level_db(waveform: Floats, mixture: Floats) -> float:
 
 
 def level_error(estimate: Floats, target: Floats, mixture: Floats) -> float:
-    """How much too loud or too quiet an estimate is, in dB, whichever way; 0 is best. All `[S]`."""
+    """Absolute level error of an estimate in dB; 0 is best. All `[S]`."""
     return abs(level_db(estimate, mixture) - level_db(target, mixture))
 
 
 def attenuation(estimate: Floats, mixture: Floats) -> float:
-    """How far below its mixture an estimate lies, in dB, 60 at most; for a sound that is not there. `[S]`."""
+    """Level of an estimate below its mixture in dB, at most 60, for a sound that is absent. `[S]`."""
     return -level_db(estimate, mixture)
 
 

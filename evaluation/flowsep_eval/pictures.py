@@ -84,8 +84,8 @@ def _badness(score: ItemScore) -> float:
     return score.values["log_mel_distance"] / max(score.values["log_mel_distance_mixture"], 1e-9)
 
 
+#: A title, and three waveforms `[S]` with a title each (None is a sound that is not there).
 Example = tuple[str, tuple[tuple[str, Floats | None], ...]]
-"""A title, and three waveforms `[S]` with a title each (None is a sound that is not there)."""
 
 
 def example_page(examples: list[Example], path: Path) -> None:

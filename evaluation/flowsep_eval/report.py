@@ -17,7 +17,7 @@ ALL = "all sets"
 
 @dataclass(frozen=True)
 class Column:
-    """How a metric is shown: heading, factor, decimals."""
+    """Format of a metric: heading, factor, decimals."""
 
     metric: str
     heading: str
@@ -133,7 +133,7 @@ def _schedules(settings: Mapping[str, Any]) -> str:
 
 
 def _unusual(settings: Mapping[str, Any]) -> str:
-    """What was asked for beyond the defaults, with a comma behind each."""
+    """Options other than the defaults, each followed by a comma."""
     words = [f"{settings[name]:g} {name}" for name in ("guidance", "candidates") if settings[name] != 1]
     return "".join(f"{word}, " for word in words)
 
@@ -169,7 +169,7 @@ def markdown(sets: Mapping[str, Scores], about: Mapping[str, Any]) -> str:
 
 
 def _ceilings(name: str, total: Summary) -> list[str]:
-    """What the mixture itself and a perfect flow would score; nothing for sets without targets."""
+    """Scores of the mixture itself and of a perfect flow; empty for sets without targets."""
     if "log_mel_distance" not in total:
         return []
     columns = [column for column in CEILINGS if column.metric in total]
@@ -208,7 +208,7 @@ def table(headings: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def closing_line(sets: Mapping[str, Scores]) -> str:
-    """What a terminal shows at the end: a line a set."""
+    """The summary for the terminal: one line per set."""
     lines = []
     for name, scores in sets.items():
         total: Mapping[str, Estimate] = scores.overall()

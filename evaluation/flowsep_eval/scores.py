@@ -13,16 +13,16 @@ from flowsep_eval.manifest import Item
 from flowsep_eval.mel import Floats
 from flowsep_eval.metrics import frechet_distance
 
+#: Estimates by metric; a metric that applies to no row is not in it.
 Summary = Mapping[str, Estimate]
-"""Estimates by metric; a metric that applies to no row is not in it."""
 
+#: Ratio of the mean log-mel distance after to that before.
 RATIO = "log_mel_ratio"
-"""Of the mean log-mel distance after to that before."""
 
 
 @dataclass(frozen=True)
 class ItemScore:
-    """What one query scored.
+    """Scores of one query.
 
     Attributes:
         values: By metric, of those that apply. A name alone is the output's; `…_mixture` is what the mixture

@@ -50,7 +50,7 @@ def check_folder(folder: Path, force: bool) -> None:
 
 
 def set_names(manifests: Sequence[Path]) -> list[str]:
-    """What the sets are called: `sets/held-out/manifest.jsonl` is `held-out`, `mine.jsonl` is `mine`.
+    """Names of the sets: `sets/held-out/manifest.jsonl` is `held-out`, `mine.jsonl` is `mine`.
 
     Raises:
         OptionError: If the same manifest is given twice.
@@ -69,7 +69,7 @@ def set_names(manifests: Sequence[Path]) -> list[str]:
 
 
 def about(separator: Separator, settings: Mapping[str, Any], manifests: Mapping[str, Path]) -> dict[str, Any]:
-    """What was evaluated and how: settings, bundle, test sets with their digests, versions."""
+    """Description of a run: settings, bundle, test sets with their digests, versions."""
     pipeline = separator.pipeline
     return {
         "settings": dict(settings),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowsep_export.errors import DownloadError
-from flowsep_runtime.bundle.checksums import cache_folder
+from flowsep_runtime.caches import cache_folder, replace_whole
 from flowsep_runtime.errors import shown
 
 ZENODO = "https://zenodo.org/api"
@@ -33,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What the record says of its file."""
+    """The record's entry of the file."""
 
     url: str
     size: int
@@ -87,7 +86,7 @@ def published_checkpoint(
         raise DownloadError(
             f"The downloaded {CHECKPOINT} is damaged (its checksum differs): try again, or {by_hand}."
         )
-    os.replace(part, path)
+    replace_whole(part, path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong while exporting, for reasons that a user can act on: one sentence each."""
+"""Errors of an export that a user can act on, one sentence each."""
 
 from __future__ import annotations
 

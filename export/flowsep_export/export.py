@@ -45,9 +45,6 @@ from flowsep_runtime.versions import installed
 Progress = Callable[[str, float], None]
 
 
-"""As the published command line."""
-
-
 @dataclass(frozen=True)
 class Source:
     """A model and everything else that its bundle needs.
@@ -161,7 +158,7 @@ def _write_graphs(
 def _write_variants(
     model: FlowSep, folder: Path, exported: dict[str, GraphEntry]
 ) -> dict[str, dict[str, GraphEntry]]:
-    """Write the backends' own spellings; large weights are those of the graph for all."""
+    """Write the backends' variants; large weights are shared with the common graphs."""
     variants = {}
     for backend, names in VARIANTS.items():
         table = graphs(model, backend)
@@ -177,7 +174,7 @@ def _write_variants(
 
 
 def _cuda_variant(folder: Path, exported: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
-    """Write the CUDA provider's spelling of graphs in which it can fuse attention."""
+    """Write the CUDA provider's variants of graphs in which it can fuse attention."""
     entries = {}
     for name, entry in exported.items():
         model = onnx.load(folder / entry.files[0].name, load_external_data=False)

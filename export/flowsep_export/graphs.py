@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsep_export.rewrites.snake import Spelling
+from flowsep_export.rewrites.snake import Sine
 from flowsep_export.rewrites.upsample import transpose_upsamples
 from flowsep_export.rewrites.vocoder import PlanarVocoder
 from flowsep_ref import FlowSep, FlowSepConfig
@@ -72,7 +72,7 @@ class EncodeMixture(nn.Module):
 
 
 class VelocityText(nn.Module):
-    """What the velocity network makes of a query: keys and values of its text attentions, the mask's bias."""
+    """Features of a query for the velocity network: its keys and values, and the mask's bias."""
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class VelocityText(nn.Module):
 
 
 class VelocityMixture(nn.Module):
-    """What the velocity network makes of the mixture: its share of the first convolution."""
+    """Features of the mixture for the velocity network: its part of the first convolution."""
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class VelocityMixture(nn.Module):
 
 
 class VelocityTime(nn.Module):
-    """What the velocity network makes of times: every residual block's shift, side by side."""
+    """Features of times for the velocity network: every residual block's shift, side by side."""
 
     def __init__(self, model: FlowSep) -> None:
         super().__init__()
@@ -158,10 +158,10 @@ class DecodeLatent(nn.Module):
 class Vocode(nn.Module):
     """Log-mel to waveform."""
 
-    def __init__(self, model: FlowSep, spelling: Spelling) -> None:
+    def __init__(self, model: FlowSep, sine: Sine) -> None:
         super().__init__()
         self.dtype = model.vocoder.conv_pre.weight.dtype
-        self.vocoder = PlanarVocoder(model.vocoder, spelling)
+        self.vocoder = PlanarVocoder(model.vocoder, sine)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.vocoder(log_mel.to(self.dtype)).float()
@@ -177,7 +177,7 @@ def vocoder_tail(config: FlowSepConfig) -> int:
     return length - frames * config.audio.hop_length
 
 
-#: Backend -> the graphs of which a bundle carries a spelling for it, beside the one for all.
+#: Backend -> the graphs of which a bundle has a variant for it.
 VARIANTS: Mapping[str, tuple[str, ...]] = {"openvino": ("vocode",)}
 
 
@@ -186,9 +186,9 @@ def graphs(model: FlowSep, backend: str | None = None) -> dict[str, Graph]:
 
     Args:
         model: what to export.
-        backend: a key of `VARIANTS`, for that backend's spelling of its graphs; None for the one for all.
+        backend: a key of `VARIANTS`, for that backend's variants of its graphs; None for the common graphs.
     """
-    spelling: Spelling = "cosine" if backend is None else "polynomial"
+    sine: Sine = "cosine" if backend is None else "polynomial"
     config = model.config
     tokens, mels, channels = config.text.max_length, config.audio.n_mel_channels, config.latent_channels
     tail = vocoder_tail(config)
@@ -260,7 +260,7 @@ def graphs(model: FlowSep, backend: str | None = None) -> dict[str, Graph]:
         graph("decode_latent", DecodeLatent(model), (latent("latent"),), (log_mel,)),
         graph(
             "vocode",
-            Vocode(model, spelling),
+            Vocode(model, sine),
             (log_mel,),
             (TensorSpec("waveform", ("batch", f"{config.audio.hop_length}*frames + {tail}")),),
         ),

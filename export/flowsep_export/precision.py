@@ -21,19 +21,19 @@ from flowsep_ref import FlowSep
 
 HALF_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.Linear, nn.Embedding)
 
+#: Layers whose weights, and so whose arithmetic, stay float32: patterns of qualified names.
 FLOAT32_ISLANDS = (
     "text_encoder.*.DenseReluDense.wo",  # T5's overflow: its product and the residual beyond half's range
     "text_encoder.*.relative_attention_bias",  # added to scores that are float32
     "unet.time_embed.*",  # angles: half is too coarse, and it runs once a schedule
     "unet.*.emb_layers.*",
 )
-"""Layers whose weights, and so whose arithmetic, stay float32: patterns of qualified names."""
 
+#: Half-precision layers whose results go on in float32.
 FLOAT32_OUTPUTS = (
     "text_encoder.*.SelfAttention.[qk]",  # T5 does not scale its scores: they are large and need accuracy
     "text_encoder.*.DenseReluDense.wi_[01]",  # their gated product overflows, not they
 )
-"""Half-precision layers whose results go on in float32."""
 
 
 def halve(model: FlowSep) -> FlowSep:

@@ -99,7 +99,7 @@ def largest_activation(
 def graph_inputs(
     graph: str, table: Mapping[str, Graph], model: FlowSep, cases: Sequence[StageInputs]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """What a graph gets in the float32 model's separation of each case.
+    """Inputs of a graph in the float32 model's separation of each case.
 
     Args:
         graph: its name.

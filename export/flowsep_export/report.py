@@ -1,4 +1,4 @@
-"""What the export tells on the terminal: progress, and the table of errors."""
+"""Terminal output of the export: progress, and the table of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages are run on when they are checked: numbers from a generator, and a real recording.
+"""Inputs for the verification of stages: numbers from a generator, and a real recording.
 
 `StageInputs` has an input for every stage.  Random ones are independent of each other, so that a
 fault of one stage cannot hide that of the next; a recording's come from the reference's own run, so
@@ -52,7 +52,7 @@ class StageInputs:
         return {entry.name: getattr(self, entry.name).numpy() for entry in fields(self)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name."""
+        """The tensors by name."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 

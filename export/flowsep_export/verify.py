@@ -1,4 +1,4 @@
-"""Is every exported stage, and all of them in a row, what the reference computes?
+"""Comparison of every exported stage, and of the chain of all stages, with the reference.
 
 The stages run through `flowsep_runtime.Pipeline`, as they will in use.
 """
@@ -24,20 +24,18 @@ from flowsep_runtime.pipeline import Pipeline
 
 Precision = Literal["float32", "float16"]
 
+#: Relative error allowed to a stage.
 TOLERANCE: Mapping[Precision, float] = {"float32": 5e-5, "float16": 2e-2}
-"""Relative error allowed to a stage."""
 
+#: Relative error allowed to the whole chain, in which the errors of five stages add up.
 CHAIN_TOLERANCE: Mapping[Precision, float] = {"float32": 2.5e-4, "float16": 1e-1}
-"""Relative error allowed to the whole chain, in which the errors of five stages add up."""
 
+#: Root mean square (-40 dB of full scale) of the quietest waveform that an error is held against. PyTorch
+#: itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
 QUIETEST = 1e-2
-"""Root mean square (-40 dB of full scale) of the quietest waveform that an error is held against.
 
-PyTorch itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
-"""
-
+#: Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one.
 WAVEFORMS = ("vocode", CHAIN)
-"""What gives waveforms in [-1, 1]; the others' outputs are of the order of one."""
 
 Check = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
 
@@ -78,8 +76,8 @@ def checks() -> dict[str, Check]:
     return {**STAGE_CALLS, CHAIN: chain}
 
 
+#: The expected outputs of a check.
 Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
-"""What a check should give."""
 
 
 def reference_judge(model: FlowSep) -> Judge:
@@ -113,8 +111,8 @@ def verify(
     """
 
     def opened(stage: str) -> Iterator[Pipeline]:
-        for spelling in spellings(manifest, stage):
-            yield Pipeline(folder, spelling, open_backend("cpu", folder, spelling))
+        for variant in variants(manifest, stage):
+            yield Pipeline(folder, variant, open_backend("cpu", folder, variant))
 
     return measure(reference_judge(model), opened, manifest.precision, cases, progress)
 
@@ -142,13 +140,13 @@ def measure(
     return entries
 
 
-def spellings(manifest: Manifest, stage: str) -> list[Manifest]:
-    """The bundle as any backend reads it and, of a stage that has other spellings, as those backends do."""
+def variants(manifest: Manifest, stage: str) -> list[Manifest]:
+    """The bundle, and copies of its manifest in which the stage's variants replace the graphs."""
     graphs = GRAPHS_OF.get(stage, ())  # the chain repeats what its stages were checked for
     own = [
-        replace(manifest, graphs={**manifest.graphs, **variants}, variants={})
-        for variants in manifest.variants.values()
-        if any(name in graphs for name in variants)
+        replace(manifest, graphs={**manifest.graphs, **replaced}, variants={})
+        for replaced in manifest.variants.values()
+        if any(name in graphs for name in replaced)
     ]
     return [replace(manifest, variants={}), *own]
 

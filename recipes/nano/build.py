@@ -28,18 +28,18 @@ VAE = ["--steps", "2200", "--batch", "6"]
 FLOW = ["--steps", "26000", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "2", "--naming", "0.05"]
 FLOW += ["--mean", "0.8", "--masking", "2"]
 SHARDS = 120
+#: Solver steps of the bundle.
 STEPS = 4
-"""Solver steps of the bundle."""
+#: Options of the bundle: it filters the mixture by default, against the complement, by one evaluation.
 MASKED = ["--kind", "masked", "--complement", "everything except {query}", "--masked-solver", "mean"]
-"""Options of the bundle: it filters the mixture by default, against the complement, by one evaluation."""
 
+#: The sets of the model card. The third has mixtures of the first.
 TEST_SETS = {
     "trained recordings": ["--split", "train", "--phrasings", "trained"],
     "held-out recordings": ["--split", "test", "--phrasings", "trained"],
     "held-out phrasings": ["--split", "train", "--phrasings", "held-out", "--count", "150"],
     "absent sounds": ["--split", "train", "--phrasings", "trained", "--absent", "--count", "150"],
 }
-"""The sets of the model card. The third has mixtures of the first."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ TICKS = 960  # a second: 480 a quarter note, at the format's default of 120 quar
 
 @dataclass(frozen=True)
 class Instrument:
-    """How a class is played.
+    """Instruments and notes of a class.
 
     Attributes:
         label: the class.

@@ -26,11 +26,11 @@ SOUNDS = Path(__file__).parent / "sounds"
 WORDS = SOUNDS / "words.tsv"
 CAPTIONS = SOUNDS / "captions.tsv"
 
+#: Sentences a class.
 DRAWN = 1000
-"""Sentences a class."""
 VOCABULARY = 1000
+#: Weight of a caption among the sentences that the tokenizer learns from.
 REPEATS = 40
-"""So often a caption counts among the sentences that the tokenizer learns from."""
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789'-.,▁")
 
 ADJECTIVES = (

@@ -38,7 +38,7 @@ def rain(samples: int, rng: np.random.Generator) -> Samples:
     hiss = _noise(samples, rng.uniform(300, 900), rng.uniform(5000, 7800), rng)
     drops = np.zeros(samples, np.float32)
     rate = rng.uniform(30, 200)  # drops a second
-    sizes = 12  # so many pitches that no single tone stands out
+    sizes = 12  # enough pitches that no single tone stands out
     h = np.arange(round(0.006 * SAMPLE_RATE)) / SAMPLE_RATE
     for _ in range(sizes):
         count = rng.poisson(samples / SAMPLE_RATE * rate / sizes)

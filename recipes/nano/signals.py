@@ -1,4 +1,4 @@
-"""From a sound file's bytes to a clean clip: mono, 16 kHz, no rumble, no silent ends, full scale."""
+"""Conversion of a sound file's bytes to a clean clip: mono, 16 kHz, no rumble, no silent ends, full scale."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PEAK = 0.95
 
 # Hz. Field recordings whose wind and handling noise lies below everything that the class itself does.
 HIGH_PASS = {"birds chirping": 800.0, "crickets chirping": 800.0, "siren": 200.0, "bell ringing": 200.0}
-RUMBLE = 20.0  # Hz: for every other class only what nobody hears
+RUMBLE = 20.0  # Hz: inaudible for every other class
 
 
 def decode(content: bytes, name: str) -> tuple[Samples, int]:

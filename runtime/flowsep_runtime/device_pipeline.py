@@ -12,13 +12,16 @@ import numpy as np
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import DeviceBackend
 
-#: `stage(name)`: what a stage's work is done in, to time it, say.
+#: `stage(name)`: a context around the work of a stage, for example to time it.
 StageContext: TypeAlias = Callable[[str], AbstractContextManager[None]]
+
+#: Called with (steps done, steps) after every step.
+StepProgress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What a target is generated from; B is the batch, T mel frames, t = T / 4."""
+    """Input of a generation; B is the batch, T mel frames, t = T / 4."""
 
     waveform: Floats  # [B, 160 T]
     posterior_noise: Floats  # [1 or B, 8, t, 16]
@@ -42,7 +45,7 @@ def run_on_device(
     steps: int,
     solver: str,
     host_solve: Callable[[Floats], Floats],
-    progress: Callable[[int, int], None] | None,
+    progress: StepProgress | None,
     stage: StageContext,
     vocode: bool,
 ) -> ClipResult:

@@ -1,4 +1,4 @@
-"""What can go wrong for reasons a user can act on.
+"""Errors that a user can act on.
 
 Every message is one sentence that names the file (or the option) and says what to do. Anything else that
 escapes this package is a fault of ours.

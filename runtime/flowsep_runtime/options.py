@@ -13,8 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, TypeAlias, TypedDict, cast, get_args
 
 from flowsep_runtime.bundle.manifest import ModelEntry
-from flowsep_runtime.errors import OptionError
+from flowsep_runtime.checks import real_number, whole_number
+from flowsep_runtime.errors import OptionError, QueryError
 from flowsep_runtime.solvers import solver_named, solver_taking
+
+MOST_STEPS = 10_000
 
 #: How the windows of a long recording are put together; docs/long-recordings.md compares them.
 Joining: TypeAlias = Literal["joint", "cross-fade", "none"]
@@ -42,7 +45,7 @@ class OptionFields(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a caller may ask for besides queries; None is the bundle's default.
+    """Options of a separation besides its queries; None is the bundle's default.
 
     Raises:
         OptionError: If a value is out of range.
@@ -58,7 +61,7 @@ class Options:
     """Separate the mean of all channels only: the target is the same in all channels, and one mask filters
     them all."""
     guidance: float = 1.0
-    """How far to go from the answer to the negative query towards the answer to the query: 1 is the query
+    """Distance to go from the answer to the negative query towards the answer to the query: 1 is the query
     alone, more exaggerates the difference. Other values than 1 double the solver's work."""
     negative: str | None = None
     """A description of sounds to keep out; None is the empty query. Needs a guidance other than 1."""
@@ -66,7 +69,7 @@ class Options:
     """Generate this many targets, with this seed and the following ones, and keep the one that explains the
     mixture best (`candidates.py`), query by query; in a long recording, group of windows by group."""
     windows: Joining = "joint"
-    """How the windows of a long recording are put together."""
+    """Way in which the windows of a long recording are put together."""
     window: float | None = None
     """Length of the windows in seconds, rounded up to what the model takes. A short window saves the time
     that silence behind a short recording would take; docs/long-recordings.md has its cost in quality."""
@@ -75,14 +78,17 @@ class Options:
     ("masked")."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("seed", 0), ("candidates", 1)):
+        for name, least, most in (("steps", 1, MOST_STEPS), ("seed", 0, None), ("candidates", 1, 1000)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name} must be {least} or more and not {value}.")
+            if value is not None:
+                whole_number(name, value, least, most)
         if self.solver is not None:
             solver_named(self.solver)
-        if not math.isfinite(self.guidance):
-            raise OptionError(f"guidance must be a number and not {self.guidance}.")
+        real_number("guidance", self.guidance)
+        if self.window is not None:
+            real_number("window", self.window)
+        if not isinstance(self.negative, str | None):
+            raise QueryError("A query must be text: give a sentence, or several in a list.")
         if self.negative is not None and self.guidance == 1:
             raise OptionError(
                 "A negative query has no effect at guidance 1: give another guidance, such as 1.5."

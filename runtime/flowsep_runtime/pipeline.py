@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from flowsep_runtime.backends import (
     open_chosen,
 )
 from flowsep_runtime.bundle.manifest import STAGES, Manifest
-from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, run_on_device
+from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, StepProgress, run_on_device
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import solver_taking
@@ -37,16 +37,10 @@ from flowsep_runtime.solvers import solver_taking
 
 @dataclass(frozen=True)
 class QueryFeatures:
-    """What the velocity network makes of queries, the same at every step: [B, 50, K] and [B, 1, 1, 50]."""
+    """Features of queries for the velocity network, the same at every step: [B, 50, K] and [B, 1, 1, 50]."""
 
     keys_values: Floats
     mask_bias: Floats
-
-
-@dataclass(frozen=True)
-class _Invariants:
-    mixture_features: Floats
-    query: QueryFeatures
 
 
 class Pipeline:
@@ -179,8 +173,8 @@ class Pipeline:
         if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, len(state))):
             raise ValueError(f"t must be a scalar or [batch]: {times.shape}")
         features = self.time_features(np.atleast_1d(times))
-        invariants = self._invariants(len(state), state.shape[2], mixture_latent, text, mask)
-        return self.velocity_from(state, features, invariants.mixture_features, invariants.query)
+        mixture, query = self._invariants(len(state), state.shape[2], mixture_latent, text, mask)
+        return self.velocity_from(state, features, mixture, query)
 
     def query_features(self, text: ArrayLike, mask: ArrayLike) -> QueryFeatures:
         """Hidden states [B, 50, D] and mask [B, 50] -> their keys and values, for `velocity_from`."""
@@ -223,7 +217,7 @@ class Pipeline:
         mask: ArrayLike,
         steps: int,
         solver: str = "euler",
-        progress: Callable[[int, int], None] | None = None,
+        progress: StepProgress | None = None,
     ) -> Floats:
         """Follows the velocity from noise at t = 0 to a latent at t = 1 (docs/model.md#solver).
 
@@ -243,25 +237,23 @@ class Pipeline:
         method = solver_taking(solver, steps)
         x = self._latent(noise, "noise")
         time_features = self.time_features(method.times(steps))
-        invariants = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
+        mixture, query = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
         if isinstance(self.backend, SolverLoop):
             schedule = Schedule(
                 solver,
                 steps,
                 x,
                 time_features,
-                invariants.mixture_features,
-                invariants.query.keys_values,
-                invariants.query.mask_bias,
+                mixture,
+                query.keys_values,
+                query.mask_bias,
             )
             solution = self.backend.solve(schedule, progress)
             if solution is not None:
                 return solution
 
         def velocity(x: Floats, k: int) -> Floats:
-            return self.velocity_from(
-                x, time_features[k : k + 1], invariants.mixture_features, invariants.query
-            )
+            return self.velocity_from(x, time_features[k : k + 1], mixture, query)
 
         for done, state in enumerate(method.integrate(velocity, x, steps), 1):
             x = state
@@ -282,19 +274,10 @@ class Pipeline:
         clip: Clip,
         steps: int,
         solver: str = "euler",
-        progress: Callable[[int, int], None] | None = None,
+        progress: StepProgress | None = None,
         stage: StageContext = lambda name: nullcontext(),
     ) -> Floats:
-        """All stages in a row but for the text's: a mixture's waveform to the target's.
-
-        Args:
-            clip: Normalised waveform, noise and text; see there for shapes.
-            steps, solver, progress: As for `solve`.
-            stage: `stage(name)` is entered for every stage's work.
-
-        Returns:
-            Waveform [B, 160 T + 32] at 16 kHz, in [-1, 1].
-        """
+        """Waveform [B, 160 T + 32] of the target, at 16 kHz and in [-1, 1]: all of `run`."""
         return self.run(clip, steps, solver, progress, stage).waveform
 
     def run(
@@ -302,11 +285,18 @@ class Pipeline:
         clip: Clip,
         steps: int,
         solver: str = "euler",
-        progress: Callable[[int, int], None] | None = None,
+        progress: StepProgress | None = None,
         stage: StageContext = lambda name: nullcontext(),
         vocode: bool = True,
     ) -> ClipResult:
-        """As `generate`, with the spectrograms on the way; the vocoder runs only if `vocode`."""
+        """All stages in a row but for the text's: a mixture's waveform to the target's.
+
+        Args:
+            clip: Normalised waveform, noise and text; see there for shapes.
+            steps, solver, progress: As for `solve`.
+            stage: `stage(name)` is entered for every stage's work.
+            vocode: False to leave the vocoder out.
+        """
         self._waveform(clip.waveform)
 
         def solve(mixture_latent: Floats) -> Floats:
@@ -333,12 +323,12 @@ class Pipeline:
 
     def _invariants(
         self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
-    ) -> _Invariants:
+    ) -> tuple[Floats, QueryFeatures]:
         mixture = self._latent(mixture_latent, "mixture_latent")
         if mixture.shape[2] != frames:
             raise ValueError(f"mixture_latent has {mixture.shape[2]} frames and x {frames}")
         query = self.query_features(text, mask)
-        return _Invariants(
+        return (
             _of_batch(self.mixture_features(mixture), batch, "mixture_latent"),
             QueryFeatures(
                 _of_batch(query.keys_values, batch, "text"), _of_batch(query.mask_bias, batch, "mask")

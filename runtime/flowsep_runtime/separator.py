@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, checked_samples
+from flowsep_runtime.audio.checks import checked_rate, checked_samples
 from flowsep_runtime.backends import DeviceBackend, Precision
 from flowsep_runtime.bundle.manifest import STAGES
+from flowsep_runtime.checks import whole_number
 from flowsep_runtime.device_pipeline import Clip
 from flowsep_runtime.errors import AudioError, BundleError, QueryError, shown
 from flowsep_runtime.options import OptionFields, Options
@@ -33,13 +34,13 @@ BUNDLED = Path(__file__).parent / "assets" / "nano"
 
 @dataclass(frozen=True)
 class Separation:
-    """What `Separator.separate` gives. All audio has the input's shape, rate and level, in float32."""
+    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32."""
 
     target: Floats
     """The sound that was asked for: the mixture's own samples through a mask, or, of kind "generated", the
     model's own waveform, up to 8 kHz."""
     residual: Floats
-    """What is left of the mixture without the sound. With a masked target, target + residual = mixture,
+    """The rest of the mixture, without the sound. With a masked target, target + residual = mixture,
     sample by sample."""
     sample_rate: float
     timings: dict[str, float]
@@ -103,6 +104,7 @@ class Separator:
             channels: Channels that sound in the recordings to come; at most 4 go through the model together.
             options: As they will be given to `separate`.
         """
+        whole_number("channels", channels, 1)
         run = self._run(["sound"], options)
         with run.model_in_use():
             for stage in STAGES:
@@ -241,14 +243,15 @@ class Separator:
         Raises:
             As `separate`; what concerns the audio is raised when it is reached.
         """
-        if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-            checked_samples(np.zeros(1, np.float32), sample_rate)
+        checked_rate(sample_rate)
         run = self._run([query] if isinstance(query, str) else query, options, progress)
         if samples is not None:
             run.expect(samples, sample_rate)
         return Parts(parts(_checked(blocks, sample_rate), sample_rate, run), run.seconds)
 
     def _run(self, queries: Sequence[str], options: OptionFields, progress: Progress | None = None) -> Run:
+        if not isinstance(queries, Sequence) or not all(isinstance(query, str) for query in queries):
+            raise QueryError("A query must be text: give a sentence, or several in a list.")
         if not queries or any(not query.strip() for query in queries):
             raise QueryError("The query is empty: say in a few words what to separate.")
         resolved = Options(**options).resolved(self.pipeline.manifest.model, self.pipeline.precision)

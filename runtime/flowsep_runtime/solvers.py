@@ -69,7 +69,7 @@ def _adams_bashforth(order: int) -> _Method:
 
 
 def _weights(nodes: Times, begin: float, end: float) -> list[float]:
-    """Of the values at the nodes, in the integral from begin to end of the polynomial through them."""
+    """Weights of the values at the nodes, in the integral of the polynomial through them."""
     weights = []
     for node in nodes:
         others = nodes[nodes != node]

@@ -1,4 +1,4 @@
-"""Which versions of which libraries something was made or measured with."""
+"""Versions of installed libraries, for records of exports and measurements."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ SOUNDS = {"dog barking": "dog", "rain": "rain"}
 
 
 def log_mel(pipeline: Pipeline, waveform: Floats) -> Floats:
-    """Of a whole number of frame groups, cut to the shortest that all files have."""
+    """Samples in a whole number of frame groups, cut to the shortest file."""
     samples = 140_800
     assert len(waveform) >= samples
     mel: Floats = pipeline.log_mel(waveform[None, :samples])[0]

@@ -1,4 +1,4 @@
-"""From a checkpoint in the published layout to a separation by the model that was tuned from it."""
+"""A checkpoint in the published layout is tuned, exported and run."""
 
 from __future__ import annotations
 

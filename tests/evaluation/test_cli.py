@@ -130,7 +130,7 @@ def test_wrong_calls_are_one_sentence(
 def test_audio_is_looked_at_before_anything_is_separated(
     scripts: Path, toy_bundle: Path, test_set: Path, other_set: Path, tmp_path: Path
 ) -> None:
-    """At the end of the last set, where it would otherwise be found after hours."""
+    """The fault is at the end of the last set, where it would otherwise be found after hours."""
     soundfile.write(tmp_path / "silent.wav", np.zeros(99), 16000)
     row = {"mixture": "../silent.wav", "query": "rain", "target": None}
     with other_set.open("a") as file:

@@ -1,4 +1,4 @@
-"""What the metrics promise, on any input."""
+"""Properties of the metrics on any input."""
 
 from __future__ import annotations
 

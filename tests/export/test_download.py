@@ -21,7 +21,7 @@ CONTENT = bytes(range(256)) * 20_000  # more than one block
 
 @dataclass
 class Zenodo:
-    """What the server gives, and the Range headers it was asked for."""
+    """Double of the server, with the Range headers of its requests."""
 
     url: str = ""
     content: bytes = CONTENT

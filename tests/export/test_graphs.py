@@ -1,4 +1,4 @@
-"""What is in the exported files."""
+"""Content of the exported files."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def on_cpu(toy: Path) -> Pipeline:
-    """What every other engine must agree with."""
+    """The reference for every other backend."""
     return Pipeline.load(toy, "cpu", threads=1)
 
 

@@ -87,7 +87,7 @@ class CudaDouble:
         self.enums = {name: new_enum(name, values) for name, values in description["enums"].items()}
 
     def module(self) -> ModuleType:
-        """What the code under test imports."""
+        """The modules that the code under test imports."""
         module = ModuleType("cuda.bindings.runtime")
         module.__dict__.update(self.enums | self.description["constants"])
         for name in IMPLEMENTED:
@@ -121,7 +121,7 @@ class CudaDouble:
         return status
 
     def faults(self) -> list[str]:
-        """What was left unchecked or was not freed."""
+        """Results left unchecked and memory not freed."""
         unchecked = [f"{status.function} unchecked" for status in self.statuses if not status.is_checked]
         left = {
             "memory": self.memory,

@@ -94,7 +94,7 @@ def described_class(kind: Any) -> dict[str, Any]:
 
 
 def tensorrt_description() -> dict[str, Any]:
-    """Of the bindings that this interpreter imports."""
+    """Description of the bindings that this interpreter imports."""
     import tensorrt_bindings as trt
 
     severities = {name: int(value) for name, value in trt.ILogger.Severity.__members__.items()}
@@ -111,7 +111,7 @@ def tensorrt_description() -> dict[str, Any]:
 
 
 def cuda_description() -> dict[str, Any]:
-    """Of `cuda.bindings.runtime`."""
+    """Description of `cuda.bindings.runtime`."""
     from cuda.bindings import runtime
 
     functions = {}

@@ -21,7 +21,7 @@ VERSIONS = ("10.13.3.9", "11.4.0.106")
 
 
 def description(library: str, version: str = "*") -> dict[str, Any]:
-    """What `describe.py` wrote."""
+    """A description that `describe.py` wrote."""
     (path,) = BINDINGS.glob(f"{library}-{version}.json")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
@@ -35,7 +35,7 @@ class Machine:
         self.trt = TensorRtDouble(description("tensorrt", version), self.cuda)
 
     def faults(self) -> list[str]:
-        """What a run left behind."""
+        """The state that a run left behind."""
         return self.cuda.faults() + self.trt.faults()
 
 

@@ -3,7 +3,7 @@
 A plan is the network's ONNX behind a header. What the double offers is held to `bindings/tensorrt-*.json` by
 `test_double.py`: every name, parameter and property. It refuses what the real library punishes by a crash or
 by silence: an address that is not aligned or not in live memory, an output's address before the shapes, a
-capture before the first run, an input and an output in one place, results that nobody looks at.
+capture before the first run, an input and an output in one place, results that are not checked.
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ class TensorRtDouble:
         return Truth(value, call, self.truths)
 
     def faults(self) -> list[str]:
-        """Results that nobody looked at."""
+        """Results that were not checked."""
         return [f"{truth.call} unchecked" for truth in self.truths if not truth.is_checked]

@@ -1,4 +1,4 @@
-"""What both halves of the double of TensorRT use."""
+"""Parts that both halves of the double of TensorRT use."""
 
 from __future__ import annotations
 

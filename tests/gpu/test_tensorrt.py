@@ -48,7 +48,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 
 @pytest.fixture
 def pipeline(built: Path, machine: Machine) -> Iterator[Pipeline]:
-    """On the double; whatever a test does, nothing may be left unchecked or not freed."""
+    """A backend on the double; after every test nothing may be left unchecked or not freed."""
     pipeline = Pipeline.load(built, "tensorrt")
     yield pipeline
     assert isinstance(pipeline.backend, TensorRt)

@@ -1,4 +1,4 @@
-"""What a user gets from `pip install`: one version, the command lines, and every file that the code reads."""
+"""Result of `pip install`: one version, the command lines, and every file that the code reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a package on disk to the cache that training maps."""
+"""Preparation of the cache that training maps, from a package on disk."""
 
 from __future__ import annotations
 

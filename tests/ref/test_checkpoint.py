@@ -1,4 +1,4 @@
-"""What is read of a checkpoint, and what is refused."""
+"""Entries that are read from a checkpoint, and files that are refused."""
 
 from __future__ import annotations
 

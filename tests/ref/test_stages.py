@@ -1,4 +1,4 @@
-"""What the golden arrays cannot show: padding, floors, clamps, batches, lengths, other checkers."""
+"""Behaviour that the golden arrays cannot show: padding, floors, clamps, batches, lengths."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> 
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *libraries: str) -> None:
-    """As if these libraries were not installed."""
+    """Pretend that these libraries are not installed."""
     from importlib.util import find_spec
 
     for module in BACKENDS.values():

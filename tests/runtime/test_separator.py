@@ -1,4 +1,4 @@
-"""What a separation promises for any audio: length, level, rate, channels, residual and repeatability."""
+"""Properties of a separation of any audio: length, level, rate, channels, residual, repeatability."""
 
 from __future__ import annotations
 

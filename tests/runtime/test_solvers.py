@@ -13,7 +13,7 @@ from flowsep_runtime.solvers import SOLVERS, Solver, euler_steps, solver_taking
 # the first step of ab3 is Euler's, whose error is of the second order
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 2, "ab3": 2}
 EVALUATIONS = {"midpoint": 2, "heun": 2}
-NAMES = list(SOLVERS)
+NAMES = [name for name, solver in SOLVERS.items() if solver.only_steps is None]
 
 
 def method_of(name: str) -> str:
@@ -25,7 +25,7 @@ FREQUENCIES = np.array([3.0, 1.0, 5.0])
 
 
 def error(solver: Solver, steps: int) -> float:
-    """Of dx/dt = x + cos(w t), curves in time and space: the errors of some can vanish, of all cannot."""
+    """Error for dx/dt = x + cos(w t), curves in time and space: errors of some can vanish, of all cannot."""
     times = solver.times(steps).astype(np.float64)
 
     def velocity(x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], k: int) -> object:

@@ -1,4 +1,4 @@
-"""What augmentation changes and what it leaves alone."""
+"""Changes of an augmentation, and properties that it keeps."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_the_parts_become_a_model(work: Path, tokenizer: Path, tmp_path: Path) -
 
 
 class PowerCutError(Exception):
-    """What a power cut would do."""
+    """Stop as a power cut would."""
 
 
 @pytest.mark.parametrize("part", ["vae", "vocoder", "flow"])
@@ -260,7 +260,7 @@ def test_a_missing_part_is_named(work: Path, tokenizer: Path, tmp_path: Path) ->
 def test_a_model_is_fine_tuned(
     published: bool, bank: SoundBank, tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    """From the published layout and from the bundled model: the loss falls, the result loads."""
+    """Fine-tuning from the published layout and from the bundled model: the loss falls, the result loads."""
     if published:
         base = FlowSep.from_checkpoint(tiny_checkpoint, data / "configs" / "tiny.yaml")
         vocabulary = data / "tokenizer.json"

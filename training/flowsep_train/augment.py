@@ -17,13 +17,13 @@ Audio = NDArray[np.float32]
 SAMPLE_RATE = 16000
 FRAME = 1024
 HOP = FRAME // 4
+#: 60 dB as a natural logarithm of amplitude.
 RANGE_60_DB = 3 * np.log(10)
-"""60 dB as a natural logarithm of amplitude."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often each change is made and how far it goes.
+    """Probability and range of each change.
 
     Attributes:
         speed: probability of a playback at another speed, which changes pitch and tempo alike.
@@ -60,7 +60,7 @@ class Augmentation:
         return cls(speed=0, pitch=0, stretch=0, equalise=0, low_pass=0, reverberate=0, gain=(1.0, 1.0))
 
     def draw(self, rng: np.random.Generator) -> Effects:
-        """What one track has."""
+        """Effects of one track."""
         speed = np.exp(rng.uniform(-self.speed_range, self.speed_range)) if rng.random() < self.speed else 1.0
         pitch = tempo = float(speed)
         if rng.random() < self.pitch:

@@ -114,7 +114,7 @@ def discriminator_loss(real: list[Verdict], made: list[Verdict]) -> Tensor:
 
 
 def generator_loss(real: list[Verdict], made: list[Verdict]) -> tuple[Tensor, Tensor]:
-    """What the vocoder is told: pass for real; and match the features that real waveforms cause."""
+    """Losses of the vocoder: pass for real, and match the features of real waveforms."""
     adversarial = torch.stack([(1 - m.scores).square().mean() for m in made]).sum()
     distances = [
         F.l1_loss(theirs, ours.detach())

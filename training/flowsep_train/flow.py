@@ -21,12 +21,12 @@ from flowsep_train.text import QueryEncoder, complement
 SIGMA_MIN = 1e-4
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
+#: Share of mixtures that are asked for what is not in them: the target is silence, the rest everything.
 ABSENT = 0.25
-"""Share of mixtures that are asked for what is not in them: the target is silence, the rest everything."""
+#: Pieces are an eighth of a clip, a quarter, half of one, or whole.
 SHARES = (8, 4, 2, 1)
-"""Pieces are an eighth of a clip, a quarter, half of one, or whole."""
+#: A sound is heard at a place if its latent lies so far from silence there, in the mean over its numbers.
 AUDIBLE = 0.3
-"""A sound is heard at a place if its latent lies so far from silence there, in the mean over its numbers."""
 
 
 class FlowBatch(NamedTuple):
@@ -62,7 +62,7 @@ class FlowBatches:
         cache: mixtures.
         phrasings: captions of all classes, by label.
         clips: whole clips' worth of pieces a batch.
-        multiple: pieces start and end at multiples of so many latent frames.
+        multiple: pieces start and end at multiples of this number of latent frames.
         steps: of the training: short pieces first, whole clips towards the end.
         skew: times are `u ** skew` of uniform `u`; 1 as published. More puts more of the steps near
             the noise, where it is decided which sound comes out.

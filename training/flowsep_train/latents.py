@@ -29,17 +29,17 @@ from flowsep_train.mixtures import draw_mixture
 from flowsep_train.sounds import SoundBank
 
 SILENCE = "silence.npy"
+#: Clips a shard: 8 MB at the published latent.
 SHARD = 32
-"""Clips a shard: 8 MB at the published latent."""
 Latents = NDArray[np.float16]
+#: Short mixtures in a row.
 SECTIONS = 4
-"""Short mixtures in a row."""
+#: Share of clips that are one mixture.
 WHOLE = 0.15
-"""Share of clips that are one mixture."""
+#: Mixtures that are drawn in search of one that is long enough.
 TRIES = 200
-"""Mixtures that are drawn in search of one that is long enough."""
+#: A short mixture lies at most this far below the published level, in dB.
 QUIETER = 15.0
-"""A short mixture lies at most this far below the published level, in dB."""
 
 
 @dataclass(frozen=True)

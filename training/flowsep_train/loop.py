@@ -33,8 +33,8 @@ from flowsep_train.vocoder import VocoderTraining
 
 Phrases = Mapping[str, Sequence[str]]
 
+#: Mel frames of the pieces that these two learn on: 1.28 s and 0.32 s.
 FRAMES = {"vae": 128, "vocoder": 32}
-"""Mel frames of the pieces that these two learn on: 1.28 s and 0.32 s."""
 DEFAULT_PRECISION = {"vae": "bf16-mixed", "vocoder": "32-true", "flow": "bf16-mixed"}
 LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 5e-4, "flow": 1e-3}
 TYPICAL_LOG_MEL = -7.0
@@ -42,14 +42,17 @@ TYPICAL_LOG_MEL = -7.0
 
 @dataclass(frozen=True)
 class Run:
-    """How one training runs; the defaults are for two CPU cores."""
+    """Settings of one training; the defaults are for two CPU cores.
+
+    Attributes:
+        batch: Pieces a batch; for the flow, whole clips' worth of pieces.
+        precision: Lightning's name; default bf16-mixed, and float32 for the vocoder.
+    """
 
     steps: int = 2000
     batch: int = 4
-    """Pieces a batch; for the flow, whole clips' worth of pieces."""
     learning_rate: float | None = None
     precision: str | None = None
-    """Lightning's name; default bf16-mixed, and float32 for the vocoder."""
     accumulate: int = 1
     workers: int = 1
     threads: int | None = None

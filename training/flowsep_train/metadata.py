@@ -1,4 +1,4 @@
-"""What recordings there are, by the three forms in which training sound may come.
+"""Lists of recordings, from the three forms of training sound.
 
 1. A compact cache: a folder with `audio.npy` (int16 `[samples]`, 16 kHz mono) and `index.json`.
 2. The published metadata: a `.json` or `.jsonl` file, an object a line as FlowSep publishes AudioCaps,
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+#: Files that a folder of recordings is searched for.
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"})
-"""Files that a folder of recordings is searched for."""
+#: Every n-th recording of a labelled folder is held out as `test`.
 HELD_OUT = 10
-"""One recording in so many of a labelled folder is held out as `test`."""
 AUDIOSET_TAGS = re.compile(r"/[a-z]/\w+(\s*,\s*/[a-z]/\w+)*")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Where one recording lies: a sound file, or `length` samples of a cache's `audio.npy` from `start`."""
+    """Place of one recording: a sound file, or `length` samples of a cache's `audio.npy` from `start`."""
 
     label: str
     split: str

@@ -17,12 +17,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 from flowsep_train.sounds import Audio, SoundBank
 
 SAMPLE_RATE = 16000
+#: Share of clips with one sound only.
 ALONE = 0.06
-"""Share of clips with one sound only."""
+#: Share of clips with three sounds.
 CROWDED = 0.15
-"""Share of clips with three sounds."""
+#: Largest difference in level between two sounds of a mixture, in dB.
 LOUDNESS_RANGE = 15.0
-"""Largest difference in level between two sounds of a mixture, in dB."""
 
 Batch = TypeVar("Batch")
 

@@ -19,22 +19,22 @@ from flowsep_ref.vocoder import Vocoder
 
 State = dict[str, Tensor]
 PARTS = ("text", "vae", "vocoder", "flow")
+#: Name of each part in the model.
 MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet"}
-"""What each part is called in the model."""
+#: Each part alone: the whole published model has 676 million weights to draw.
 NEW: dict[str, Callable[[FlowSepConfig], nn.Module]] = {
     "text": lambda config: TextEncoder(config.text),
     "vae": lambda config: VAE(config.vae),
     "vocoder": lambda config: Vocoder(config.vocoder),
     "flow": lambda config: UNet(config.unet, config.latent_channels),
 }
-"""Each part alone: the whole published model has 676 million weights to draw."""
+#: Prefix of each part's weights in the checkpoint of its training; for the flow, of the moving average.
 PREFIXES = {"text": "text_encoder.", "vae": "vae.", "vocoder": "vocoder.", "flow": "ema."}
-"""Where each part's weights lie in the checkpoint of its training: of the flow, the moving average."""
 
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Where weights come from: what was trained in `work`, else the model `base`, if there is one."""
+    """Source of weights: the parts trained in `work`, else the model `base`, if there is one."""
 
     work: Path
     config: FlowSepConfig
@@ -58,7 +58,7 @@ class ModelParts:
         return module.requires_grad_(False).eval()
 
     def has(self, name: str) -> bool:
-        """Whether `trained` would find the part."""
+        """True if `trained` would find the part."""
         return self.base is not None or (self.work / name / "last.ckpt").exists()
 
     def untrained(self, name: str) -> Any:
@@ -81,7 +81,7 @@ class ModelParts:
         return state
 
     def scale_factor(self) -> Tensor | None:
-        """Of the trained flow, else of the base model if its autoencoder is still in use."""
+        """`scale_factor` of the trained flow, else of the base model if its autoencoder is still in use."""
         flow = self.checkpoint("flow")
         if flow is not None:
             return flow["scale_factor"]

@@ -13,8 +13,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: Natural logarithms of mel magnitudes: the floor of the front end, and a loud band.
 LOWEST, HIGHEST = -11.5, 2.0
-"""Natural logarithms of mel magnitudes: the floor of the front end, and a loud band."""
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class Pictured(Protocol):
 
 
 class Pictures(Callback):
-    """Adds a training's `pictures` of the running batch to the log, every so many batches.
+    """Adds a training's `pictures` of the running batch to the log, at intervals of batches.
 
     Args:
         every: batches between pictures.

@@ -1,4 +1,4 @@
-"""How far a training is and how long it will take; and its end."""
+"""Progress of a training, its remaining time, and its end."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ from flowsep_train.metadata import Recording, list_sounds
 
 __all__ = ["Audio", "Augmentation", "Recording", "SoundBank", "fade"]
 
+#: Files up to this long are decoded whole and kept for a while, longer ones piece by piece.
 WHOLE_SECONDS = 30
-"""Files up to this long are decoded whole and kept for a while, longer ones piece by piece."""
 KEPT_FILES = 32
+#: Pieces that are drawn from a recording before it is taken to be silent.
 TRIES = 4
-"""Pieces that are drawn from a recording before it is taken to be silent."""
 
 
 class SoundBank:
@@ -140,7 +140,7 @@ def mapped(path: Path) -> NDArray[np.int16]:
 
 
 def read_cache(recording: Recording, most: int, rng: np.random.Generator) -> Audio:
-    """At most `most` samples from anywhere in a recording of a cache, as 16-bit numbers."""
+    """Up to `most` samples from a random place of a recording of a cache, as 16-bit numbers."""
     start, length = recording.start, recording.length or 0
     if length > most:
         start += int(rng.integers(length - most))
@@ -148,7 +148,7 @@ def read_cache(recording: Recording, most: int, rng: np.random.Generator) -> Aud
 
 
 def read_file(path: Path, most: int, rng: np.random.Generator) -> Audio:
-    """At most `most` samples from anywhere in a sound file, 16 kHz mono.
+    """Up to `most` samples from a random place of a sound file, 16 kHz mono.
 
     Raises:
         ValueError: the file is no audio, or has none.

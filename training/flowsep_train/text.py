@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from flowsep_ref.text import TextEncoder
 
+#: Share of tokens replaced by random ones, so that unknown words around the known do no harm.
 REPLACED = 0.15
-"""Share of tokens replaced by random ones, so that unknown words around the known do no harm."""
+#: Ids up to this one are padding, end and unknown.
 SPECIAL = 2
-"""Ids up to this one are padding, end and unknown."""
 BATCH = 64
+#: Forms in which people ask for what is left when a sound is taken away; the first is the runtime's.
 COMPLEMENTS = (
     "everything except {}",
     "everything but {}",
@@ -31,9 +32,8 @@ COMPLEMENTS = (
     "remove {}",
     "without {}",
 )
-"""Forms in which people ask for what is left when a sound is taken away; the first is the runtime's."""
+#: Share of the text encoder's examples that are complements.
 FLIPPED = 0.3
-"""Share of the text encoder's examples that are complements."""
 
 
 def complement(caption: str, rng: np.random.Generator) -> str:

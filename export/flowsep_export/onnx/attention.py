@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 
 from flowsep_export.onnx.links import makers, users
 
+#: Bias of a masked score in half precision: e^-1e4 is zero, and half's own lowest number plus a score is not
+#: finite any more.
 LOWEST_BIAS = -1e4
-"""What a masked score gets in half precision: e^-1e4 is zero, and half's own lowest number plus a score is
-not finite any more."""
 
 
 def soften_in_half(model: onnx.ModelProto) -> int:
@@ -83,7 +83,7 @@ def _half_bias(bias: str) -> list[onnx.NodeProto]:
 
 
 def remove_unread(graph: onnx.GraphProto) -> None:
-    """Take out nodes whose results nobody reads, in place."""
+    """Remove nodes whose results are not used, in place."""
     while True:
         read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
         unread = [index for index, node in enumerate(graph.node) if read.isdisjoint(node.output)]

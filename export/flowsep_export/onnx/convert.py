@@ -1,4 +1,4 @@
-"""From a row of the graph table to an ONNX file.
+"""Conversion of a row of the graph table to an ONNX file.
 
 Opset 20: Gelu is one operator from 20 on and LayerNormalization from 17 on, ONNX Runtime has CPU
 kernels for both, and TensorRT 10's and 11's parsers read all of it.  From 21 on GroupNormalization

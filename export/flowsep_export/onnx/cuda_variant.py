@@ -1,8 +1,8 @@
-"""What ONNX Runtime's CUDA provider wants otherwise in a half-precision graph: attention as one operator.
+"""Variant of a half-precision graph for ONNX Runtime's CUDA provider: attention as one operator.
 
 ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
 operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
-would look for a plugin of that name, so that this spelling is for the CUDA provider alone. In float32 fused
+would look for a plugin of that name, so this variant is for the CUDA provider only. In float32 fused
 kernels may multiply in TF32: float32 graphs stay as they are.
 """
 
@@ -19,8 +19,8 @@ from flowsep_export.onnx.links import makers, users
 
 DOMAIN, ATTENTION = "com.microsoft", "MultiHeadAttention"
 
+#: Permutations of `[B, N, H, D]`: for queries and values, and for keys.
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Of `[B, N, H, D]`: for queries and values, and for keys."""
 
 
 def rewrite_for_cuda(model: onnx.ModelProto) -> int:
@@ -129,7 +129,7 @@ def _split_heads(
     maker: Mapping[str, onnx.NodeProto],
     constants: Mapping[str, onnx.TensorProto],
 ) -> tuple[str, int] | None:
-    """What was `[B, N, H · D]` before heads were told apart, and H."""
+    """The tensor `[B, N, H · D]` before its heads were split, and H."""
     transposed = maker.get(name)
     if transposed is None or transposed.op_type != "Transpose":
         return None

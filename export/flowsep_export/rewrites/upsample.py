@@ -23,7 +23,7 @@ def transposed_weight(weight: Tensor) -> Tensor:
 
 
 class TransposedUpsample(nn.Module):
-    """What `flowsep_ref.layers.Upsample` computes, with four ninths of its multiplications: `[B, C, t, f]` to
+    """`flowsep_ref.layers.Upsample` with four ninths of its multiplications: `[B, C, t, f]` to
     `[B, C, 2t, 2f]`."""
 
     def __init__(self, upsample: Upsample) -> None:

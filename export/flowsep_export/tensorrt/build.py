@@ -13,20 +13,20 @@ from flowsep_export.tensorrt.passes import prepared
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.plans import quiet_logger
 
+#: Inputs of a graph; a text names an axis.
 Axes = Mapping[str, tuple[int | str, ...]]
-"""Inputs of a graph; a text names an axis."""
 
 
 @dataclass(frozen=True)
 class BuilderSettings:
-    """What is asked of TensorRT's builder, beside shapes."""
+    """Options of TensorRT's builder, beside shapes."""
 
     level: int = 3  # of optimisation, 0 to 5
     workspace: int | None = None  # bytes of device memory while building; None is all of it
     tf32: bool = True  # in float32 products
 
     def words(self) -> dict[str, str]:
-        """For `engines.json`."""
+        """The options as `engines.json` stores them."""
         workspace = "all" if self.workspace is None else f"{self.workspace} bytes"
         return {"level": str(self.level), "workspace": workspace, "tf32": "on" if self.tf32 else "off"}
 

@@ -32,10 +32,10 @@ from flowsep_runtime.backends.tensorrt.engines import (
 from flowsep_runtime.backends.tensorrt.plans import Loader
 from flowsep_runtime.bundle.checksums import sha256_of
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
-from flowsep_runtime.caches import write_whole
+from flowsep_runtime.caches import read_checked, write_checked, write_whole
 from flowsep_runtime.errors import BackendError, OptionError, shown
 
-TIMING_CACHE = "timing.cache"
+TIMING_CACHE = "timings.cache"
 
 #: What runs once for a query or a mixture, whatever the batch of everything else is.
 SERVE_ANY_BATCH = ("encode_text", "velocity_text", "velocity_mixture")
@@ -107,7 +107,7 @@ def _build(
 ) -> EngineSet:
     old = _old(folder)
     cache = folder / TIMING_CACHE
-    builder, loader = PlanBuilder(settings, cache.read_bytes() if cache.is_file() else b""), Loader()
+    builder, loader = PlanBuilder(settings, read_checked(cache) or b""), Loader()
     result = EngineSet(machine, manifest.precision, batch, frames, settings.words(), {})
     names = (*GRAPHS, *DEVICE_GRAPHS)
     for index, name in enumerate(names):
@@ -120,7 +120,7 @@ def _build(
             content = builder.build(name, path, inputs, ranges)
             plan = folder / f"{name}-{key[:12]}.plan"
             write_whole(plan, content)
-            write_whole(cache, builder.timing_cache)
+            write_checked(cache, builder.timing_cache)
             # loading it is the proof that it can be, and tells how much memory it wants
             engine = loader.load(plan)
             entry = EngineEntry(FileEntry.of(plan), key, digests, int(engine.device_memory_size_v2))
@@ -191,7 +191,7 @@ def _key(
 
 
 def _old(folder: Path) -> EngineSet | None:
-    """What was built before, if it can be read; a damaged set is built again."""
+    """The set that was built before, if it can be read; a damaged set is built again."""
     if not (folder / SIDECAR).is_file():
         return None
     try:

@@ -82,11 +82,11 @@ class Answer:
     engines: EngineSet
 
     def content(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result for JSON."""
         return {"folder": str(self.folder), **asdict(self.engines)}
 
     def show(self) -> None:
-        """For people."""
+        """Print the result."""
         from flowsep_export.report import print_errors
 
         if self.engines.stages:
@@ -103,7 +103,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What the options ask for."""
+    """Engines requested by the options."""
 
     batch: Range
     frames: Range | None

@@ -1,4 +1,4 @@
-"""What TensorRT wants otherwise in a graph than ONNX Runtime: done on the bundle's file, just before parsing.
+"""Passes over a bundle's graph for TensorRT, just before parsing.
 
 One stage definition, one ONNX file; an engine's own wishes are passes over it (the CUDA provider's are in
 `onnx/cuda_variant.py`), whose results ONNX Runtime can still run, so that tests hold them to the file they

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, one_line, run, separation_options, unexpected
+from flowsep_runtime.app.console import (
+    backend_options,
+    is_closed,
+    one_line,
+    run,
+    separation_options,
+    unexpected,
+)
 from flowsep_runtime.errors import FlowSepError, FlowSepWarning, OptionError, shown
 from flowsep_runtime.options import Options
 
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 
     from flowsep_runtime.app.file_runs import Extras, Report
     from flowsep_runtime.app.jobs import Job
+    from flowsep_runtime.audio.clipping import ClipMode
     from flowsep_runtime.audio.reading import AudioReader
     from flowsep_runtime.options import OptionFields, ResolvedOptions
     from flowsep_runtime.separation.run import Progress
@@ -84,6 +92,13 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     type=click.Path(path_type=Path),
     help="Also draw the spectrograms of mixture, target and residual.",
 )
+@click.option(
+    "--clip-mode",
+    type=click.Choice(["clamp", "rescale", "float"]),
+    default="clamp",
+    show_default=True,
+    help="Samples beyond full scale: cut off; or the result made quieter; or written in floating point.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
@@ -104,6 +119,7 @@ def command(
     residual: Path | None,
     save_mixture: Path | None,
     plot: Path | None,
+    clip_mode: ClipMode,
     as_json: bool,
     force: bool,
     **options: Unpack[OptionFields],
@@ -141,7 +157,7 @@ def command(
     wanted = Options(**options)
     if plot is not None:
         check_plot(plot)
-    extras = Extras(residual, save_mixture, plot)
+    extras = Extras(residual, save_mixture, plot, clip_mode)
     for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
         if path is not None and len(sources) > 1:
             raise OptionError(f"{option} names one file: give one recording.")
@@ -160,6 +176,8 @@ def command(
         return separator, wanted.resolved(pipeline.manifest.model, pipeline.precision)
 
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
+    if to_stdout and is_closed(sys.stdout):
+        raise OptionError("Standard output is closed: give --output.")
     if to_stdout and sys.stdout.isatty():
         raise OptionError("Standard output is a terminal: send it to a program or a file, or give --output.")
     say = _Speaker(as_json, to_stdout, several=len(jobs) > 1)
@@ -167,7 +185,8 @@ def command(
         _separate(jobs[0], extras, model, say, force)
         return
     if any(job.outputs for job in jobs):
-        model()  # what is wrong with it is wrong for all
+        with _told():  # what is wrong with it is wrong for all
+            model()
     failures: list[str] = []
     for job in jobs:
         try:
@@ -203,19 +222,26 @@ def _separate(
     from flowsep_runtime.app.file_runs import FileRun
     from flowsep_runtime.audio.reading import AudioReader
 
+    with _told(job if say.several else None) as remarks, AudioReader(job.source) as reader:
+        file_run = FileRun(job, reader, extras, force)
+        separator, options = model()
+        with _progress_bar() as progress:
+            report = file_run.run(separator, options, progress)
+    say.done(job, extras, reader, separator, options, report, remarks)
+
+
+@contextmanager
+def _told(job: Job | None = None) -> Iterator[list[str]]:
+    """Says the warnings of the work inside on stderr, with the job's name; the list has them at the end."""
+    remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FlowSepWarning)
-        with AudioReader(job.source) as reader:
-            file_run = FileRun(job, reader, extras, force)
-            separator, options = model()
-            with _progress_bar() as progress:
-                report = file_run.run(separator, options, progress)
-    remarks = [str(warning.message) for warning in caught]
+        yield remarks
+    remarks += [str(warning.message) for warning in caught]
     for remark in remarks:
-        said = _naming(job, remark) if say.several else remark
+        said = remark if job is None else _naming(job, remark)
         click.echo(f"{PROGRAM}: warning: {one_line(said)}", err=True)
-    say.done(job, extras, reader, separator, options, report, remarks)
 
 
 @dataclass(frozen=True)
@@ -225,7 +251,7 @@ class _Speaker:
     as_json: bool
     on_stderr: bool
     several: bool
-    """Whether there is more than one recording."""
+    """True if there is more than one recording."""
 
     def done_before(self, job: Job) -> None:
         for _, path in job.done:

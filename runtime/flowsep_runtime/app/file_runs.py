@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flowsep_runtime.app.jobs import Job
 from flowsep_runtime.app.outputs import check_outputs, replacing
 from flowsep_runtime.app.plot import Plot
+from flowsep_runtime.audio.clipping import ClipMode
 from flowsep_runtime.audio.reading import AudioReader
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
 
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extras:
-    """Files beside the results; the picture is of a job with one query."""
+    """Files beside the results, the picture of a job with one query, and how all are written."""
 
     residual: Path | None = None
     mixture: Path | None = None
     plot: Path | None = None
+    clip_mode: ClipMode = "clamp"
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a run went."""
+    """Result of a run."""
 
     timings: dict[str, float]
     """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
@@ -53,7 +55,9 @@ class FileRun:
         self._extras = extras
         self._force = force
         sounds = [path for _, path in job.outputs] + [extras.residual, extras.mixture]
-        self._encodings = {path: encoding_for(path, reader) for path in sounds if path is not None}
+        self._encodings = {
+            path: encoding_for(path, reader, extras.clip_mode) for path in sounds if path is not None
+        }
         self._files = [*self._encodings, *([] if extras.plot is None else [extras.plot])]
         check_outputs([path for path in [*sounds, extras.plot] if path is not None], job.source, force)
 
@@ -110,6 +114,10 @@ class FileRun:
         reader = self._reader
         rate, channels = reader.sample_rate, reader.channels
         if path is None:
-            return WavStream(rate, channels, reader.frames, reader.subtype)
+            return stack.enter_context(
+                WavStream(rate, channels, reader.frames, reader.subtype, self._extras.clip_mode)
+            )
         encoding = self._encodings[path]
-        return stack.enter_context(AudioWriter(places[path], rate, channels, encoding, reader.tags, path))
+        return stack.enter_context(
+            AudioWriter(places[path], rate, channels, encoding, reader.tags, path, self._extras.clip_mode)
+        )

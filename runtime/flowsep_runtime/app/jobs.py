@@ -1,4 +1,4 @@
-"""What the command line asks for: which recordings, which queries, and where each result goes."""
+"""Jobs of the command line: recordings, queries, and the place of each result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory this process has taken at most."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def peak_memory() -> int | None:
-    """The largest resident memory of this process so far, in bytes; None where the system does not say."""
+    """The largest resident memory of this process so far, in bytes; None if the system does not report it."""
     with suppress(OSError, ValueError, IndexError):
         # Not getrusage's: on Linux that still counts the process that started this one.
         for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""Where results go: names, checks before the work starts, and files that appear whole or not at all."""
+"""Output files: names, checks before the work starts, and complete files or none."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Plot:
     """Collects a separation block by block, then draws it; the memory does not grow with the length."""
 
     def __init__(self, sample_rate: int, frames: int) -> None:
-        """Of `frames` samples at `sample_rate` Hz."""
+        """A picture of `frames` samples at `sample_rate` Hz."""
         self._rows = {name: Spectrogram(sample_rate, frames) for name in ("mixture", "target", "residual")}
 
     def add(self, mixture: Floats, target: Floats, residual: Floats) -> None:
@@ -115,7 +115,7 @@ def title(query: str) -> str:
 
 
 def ticks(length: float) -> list[float]:
-    """At most ten round places on an axis of `length` seconds, which is more than two minutes."""
+    """Up to ten round times on an axis of `length` seconds, more than two minutes."""
     minutes = next((step for step in (0.5, 1, 2, 5, 10, 15, 30) if length / 60 / step < 10), None)
     step = 60.0 * minutes if minutes is not None else 3600.0 * math.ceil(length / 3600 / 10)
     return [step * place for place in range(int(length / step) + 1)]

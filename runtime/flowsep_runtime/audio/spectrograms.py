@@ -30,7 +30,7 @@ class Spectrogram:
     picture of an hour."""
 
     def __init__(self, sample_rate: int, frames: int) -> None:
-        """Of `frames` samples, which is all that may be added, at `sample_rate` Hz."""
+        """A spectrogram of exactly `frames` samples at `sample_rate` Hz."""
         self.sample_rate = sample_rate
         self.frames = frames
         self._size = 1 << max(6, round(math.log2(WINDOW_SECONDS * sample_rate)))
@@ -56,7 +56,7 @@ class Spectrogram:
 
     @property
     def seconds(self) -> float:
-        """From the left edge of the first column to the right edge of the last."""
+        """Seconds from the left edge of the first column to the right edge of the last."""
         return self._power.shape[0] * self._pooled * self._hop / self.sample_rate
 
     def add(self, block: Floats) -> None:

@@ -2,7 +2,7 @@
 
 A backend is one small object that runs a graph by its name; a new one is a module with `why_not`,
 `arithmetic` and `open`, and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend
-may take over the whole solver loop (one CUDA graph, say) by being a `SolverLoop` as well.
+may run the whole solver loop itself, such as in one CUDA graph, by being a `SolverLoop` as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.checks import whole_number
 from flowsep_runtime.errors import OptionError
+from flowsep_runtime.processors import default_threads, most_threads
 
 #: "exact": float32 arithmetic. "fast": the quickest arithmetic of the backend on this machine whose error is
 #: known to be small; float32 where it has no quicker one.
@@ -78,7 +80,7 @@ class Schedule:
 
 @runtime_checkable
 class SolverLoop(Protocol):
-    """What a backend adds that can run the whole loop without coming back to the host."""
+    """Extension of a backend that runs the whole loop without returning to the host."""
 
     def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats | None:
         """The solution [B, 8, t, 16], or None to leave this schedule to the host's loop."""
@@ -89,7 +91,7 @@ class ArrayOnDevice(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As numpy's."""
+        """The shape, as in numpy."""
 
     def numpy(self) -> Array:
         """A copy on the host."""
@@ -97,7 +99,7 @@ class ArrayOnDevice(Protocol):
 
 @runtime_checkable
 class DeviceBackend(Protocol):
-    """What a backend adds that leaves arrays in its own memory between stages (see `device_pipeline.py`)."""
+    """Extension of a backend that keeps arrays in its own memory between stages (`device_pipeline.py`)."""
 
     @property
     def batches(self) -> Range:
@@ -107,13 +109,13 @@ class DeviceBackend(Protocol):
         """Alone with the device; its arrays are valid inside only."""
 
     def keep(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, ArrayOnDevice]:
-        """As `Backend.run`, also for `device_graphs.py`, on arrays of host and device; what has batch 1 goes
+        """Run a graph, also one of `device_graphs.py`, on arrays of host and device; what has batch 1 goes
         to every row. The outputs are valid until the graph runs again."""
 
     def keep_solution(
         self, solver: str, steps: int, noise: Any, invariants: Mapping[str, Any]
     ) -> ArrayOnDevice | None:
-        """As `SolverLoop.solve`, from and to arrays on the device; `invariants` are the velocity graph's
+        """Solve from and to arrays on the device, like `SolverLoop.solve`; `invariants` are the velocity's
         inputs that no step changes."""
 
     def synchronize(self) -> None:
@@ -143,7 +145,7 @@ _ARITHMETIC: tuple[Arithmetic, ...] = ("exact", "fast")
 
 @dataclass(frozen=True)
 class BackendReport:
-    """What a backend can do on this machine: `why_not` is None if it can run, and then `precisions` says
+    """Abilities of a backend on this machine: `why_not` is None if it can run, and then `precisions` says
     which arithmetic "exact" and "fast" are."""
 
     name: str
@@ -152,7 +154,7 @@ class BackendReport:
 
 
 def report(name: str) -> BackendReport:
-    """What the backend of that name can do here.
+    """The abilities of the backend of that name on this machine.
 
     Raises:
         OptionError: If there is no such backend.
@@ -166,7 +168,7 @@ def report(name: str) -> BackendReport:
 
 
 def refuse_half(name: str, manifest: Manifest, precision: Arithmetic) -> None:
-    """For a backend that computes a half-precision graph in half precision.
+    """Check for a backend that computes a half-precision graph in half precision.
 
     Raises:
         OptionError: If the bundle is such a one and the precision "exact".
@@ -212,14 +214,16 @@ def open_chosen(
     threads: int | None = None,
     cache: bool = True,
 ) -> tuple[Backend, Arithmetic]:
-    """As `open_backend`; also says what "auto" stands for.
+    """Open a backend like `open_backend`, and return the precision that "auto" stands for.
 
     As a name it is the first backend that can run this bundle on this machine; unless float32 is asked for,
     those that have a quicker arithmetic go before all that have none. As a precision it is "fast" where the
     backend has a quicker arithmetic.
     """
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be at least 1 and not {threads}.")
+    if threads is None:
+        threads = default_threads()
+    else:
+        threads = whole_number("threads", threads, 1, most_threads())
     if precision not in ("exact", "fast", "auto"):
         raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
     reasons = {candidate: why_not(candidate) for candidate in (BACKENDS if name == "auto" else (name,))}
@@ -238,7 +242,7 @@ def open_chosen(
 
 
 def threads_in_words(threads: int | None) -> str:
-    """For a backend's description; None is what backends on a CPU do by themselves."""
+    """Number of threads in words, for a backend's description; None is the default on a CPU."""
     if threads is None:
         return "a thread a core"
     return f"{threads} thread{'s' if threads > 1 else ''}"

@@ -23,7 +23,7 @@ class Range:
         return str(self.best) if self.least == self.most else f"{self.least}:{self.best}:{self.most}"
 
     def scaled(self, numerator: int, denominator: int = 1) -> Range:
-        """The range of an axis that is so many times as long."""
+        """The range of an axis that is `numerator / denominator` times as long."""
         return Range(*(size * numerator // denominator for size in (self.least, self.best, self.most)))
 
 

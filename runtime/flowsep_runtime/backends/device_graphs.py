@@ -5,7 +5,7 @@ them; on the host the pipeline does the same arithmetic in numpy.
 
     posterior  mean, std, noise [batch, 8, t, 16] -> mixture_latent = mean + std * noise
     advance    x, velocity [batch, 8, t, 16], dt [1], row [1, E]
-               -> next_x = x + dt * velocity, time_features [batch, E] = row for everyone
+               -> next_x = x + dt * velocity, time_features [batch, E] = row for every batch
 """
 
 from __future__ import annotations

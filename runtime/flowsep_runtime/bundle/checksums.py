@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from flowsep_runtime.caches import cache_folder as cache_folder
 from flowsep_runtime.caches import recall, remember
 
 MEMORY = "sha256"

@@ -27,12 +27,12 @@ class RefusedFileError(ValueError):
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name is that of a file in this very folder, on every system."""
+    """True if a name is a file name without a folder, on every system."""
     return name not in ("", ".", "..") and not any(c in '/\\:*?"<>|' or c < " " for c in name)
 
 
 def inspected(folder: Path, name: str) -> os.stat_result:
-    """What the system says of a file of a bundle.
+    """The system's status of a file of a bundle.
 
     Raises:
         RefusedFileError: If it lies elsewhere or is no plain file.

@@ -25,7 +25,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -42,30 +41,13 @@ from flowsep_runtime.bundle.files import (
     read_json,
 )
 from flowsep_runtime.bundle.files import MANIFEST_NAME as MANIFEST_NAME
+from flowsep_runtime.bundle.model_entry import LARGEST_ARRAY
+from flowsep_runtime.bundle.model_entry import ModelEntry as ModelEntry
 from flowsep_runtime.bundle.records import RecordError, from_json
+from flowsep_runtime.caches import write_whole
 from flowsep_runtime.errors import BundleError, shown
-from flowsep_runtime.solvers import SOLVERS
 
 FORMAT = 1
-LARGEST_ARRAY = 1 << 28  # numbers; a stranger's sizes must not fill it either
-
-#: The largest size that makes sense, so that no product of them overflows; see `LARGEST_ARRAY` too.
-LARGEST_SIZES: Mapping[str, int] = {
-    "text_width": 1 << 16,
-    "sample_rate": 768_000,
-    "hop_length": 1 << 16,
-    "clip_samples": 1 << 26,  # more than an hour
-    "mel_bins": 1 << 12,
-    "latent_channels": 1 << 12,
-    "latent_frequencies": 1 << 12,
-    "latent_stride": 1 << 10,
-    "frame_multiple": 1 << 16,
-    "text_length": 1 << 14,
-    "default_steps": 10_000,
-    "fast_steps": 10_000,
-    "masked_steps": 10_000,
-    "vocoder_tail": 1 << 20,
-}
 DTYPES = ("float32", "int64")
 
 #: The names that a graph's inputs and outputs must have, in order.
@@ -149,62 +131,6 @@ class StageEntry:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelEntry:
-    """The sizes that the runtime needs; published values are the defaults."""
-
-    text_width: int
-    sample_rate: int = 16000  # Hz
-    hop_length: int = 160  # samples a mel frame
-    clip_samples: int = 163840  # the length that the model was trained on
-    mel_bins: int = 64
-    latent_channels: int = 8
-    latent_frequencies: int = 16
-    latent_stride: int = 4  # mel frames a latent frame
-    frame_multiple: int = 32  # mel frames come in multiples of this
-    text_length: int = 50  # tokens
-    default_steps: int = 20  # of Euler's method, in exact arithmetic
-    vocoder_tail: int = 32  # samples that the vocoder gives beyond hop_length * frames
-    fast_steps: int | None = None  # of `fast_solver`, in fast arithmetic; None: as in exact arithmetic
-    fast_solver: str = "euler"
-    default_kind: Literal["generated", "masked"] = "generated"  # the result that is given by default
-    #: A query for everything but a sound, with "{query}" in the sound's place; None: the model knows none.
-    complement: str | None = None
-    masked_steps: int | None = None  # for a masked result, of `masked_solver`; None: as for a generated one
-    masked_solver: str = "euler"
-
-    @property
-    def clip_frames(self) -> int:
-        """Mel frames of a whole clip."""
-        return self.clip_samples // self.hop_length
-
-    def complement_of(self, query: str) -> str | None:
-        """The query for everything but a query's sound; None if the model knows none."""
-        return None if self.complement is None else self.complement.replace("{query}", query)
-
-    def schedule(
-        self,
-        precision: Literal["exact", "fast"],
-        steps: int | None,
-        solver: str | None,
-        kind: Literal["generated", "masked"] = "generated",
-    ) -> tuple[int, str]:
-        """Steps and solver to run with: where None, the bundle's own choice for an arithmetic and a kind.
-
-        A solver that takes one number of steps only is no choice where others are asked for.
-        """
-        own = self.default_steps, "euler"
-        if precision == "fast" and self.fast_steps is not None:
-            own = self.fast_steps, self.fast_solver
-        takes_others = SOLVERS[self.masked_solver].only_steps is None or steps in (None, self.masked_steps)
-        asked_for = kind == "masked" and solver in (None, self.masked_solver) and takes_others
-        if asked_for and self.masked_steps is not None:
-            own = self.masked_steps, self.masked_solver
-        chosen = solver or own[1]
-        only = SOLVERS[chosen].only_steps if chosen in SOLVERS else None
-        return steps or only or own[0], chosen
-
-
-@dataclasses.dataclass(frozen=True)
 class TokenizerEntry:
     """`tokenizer.json` of the tokenizers library, and the id that fills up to `text_length`."""
 
@@ -215,7 +141,7 @@ class TokenizerEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where the bundle comes from: the checkpoint's file name and SHA-256, package versions, UTC time in ISO
+    """Origin of the bundle: the checkpoint's file name and SHA-256, package versions, UTC time in ISO
     8601."""
 
     checkpoint: str
@@ -236,7 +162,11 @@ class RangeEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """`manifest.json`, read and checked."""
+    """`manifest.json`, read and checked.
+
+    Attributes:
+        variants: Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic.
+    """
 
     name: str
     precision: Literal["float32", "float16"]
@@ -247,7 +177,6 @@ class Manifest:
     provenance: Provenance
     ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
     variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
-    """Backend -> graph -> its variant, equal to the graph of that name in exact arithmetic."""
     format: int = FORMAT
 
     def graph(self, name: str, backend: str) -> GraphEntry:
@@ -299,12 +228,7 @@ class Manifest:
         self.check()
         path = Path(folder) / MANIFEST_NAME
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text.encode())
         return path
 
     def files(self) -> list[FileEntry]:
@@ -317,35 +241,7 @@ class Manifest:
         Raises:
             RecordError: If it breaks the contract (a `ValueError`).
         """
-        for field in dataclasses.fields(self.model):
-            least = 0 if field.name == "vocoder_tail" else 1
-            value, most = getattr(self.model, field.name), LARGEST_SIZES.get(field.name)
-            if not isinstance(value, int) or most is None:
-                continue
-            if value < least:
-                raise RecordError(f"model.{field.name} must be at least {least}")
-            if value > most:
-                raise RecordError(f"model.{field.name} must be at most {most}")
-        model = self.model
-        for name in ("fast_solver", "masked_solver"):
-            solver = getattr(model, name)
-            if solver not in SOLVERS:
-                raise RecordError(f"model.{name} is {solver!r}, which this version does not have")
-        only = SOLVERS[model.masked_solver].only_steps
-        if only is not None and model.masked_steps != only:
-            raise RecordError(f"model.masked_steps must be {only} with the solver {model.masked_solver}")
-        if model.complement is not None and model.complement.count("{query}") != 1:
-            raise RecordError("model.complement must name {query} once")
-        if model.clip_samples % (model.hop_length * model.frame_multiple):
-            raise RecordError("model.clip_samples must be a multiple of hop_length x frame_multiple")
-        if model.frame_multiple % model.latent_stride:
-            raise RecordError("model.frame_multiple must be a multiple of latent_stride")
-        latent = model.latent_channels * model.latent_frequencies * model.clip_frames
-        if (
-            max(latent, model.mel_bins * model.clip_frames, model.text_width * model.text_length)
-            > LARGEST_ARRAY
-        ):
-            raise RecordError("the sizes of model together are too large")
+        self.model.check()
         if not 0 <= self.tokenizer.pad_id < 1 << 31:
             raise RecordError("tokenizer.pad_id must be a token")
         missing = [name for name in GRAPHS if name not in self.graphs]

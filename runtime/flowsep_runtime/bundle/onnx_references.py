@@ -49,7 +49,7 @@ class Reference:
 
 
 def references(path: Path) -> list[Reference]:
-    """What a graph reads from other files.
+    """Data that a graph reads from other files.
 
     Raises:
         GraphError: If it names other files and is damaged, or has an operator that opens files.

@@ -1,4 +1,4 @@
-"""Which of several generated targets explains the mixture best.
+"""Choice of the generated target that explains the mixture best.
 
 Sounds add up: a target that is right has its energy where the mixture has energy, and no more of it. So where
 a candidate is loud, the mixture must be about as loud. The cost of a candidate is how far the two lie apart,
@@ -16,7 +16,7 @@ EXCESS = 4.0  # of a decibel above the mixture, against one below it
 
 
 def cost(mixture: Floats, target: Floats) -> float:
-    """How badly a target explains a mixture: 0 if it is the mixture itself.
+    """Cost of a target as an explanation of a mixture: 0 for the mixture itself.
 
     The mean distance of their log magnitudes, weighted by the target's energy: its quiet places, of which the
     mixture says nothing, do not count.

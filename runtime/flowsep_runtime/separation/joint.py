@@ -86,7 +86,7 @@ class _Attempt:
 
 
 class GroupSolver:
-    """From the waveforms of windows to the log-mel spectrograms of their targets."""
+    """Log-mel spectrograms of the targets, from the waveforms of windows."""
 
     def __init__(
         self, run: Run, queries: Sequence[EncodedQuery], negative: EncodedQuery | None, batch: int
@@ -306,7 +306,7 @@ class _Velocity:
         return total
 
     def past(self, end: int) -> _Past:
-        """What the next group must agree with, after the solver has finished."""
+        """The state that the next group must agree with, after the solver has finished."""
         last = slice(-self._frames, None)
         return _Past(
             end - self._frames, self.noise[:, :, last].copy(), self._velocities, self._known[:, last].copy()

@@ -25,8 +25,7 @@ PEAK = np.float32(0.5)  # docs/model.md#front-end
 
 @dataclass(frozen=True)
 class Level:
-    """Of one window, by channel: its mean, whether anything is heard, and the gain that brings its peak to a
-    half (1 in silence)."""
+    """Level of one window, by channel: mean, presence of sound, and gain to a peak of ½ (1 in silence)."""
 
     offset: NDArray[np.float64]
     sounding: NDArray[np.bool_]

@@ -158,7 +158,7 @@ class LongForm:
         return Piece(known, (self._vocode if joined else self._fade)(group, solved, end, is_last))
 
     def _add(self, mean: WindowMean, group: list[Window], values: Floats) -> None:
-        """Add mel frames [N, C, Q, T, 64]; where a window is silent, its neighbour has the say."""
+        """Add mel frames [N, C, Q, T, 64]; a silent window leaves what it shares to its neighbour."""
         for window, each in zip(group, values, strict=True):
             weights = self._weights(window, self._model.latent_stride)
             sounding = np.outer(weights, window.level.sounding).astype(np.float32)
@@ -200,7 +200,7 @@ class LongForm:
         number = next(n for n, each in enumerate(self._windows) if each is window)
         near = [each.start for each in self._windows[max(0, number - 1) : number + 1]]
         if not (self._planned and number == len(self._windows) - 1):
-            near.append(window.start)  # there is another one; it takes over where this one says
+            near.append(window.start)  # another window follows; this one's own start says where it takes over
         positions = window.start + (np.arange(self._run.window * per_frame) + 0.5) / per_frame
         weights = window_weights(near, self._run.window, self._run.overlap, positions)
         return np.asarray(weights[min(number, 1)])

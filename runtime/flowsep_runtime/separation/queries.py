@@ -1,4 +1,4 @@
-"""From a sentence to the text encoder's hidden states (docs/model.md#text-encoder)."""
+"""Conversion of a sentence to hidden states of the text encoder (docs/model.md#text-encoder)."""
 
 from __future__ import annotations
 

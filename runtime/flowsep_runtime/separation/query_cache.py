@@ -1,4 +1,4 @@
-"""What the text encoder gave for the last queries, in memory and on disk.
+"""Hidden states of the last queries, in memory and on disk.
 
 The text encoder is by far the largest graph of a published bundle, and a query asks for it once. A query that
 was encoded before, by this process or another, is answered without loading it.
@@ -16,12 +16,11 @@ import numpy as np
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.bundle.manifest import Manifest
-from flowsep_runtime.caches import cache_folder, keep_newest, write_whole
+from flowsep_runtime.caches import cache_folder, keep_newest, read_checked, write_checked
 from flowsep_runtime.separation.queries import Tokens
 
 IN_MEMORY = 64  # queries
 ON_DISK, BYTES_ON_DISK = 256, 64 << 20
-DIGEST = 32  # bytes, of SHA-256
 
 
 class Embeddings:
@@ -57,9 +56,8 @@ class Embeddings:
         key = self._key(tokens)
         self._keep_in_memory(key, text)
         if self._on_disk:
-            content = np.ascontiguousarray(text, "<f4").tobytes()
             try:
-                write_whole(_path(key), hashlib.sha256(content).digest() + content)
+                write_checked(_path(key), np.ascontiguousarray(text, "<f4").tobytes())
                 keep_newest(_path(key).parent, ON_DISK, BYTES_ON_DISK)
             except (OSError, RuntimeError):
                 pass
@@ -76,9 +74,8 @@ class Embeddings:
     def _read(self, key: str) -> Floats | None:
         try:
             path = _path(key)
-            content = path.read_bytes()
-            digest, numbers = content[:DIGEST], content[DIGEST:]
-            if hashlib.sha256(numbers).digest() != digest:
+            numbers = read_checked(path)
+            if numbers is None:
                 return None
             os.utime(path)  # those used longest ago go first
         except (OSError, RuntimeError):
@@ -94,4 +91,4 @@ class Embeddings:
 
 
 def _path(key: str) -> Path:
-    return cache_folder() / "queries" / f"{key}.f32"
+    return cache_folder() / "queries" / f"{key}.cache"

@@ -45,7 +45,7 @@ class Part:
 
 
 class Parts(Iterator[Part]):
-    """What `Separator.stream` gives; `close`, or the end of a `with` block, lets go of all that it holds."""
+    """Parts of `Separator.stream`; `close`, or the end of a `with` block, frees its resources."""
 
     def __init__(self, generator: Generator[Part, None, None], timings: dict[str, float]) -> None:
         self._generator = generator

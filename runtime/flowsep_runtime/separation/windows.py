@@ -56,7 +56,7 @@ def rise(phase: ArrayLike) -> Weights:
 
 
 def window_weights(starts: Sequence[int], window: int, overlap: int, positions: ArrayLike) -> Weights:
-    """How much each of some consecutive windows counts at each position: [windows, positions], summing to 1.
+    """Weight of each of some consecutive windows at each position: [windows, positions], summing to 1.
 
     The first of them counts in full before its overlap with the second, the last one after the last overlap.
 

@@ -51,7 +51,7 @@ ON_GPU = {contestant.name: contestant for contestant in (*BASELINES["cuda"], *of
 
 
 class Driver:
-    """What is used of libcuda: a GPU whose memory `taken` says."""
+    """Double of the functions of libcuda that are used: a GPU with `taken` bytes in use."""
 
     def __init__(self, devices: int = 1) -> None:
         self.devices = devices
@@ -507,8 +507,7 @@ def test_without_a_gpu_there_is_no_column_and_no_limit_for_one(
 def test_the_command_measures_peaks_and_counts_the_bundle(
     scripted: type[Scripted], toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
-    """From the option to the tables. TensorRT's engines are built in its own exports only, and if they cannot
-    be, it is left out."""
+    """TensorRT's engines are built in the command's own exports only; if that fails, it is left out."""
     taking_part = [ON_GPU[name] for name in ("eager", "tensorrt-fast", "cuda-fast")]
     model = Model("toy", toy, bundle=toy, half_bundle=toy)
     config = FlowSepConfig.from_yaml(ROOT / "flowsep_ref/configs/tiny.yaml")

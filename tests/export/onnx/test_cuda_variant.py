@@ -1,4 +1,4 @@
-"""What the CUDA provider gets is what the bundle's graph computes; its operator runs on a CPU too."""
+"""The CUDA variant computes what the bundle's graph computes; its operator runs on a CPU too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorRT gets is what the bundle's graph computes: the passes, on ONNX Runtime."""
+"""The passes for TensorRT keep the results of the bundle's graph, on ONNX Runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the arguments mean, and where results go."""
+"""Meaning of the arguments, and places of results."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowsep_runtime import BundleError, Manifest
+from flowsep_runtime import BundleError, FlowSepWarning, Manifest
 from flowsep_runtime.bundle import checksums
 from flowsep_runtime.bundle.manifest import (
     FORMAT,
@@ -227,8 +227,9 @@ def test_a_damaged_checksum_cache_is_ignored(
     monkeypatch.setattr(checksums, "SMALL", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "flowsep").mkdir()
-    (tmp_path / "flowsep" / "sha256.json").write_text(content)
-    Manifest.read(own_bundle)
+    (tmp_path / "flowsep" / "sha256.cache").write_text(content)
+    with pytest.warns(FlowSepWarning, match="was damaged"):
+        Manifest.read(own_bundle)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     Manifest.read(own_bundle)
 

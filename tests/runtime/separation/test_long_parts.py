@@ -1,4 +1,4 @@
-"""What long recordings are made of, each for itself: shares, levels, noise, resampler, mask and vocoder."""
+"""Parts of the separation of long recordings: shares, levels, noise, resampler, mask and vocoder."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from flowsep_eval.mel import mel_magnitudes
 from flowsep_runtime import OptionError, Pipeline, Separator
 from flowsep_runtime.bundle.manifest import ModelEntry
+from flowsep_runtime.device_pipeline import Clip
 from flowsep_runtime.options import JOININGS, Options
 from flowsep_runtime.separation.averaging import WindowMean
 from flowsep_runtime.separation.longform import GROUP
@@ -348,3 +350,33 @@ def test_the_bundle_says_what_the_defaults_of_a_kind_are(
 def test_the_solver_of_the_mean_takes_one_step(separator: Separator) -> None:
     with pytest.raises(OptionError, match="takes 1 step and not 4"):
         separator.separate(noise(100), RATE, "rain", solver="mean", steps=4)
+
+
+def test_the_pipeline_solves_for_the_mean_by_one_velocity(pipeline: Pipeline) -> None:
+    latent, start = normal(2, 1, 8, 16, 16)
+    text = normal(1, 50, MODEL.text_width)
+    mask = np.ones((1, 50), np.float32)
+    found = pipeline.solve(start, latent, text, mask, 1, "mean")
+    assert np.array_equal(found, pipeline.velocity(np.zeros_like(start), 0.0, latent, text, mask))
+    waveform = 0.3 * normal(1, CLIP, seed=4)
+    clip = Clip(waveform, latent, start, text, mask)
+    whole = pipeline.run(clip, 1, "mean")
+    assert np.array_equal(pipeline.generate(clip, 1, "mean"), whole.waveform)
+    assert np.array_equal(whole.mixture, pipeline.log_mel(waveform))
+    quiet = pipeline.run(clip, 1, "mean", vocode=False)
+    assert quiet.waveform.shape == (1, 0) and np.array_equal(quiet.log_mel, whole.log_mel)
+
+
+def test_the_memory_of_a_stream_of_masks_does_not_grow_with_its_length(pairing: Separator) -> None:
+    def peak(clips: int) -> int:
+        blocks = (noise(CLIP, 2, seed=number) for number in range(clips))
+        tracemalloc.start()
+        try:
+            for _ in pairing.stream(blocks, 44_100, "rain"):
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(20)
+    assert peak(80) <= 1.1 * peak(20)

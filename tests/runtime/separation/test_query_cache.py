@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowsep_runtime import BackendError, Separator
+from flowsep_runtime import BackendError, FlowSepWarning, Separator
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.separation import query_cache as embeddings
 from flowsep_runtime.separation.queries import Tokens
@@ -86,7 +86,8 @@ def test_a_damaged_entry_is_ignored_and_written_again(
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     kept.write_bytes(content)
     reader = Embeddings(manifest, "cpu", "exact")
-    assert reader.recall(tokens(1)) is None
+    with pytest.warns(FlowSepWarning, match="was damaged: what it held is made again"):
+        assert reader.recall(tokens(1)) is None
     reader.keep(tokens(1), text(1))
     assert Embeddings(manifest, "cpu", "exact").recall(tokens(1)) is not None
 

@@ -47,7 +47,7 @@ def why_not() -> str | None:
 
 
 def arithmetic(precision: Arithmetic) -> str:
-    """What a precision means here, in words."""
+    """The arithmetic of a precision, in words."""
     return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
 
 
@@ -71,7 +71,7 @@ class OrtArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As numpy's."""
+        """The shape, as in numpy."""
         return tuple(self.value.shape())
 
     def numpy(self) -> Array:
@@ -81,7 +81,7 @@ class OrtArray:
 
 
 class _OfSchedule(NamedTuple):
-    """What a solver's steps need: the time features, on the host and a row a step on the device, and the
+    """Data of a solver's steps: the time features, on the host and a row a step on the device, and the
     step lengths."""
 
     features: Array
@@ -132,7 +132,7 @@ class OnnxRuntimeCuda:
             return {name: array.numpy() for name, array in self.keep(graph, inputs).items()}
 
     def keep(self, graph: str, inputs: Mapping[str, Array | OrtArray]) -> dict[str, OrtArray]:
-        """As `run`, from and to arrays on the device."""
+        """Run a graph like `run`, from and to arrays on the device."""
         batch = max(values.shape[0] for values in inputs.values())
         sizes = self._shapes.sizes(graph, {name: values.shape for name, values in inputs.items()}, batch)
         arrays = {name: self._put(graph, name, sizes, values) for name, values in inputs.items()}
@@ -255,7 +255,7 @@ class OnnxRuntimeCuda:
 
 
 def provider_options(manifest: Manifest) -> dict[str, str]:
-    """Of the CUDA provider. None of them was chosen by measurement yet."""
+    """Options of the CUDA provider. None of them was chosen by measurement yet."""
     options = {
         "device_id": "0",
         "enable_cuda_graph": "1",
@@ -330,5 +330,5 @@ class _Binding:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of ONNX Runtime says, without its details."""
+    """The message of an exception of ONNX Runtime, without its details."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

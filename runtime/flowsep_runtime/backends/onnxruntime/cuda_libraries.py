@@ -1,4 +1,4 @@
-"""Whether the libraries that ONNX Runtime's CUDA provider needs can be loaded, and which one cannot.
+"""Libraries that ONNX Runtime's CUDA provider needs, loaded to find the missing ones.
 
 Asked before a session is made: ONNX Runtime itself would go on, silently, on the CPU.
 """
@@ -29,7 +29,7 @@ def why_no_driver() -> str | None:
 
 
 def missing_library(onnxruntime: ModuleType) -> str | None:
-    """Which library the CUDA provider misses, in words; None if all are there."""
+    """The library that the CUDA provider misses, in words; None if all are there."""
     if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on; finds those of the nvidia-* packages
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             onnxruntime.preload_dlls()

@@ -10,7 +10,7 @@ from flowsep_runtime.bundle.manifest import Manifest
 
 
 class GraphShapes:
-    """Of the graphs of a bundle, and of those between its stages (`device_graphs.py`)."""
+    """Shapes of the graphs of a bundle, and of those between its stages (`device_graphs.py`)."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest

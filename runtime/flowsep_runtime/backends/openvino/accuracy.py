@@ -64,12 +64,12 @@ def _sample(tensor: TensorEntry, shape: tuple[int, ...], random: np.random.Gener
 
 
 def finite(outputs: Mapping[str, Array]) -> bool:
-    """Whether no output holds NaN or infinity."""
+    """True if no output holds NaN or infinity."""
     return all(bool(np.isfinite(array).all()) for array in outputs.values())
 
 
 def least_snr(graph: str) -> float:
-    """How close a graph's outputs in quick arithmetic have to be to those in float32, in dB."""
+    """Least signal-to-noise ratio of a graph in quick arithmetic against float32, in dB."""
     return LEAST_SNR_OF.get(graph, LEAST_SNR)
 
 

@@ -70,7 +70,7 @@ class CompileSettings(NamedTuple):
 
     @property
     def quick(self) -> bool:
-        """Whether it is another arithmetic than float32."""
+        """True for an arithmetic other than float32."""
         return self.properties["INFERENCE_PRECISION_HINT"] != "f32"
 
 
@@ -282,7 +282,7 @@ class OpenVino:
         return model
 
     def _choices(self, graph: str) -> tuple[CompileSettings, ...]:
-        """In the order of preference."""
+        """The settings of a graph in the order of preference."""
         rewritten = graph in REWRITTEN_GRAPHS and platform.machine().lower() in REWRITTEN_ON
         exact = EXACT_REWRITTEN if rewritten else EXACT
         if not self._fast or graph not in QUICK_GRAPHS:
@@ -336,7 +336,7 @@ class OpenVino:
         return folder if os.access(folder, os.W_OK) else None
 
     def _key(self, graph: str, shapes: Shapes, *how: str) -> str:
-        """Of what is remembered: the graph's files, OpenVINO, the processor, and how the graph is run."""
+        """Key of a cache entry: the graph's files, OpenVINO, the processor, and the setting."""
         files = [file.sha256 for file in self._manifest.graph(graph, self.name).files]
         processor = _core().get_property("CPU", "FULL_DEVICE_NAME"), _capabilities()
         parts = files, offline.openvino().__version__, processor, sorted(shapes.items()), how
@@ -350,7 +350,7 @@ def _newly_compiled(plan: _Plan) -> Compiled:
     compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
     if compiled is None:
         compiled = Compiled(_load(plan))
-        if openvino_cache.keep(plan.folder):
+        if openvino_cache.is_kept(plan.folder):
             # What comes from the file takes less memory: it does without all that rewriting has left.
             del compiled
             give_memory_back()
@@ -381,14 +381,14 @@ def _load(plan: _Plan) -> CompiledModel:
 
 def _compile(model: Model, properties: dict[str, Any], folder: Path | None) -> CompiledModel:
     if folder is not None:
-        # Where this fails it may only be the cache that does: a full disk, say.
-        with suppress(Exception):
-            return _core().compile_model(model, "CPU", properties | {"CACHE_DIR": str(folder)})
+        # The failure may be only the cache's, such as a full disk.
+        with suppress(Exception), openvino_cache.writing(folder) as scratch:
+            return _core().compile_model(model, "CPU", properties | {"CACHE_DIR": str(scratch)})
     return _core().compile_model(model, "CPU", properties)
 
 
 def _identity(setting: CompileSettings) -> str:
-    """What a compiled graph depends on besides its file: the name, and how graphs are rewritten today."""
+    """Key of a compiled graph besides its file: the name, and the version of the rewrites."""
     return f"{setting.name}, rewritten {channels_last.REVISION}" if setting.rewritten else setting.name
 
 

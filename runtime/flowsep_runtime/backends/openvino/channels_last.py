@@ -462,7 +462,7 @@ def _bf16_bits(values: Array) -> Array:
 
 
 def _is_all(node: Node | None, value: float) -> bool:
-    """Whether a node's second input is this value everywhere."""
+    """True if a node's second input is this value everywhere."""
     values = None if node is None else _constant_of(node.input_value(1))
     return values is not None and bool(np.array_equal(values, np.full_like(values, value)))
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def is_constant(output: Output) -> bool:
-    """Whether a value is known before the graph runs."""
+    """True if a value is known before the graph runs."""
     return bool(output.get_node().get_type_name() == "Constant")
 
 

@@ -47,7 +47,7 @@ def transforms(m: int, r: int) -> Transforms:
 
 
 class Tiling(NamedTuple):
-    """How an image is cut: tiles of outputs, the filter's taps, and where its first one reads, on both axes
+    """Tiling of an image: tiles of outputs, the filter's taps, and where its first one reads, on both axes
     (rows, columns)."""
 
     image: tuple[int, int]
@@ -67,7 +67,7 @@ class Tiling(NamedTuple):
         return (self.tile[0] + self.taps[0] - 1) * (self.tile[1] + self.taps[1] - 1)
 
     def sources(self) -> Array:
-        """Where each point of each tile reads: int32 [points · tiles] of pixel numbers, row by row; beyond
+        """Source of each point of each tile: int32 [points · tiles] of pixel numbers, row by row; beyond
         the image it is the number of pixels, for a pixel of zeros."""
         (height, width), tiles = self.image, self.tiles
         sizes = [tile + taps - 1 for tile, taps in zip(self.tile, self.taps, strict=True)]

@@ -49,7 +49,7 @@ def why_not() -> str | None:
 
 
 def arithmetic(precision: Arithmetic) -> str:
-    """What a precision means here, in words."""
+    """The arithmetic of a precision, in words."""
     return "float32" if precision == "exact" else "float16 where the bundle is in half precision"
 
 
@@ -157,7 +157,7 @@ class TensorRt:
             return {name: output.numpy() for name, output in self.keep(graph, inputs).items()}
 
     def keep(self, graph: str, inputs: Mapping[str, Values]) -> dict[str, DeviceArray]:
-        """As `run`, but takes and gives arrays in device memory; inside a `session`.
+        """Run a graph like `run`, from and to arrays in device memory; inside a `session`.
 
         Its outputs are valid until the graph runs again.
         """

@@ -98,7 +98,7 @@ class Device:
         self.call("cudaMemcpyAsync", target, source, nbytes, direction, self.stream)
 
     def capture(self, record: Callable[[], None]) -> Captured | None:
-        """What `record` enqueues, as one graph; nothing of it runs. None if it cannot be captured.
+        """The work that `record` enqueues, as one graph; nothing of it runs. None if it cannot be captured.
 
         Whatever is enqueued must have run once before: what a library initialises late cannot be captured.
         """
@@ -179,7 +179,7 @@ class Buffer:
         self.device.copy(self.pointer, staging.ctypes.data, values.nbytes, "HostToDevice")
 
     def download(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """What lies at its start, after all that is enqueued."""
+        """The content at its start, after all enqueued work."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         staging = self._host()[:nbytes]
         self.device.copy(staging.ctypes.data, self.pointer, nbytes, "DeviceToHost")
@@ -224,7 +224,7 @@ class DeviceArray:
 
 
 def faithful(captured: Captured, run: Callable[[], None], outputs: list[DeviceArray]) -> bool:
-    """Whether a graph gives what the same work gives without it.
+    """True if a graph gives the results of the same work without it.
 
     An enqueue that fails while it is captured can leave a graph without its kernels and no error; every
     replay would then leave the outputs of the run before. So the outputs are overwritten in between.

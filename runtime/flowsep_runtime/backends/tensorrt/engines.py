@@ -27,7 +27,7 @@ BACKEND = "tensorrt"  # the name of the backend, and of its variants in a manife
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What a plan is tied to."""
+    """GPU and versions that a plan is tied to."""
 
     gpu: str  # as the driver names it
     compute_capability: str  # "9.0"
@@ -53,7 +53,11 @@ class EngineEntry:
 
 @dataclasses.dataclass(frozen=True)
 class EngineSet:
-    """`engines.json`."""
+    """`engines.json`.
+
+    Attributes:
+        stages: Errors measured on this GPU; empty if they were not.
+    """
 
     machine: Machine
     precision: str  # of the bundle
@@ -62,12 +66,11 @@ class EngineSet:
     settings: dict[str, str]  # of the builder, for people; every engine's key depends on them
     engines: dict[str, EngineEntry]
     stages: dict[str, StageEntry] = dataclasses.field(default_factory=dict)
-    """Errors measured on this GPU; empty if they were not."""
     format: int = FORMAT
 
     @property
     def activation_bytes(self) -> int:
-        """Of the one buffer that serves all engines, which never run at once."""
+        """Size of the one buffer that serves all engines, which never run at once."""
         return max(entry.activation_bytes for entry in self.engines.values())
 
     @classmethod
@@ -102,7 +105,7 @@ class EngineSet:
 
 
 def engines_folder(bundle: Path, machine: Machine) -> Path:
-    """Where a bundle's engines for a machine lie, whether they are there or not."""
+    """Folder of a bundle's engines for a machine; it need not exist."""
     return bundle / "engines" / machine.folder_name
 
 

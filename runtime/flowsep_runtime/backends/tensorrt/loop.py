@@ -43,11 +43,11 @@ class Loop:
 
     @property
     def is_captured(self) -> bool:
-        """Whether it runs as one graph."""
+        """True if it runs as one graph."""
         return self._graph is not None
 
     def run(self, noise: Values, invariants: Mapping[str, Values]) -> DeviceArray:
-        """From noise [B, 8, t, 16] to the solution, which stays until the velocity engine runs again;
+        """Solve from noise [B, 8, t, 16]; the solution stays until the velocity engine runs again;
         `invariants` are inputs of that engine that no step changes."""
         put(self._device, self._start, noise)
         for name, values in invariants.items():

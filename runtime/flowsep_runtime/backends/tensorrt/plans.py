@@ -149,7 +149,7 @@ class Bound:
 
     @property
     def nodes(self) -> int:
-        """Of the captured graph: kernels and copies of one run. 0 if it was not captured."""
+        """Kernels and copies of one run of the captured graph; 0 if it was not captured."""
         return 0 if self._graph is None else self._graph.nodes
 
     def launch(self) -> None:
@@ -190,7 +190,7 @@ def put(device: Device, target: DeviceArray, values: Values) -> None:
 
 
 def captured(device: Device, run: Callable[[], None], outputs: list[DeviceArray]) -> Captured | None:
-    """What `run` enqueues, as a graph that was seen to give the same; None if there is none."""
+    """The work of `run` as a graph that was tested to give the same results; None if there is none."""
     graph = device.capture(run)
     if graph is None or faithful(graph, run, outputs):
         return graph

@@ -20,7 +20,7 @@ Layers = Callable[["Graph", Any], Any]
 
 
 class Graph:
-    """What a bundle's graphs consist of, with seeded weights stored in half precision."""
+    """Layers of a bundle's graphs, with seeded weights stored in half precision."""
 
     def __init__(self) -> None:
         import openvino.opset13
@@ -79,7 +79,7 @@ def run(model: Any, x: Array, precision: str = "f32") -> Array:
 
 
 def both(layers: Layers, shape: tuple[int, ...], quick: bool = False) -> tuple[int, float, Counter[str]]:
-    """How many convolutions were rewritten, dB between before and after, and the nodes that are left."""
+    """Number of rewritten convolutions, dB between before and after, and the nodes that are left."""
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32) + 0.5
     expected = run(Graph().model(layers, shape), x)
     model = Graph().model(layers, shape)
