@@ -61,12 +61,11 @@ class Run:
     def __post_init__(self) -> None:
         #: The model's sizes; its clip is a window.
         self.model: ModelEntry = self.options.windowed(self.pipeline.manifest.model)
-        #: The sentences that the model is given. With its complement, a single query gets a better mask.
-        complement = self.model.complement_of(self.queries[0])
-        self.sentences = self.queries
-        if self.masked and len(self.queries) == 1 and complement is not None:
-            self.sentences = (*self.queries, complement)
-        self.has_complement = self.sentences != self.queries
+        complements = [self.model.complement_of(query) for query in self.queries] if self.masked else []
+        #: The complements of all queries, if the model knows them: masks are better with them.
+        self.complements = tuple(complement for complement in complements if complement is not None)
+        #: The sentences that the model is given.
+        self.sentences = (*self.queries, *self.complements)
         #: Samples a latent frame, and latent frames a window and of its overlap with the next one.
         self.frame = self.model.hop_length * self.model.latent_stride
         self.window = self.model.clip_samples // self.frame

@@ -9,27 +9,35 @@ import numpy as np
 
 from flowsep_runtime.arrays import Floats
 
+CLAIMED = 0.5
+"""Where several sounds claim at least this share of the mixture together, nothing is left of it."""
 
-def shares(log_mels: Floats, mixture: Floats, complement: bool) -> Floats:
+
+def shares(log_mels: Floats, mixture: Floats, complements: bool) -> Floats:
     """Masks from 0 to 1 for the sounds of a mixture; at every point they add up to at most 1.
 
-    A sound's share is its magnitude in that of all the sounds; what the sounds leave of the mixture is the
-    rest's. With a complement (everything but the sound) the two are all that there is.
+    A sound claims its magnitude over that of it and its complement or, without complements, over that of the
+    mixture. A single sound gets its claim. Several get theirs in proportion: they share everything where
+    they claim at least half together, and elsewhere the rest keeps a part.
 
     Args:
-        log_mels: Natural-log mel magnitudes of the sounds [..., Q, T, 64].
+        log_mels: Natural-log mel magnitudes of the sounds [..., Q, T, 64], with complements [..., 2Q, T, 64]:
+            all sounds, then everything but each of them.
         mixture: Those of the mixture, at the same level [..., T, 64].
-        complement: True if the second of two sounds is the complement of the first.
+        complements: True if complements are given.
 
     Returns:
-        [..., Q, T, 64]; with a complement, [..., 1, T, 64].
+        [..., Q, T, 64].
     """
-    whole = mixture[..., None, :, :]
+    if complements:
+        sounds, rests = np.split(log_mels, 2, axis=-3)
+    else:
+        sounds, rests = log_mels, mixture[..., None, :, :]
     # Without the common level, so that no exponential overflows.
-    level = np.maximum(log_mels.max(axis=-3, keepdims=True), whole)
-    magnitudes = np.exp(log_mels - level)
-    total = magnitudes.sum(axis=-3, keepdims=True)
-    if not complement:
-        total = np.maximum(total, np.exp(whole - level))
-    masks: Floats = (magnitudes[..., :1, :, :] if complement else magnitudes) / total
-    return masks
+    level = np.maximum(sounds, rests)
+    sound, rest = np.exp(sounds - level), np.exp(rests - level)
+    claims: Floats = sound / (sound + rest if complements else rest)
+    claims = np.minimum(claims, np.float32(1))
+    if claims.shape[-3] == 1:
+        return claims
+    return claims / np.maximum(claims.sum(axis=-3, keepdims=True), np.float32(CLAIMED))

@@ -66,7 +66,7 @@ def test_masks_lie_between_nothing_and_everything_and_never_exceed_the_mixture(
 ) -> None:
     log_mels = 4 * normal(sounds, 6, 64, seed=seed) + np.float32(level)
     mixture = 4 * normal(6, 64, seed=seed + 1) + np.float32(level)
-    masks = shares(log_mels, mixture, complement=False)
+    masks = shares(log_mels, mixture, complements=False)
     assert masks.shape == log_mels.shape
     assert (masks >= 0).all() and masks.sum(axis=0).max() <= 1 + 1e-5
     if sounds == 1:
@@ -75,10 +75,19 @@ def test_masks_lie_between_nothing_and_everything_and_never_exceed_the_mixture(
 
 def test_a_sound_and_its_complement_share_everything() -> None:
     log_mels = normal(2, 6, 64)
-    (mask,) = shares(log_mels, np.full((6, 64), 50, np.float32), complement=True)
-    (other,) = shares(log_mels[::-1], np.full((6, 64), 50, np.float32), complement=True)
+    (mask,) = shares(log_mels, np.full((6, 64), 50, np.float32), complements=True)
+    (other,) = shares(log_mels[::-1], np.full((6, 64), 50, np.float32), complements=True)
     assert np.allclose(mask + other, 1, atol=1e-6)
     assert np.allclose(mask, 1 / (1 + np.exp(log_mels[1] - log_mels[0])), atol=1e-6)
+
+
+def test_several_sounds_share_everything_where_they_claim_half_of_it() -> None:
+    claims = np.array([0.4, 0.2, 0.1, 0.1], np.float32)[:, None, None] * np.ones((4, 6, 64), np.float32)
+    mixture = np.zeros((6, 64), np.float32)
+    (first, second) = shares(np.log(claims[:2]), mixture, complements=False)
+    assert np.allclose(first, 2 / 3) and np.allclose(second, 1 / 3)
+    (third, fourth) = shares(np.log(claims[2:]), mixture, complements=False)
+    assert np.allclose(third, 0.2) and np.allclose(fourth, 0.2)
 
 
 def test_the_weights_of_a_bin_are_those_of_the_front_ends_triangles() -> None:
@@ -234,7 +243,8 @@ def test_one_evaluation_of_query_and_complement_gives_the_mask(
 def test_several_queries_share_the_mixture(pairing: Separator, reference: Reference) -> None:
     audio = noise(CLIP)
     found = pairing.separate_all(audio, RATE, ["rain", "dog barking"])
-    expected = by_hand(reference, audio, [[5, 1], [3, 4, 1]], False, RATE)
+    words = [[5, 1], [3, 4, 1], [2, 2, 5, 1], [2, 2, 3, 4, 1]]
+    expected = by_hand(reference, audio, words, True, RATE)
     for query, each in enumerate(found):
         assert np.abs(each.target - expected[:, query]).max() <= 1e-5 * np.abs(audio).max()
     (part,) = pairing.stream([audio], RATE, ["rain", "dog barking"])
@@ -276,7 +286,7 @@ def test_joint_masks_are_those_of_the_model_over_everything_at_once(
         x = np.zeros_like(start) if solver == "mean" else start
         velocity = reference.velocity(x, 0.0, mean + std * posterior, text, mask)
         masks.append(reference.decode_latent(velocity if solver == "mean" else x + velocity)[0])
-    share = shares(np.stack(masks), mixture[0], complement=True)
+    share = shares(np.stack(masks), mixture[0], complements=True)
     expected = filtered(audio[:, None], share.transpose(1, 0, 2)[:, None], RATE)[:, 0, 0]
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(audio).max()
 
@@ -308,11 +318,11 @@ def test_memory_and_progress_of_a_pair_count_both_sentences(pairing: Separator) 
     seen: list[tuple[int, int]] = []
     pairing.separate(noise(3 * CLIP), RATE, "rain", progress=lambda *told: seen.append(told))
     assert seen[-1][0] == seen[-1][1]
-    seen_alone: list[tuple[int, int]] = []
+    seen_both: list[tuple[int, int]] = []
     pairing.separate_all(
-        noise(3 * CLIP), RATE, ["rain", "dog"], progress=lambda *told: seen_alone.append(told)
+        noise(3 * CLIP), RATE, ["rain", "dog"], progress=lambda *told: seen_both.append(told)
     )
-    assert seen_alone[-1] == seen[-1]
+    assert seen_both[-1][0] == seen_both[-1][1] == 2 * seen[-1][0]
 
 
 @pytest.mark.parametrize(
