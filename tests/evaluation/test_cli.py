@@ -135,7 +135,7 @@ def test_audio_is_looked_at_before_anything_is_separated(
     row = {"mixture": "../silent.wav", "query": "rain", "target": None}
     with other_set.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    options = ("-o", tmp_path / "r", "--bundle", toy_bundle, "--steps", 10**9)
+    options = ("-o", tmp_path / "r", "--bundle", toy_bundle, "--steps", 10_000)
     answer = call(scripts, "run", test_set, other_set, *options)
     assert answer.returncode == 2
     assert answer.stderr == f"flowsep-eval: {other_set} line 2: the mixture is silent: leave the row out.\n"
