@@ -10,7 +10,7 @@ import numpy as np
 from flowsep_runtime.arrays import Floats
 
 CLAIMED = 0.5
-"""Where several sounds claim at least this share of the mixture together, nothing is left of it."""
+"""Share of the mixture from which on several sounds leave nothing of it, if they claim it together."""
 
 
 def shares(log_mels: Floats, mixture: Floats, complements: bool) -> Floats:
@@ -36,8 +36,7 @@ def shares(log_mels: Floats, mixture: Floats, complements: bool) -> Floats:
     # Without the common level, so that no exponential overflows.
     level = np.maximum(sounds, rests)
     sound, rest = np.exp(sounds - level), np.exp(rests - level)
-    claims: Floats = sound / (sound + rest if complements else rest)
-    claims = np.minimum(claims, np.float32(1))
-    if claims.shape[-3] == 1:
-        return claims
-    return claims / np.maximum(claims.sum(axis=-3, keepdims=True), np.float32(CLAIMED))
+    claims: Floats = np.minimum(sound / (sound + rest if complements else rest), np.float32(1))
+    if claims.shape[-3] > 1:
+        claims /= np.maximum(claims.sum(axis=-3, keepdims=True), np.float32(CLAIMED))
+    return claims
