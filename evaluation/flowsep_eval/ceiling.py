@@ -13,7 +13,7 @@ from flowsep_runtime.separation.windows import cross_fade, window_starts
 
 
 def through_autoencoder_and_vocoder(pipeline: Pipeline, target: Floats, mixture: Floats) -> Floats:
-    """A target as the model would render it if the flow gave its very latent (the posterior's mean).
+    """The target as the model would render it if the flow returned its exact latent (the posterior's mean).
 
     Args:
         pipeline: The model.

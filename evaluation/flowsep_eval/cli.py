@@ -1,4 +1,4 @@
-"""`flowsep-eval`: test sets, and how well a model does on them."""
+"""`flowsep-eval`: test sets, and scores of models."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def _warn(sentence: str) -> None:
 
 @contextmanager
 def _remarks() -> Iterator[None]:
-    """Says every warning once, at the end, where no progress bar is in the way."""
+    """Print every warning once, at the end, when there is no progress bar."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FlowSepWarning)

@@ -1,4 +1,4 @@
-"""Separating a test set and scoring what comes out, one query after the other."""
+"""Separation of a test set and scores of the outputs, query by query."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from flowsep_runtime.options import OptionFields
 
-#: Seconds by which a target's length may differ from its mixture's before it is worth a warning.
+#: Largest difference between the lengths of target and mixture without a warning, in seconds.
 LENGTHS_AGREE = 0.1
 
 
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def check_audio(items: Iterable[Item], progress: Callable[[], None] | None = None) -> None:
-    """Reads every item's audio once: better now than after an hour of separations.
+    """Read every item's audio once, to find faults before hours of separations.
 
     Raises:
         AudioError: With the manifest's line, if audio cannot be read or a mixture is silent.
@@ -157,7 +157,7 @@ def _warn(sentence: str) -> None:
 
 
 def separated(separator: Separator, mixture: Floats, query: str, options: Options) -> Output:
-    """One separation; silence where the backend fails or gives what is no sound."""
+    """One separation; silence if the backend fails or the output is not finite."""
     start = time.perf_counter()
     try:
         result = separator.separate(mixture, SAMPLE_RATE, query, **options.fields())
@@ -211,7 +211,7 @@ def _centred(waveform: Floats) -> Floats:
 
 
 def clap_scores(embedded: dict[str, Floats], sentence: Floats) -> dict[str, float]:
-    """CLAPScores of output, mixture and, where there is one, target against the query."""
+    """CLAPScores of output, mixture and target, if there is one, for the query."""
     return {
         "clap_score" + ("" if name == "output" else f"_{name}"): metrics.cosine_similarity(
             embedding, sentence

@@ -1,4 +1,4 @@
-"""The report of an evaluation: as data, and as tables to read."""
+"""The report of an evaluation, as data and as tables."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CEILINGS = (
 
 
 def report(sets: Mapping[str, Scores], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, as JSON takes it: numbers that do not exist are null.
+    """The report for JSON; missing numbers are null.
 
     Args:
         sets: Scores by the name of their test set.

@@ -1,4 +1,4 @@
-"""A report's folder: what is said about the run, and the files, written together."""
+"""The folder of a report: the description of the run, and files that are written together."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from flowsep_runtime.versions import installed
 
 REPORT, TABLES, CLASSES, EXAMPLES = "report.json", "report.md", "classes.png", "examples.png"
 LIBRARIES = ("numpy", "soxr", "onnxruntime", "onnxruntime-gpu", "transformers")
-EXAMPLE_SETS = 8  # more would make a page that no one scrolls through
+EXAMPLE_SETS = 8  # more would make the page too long
 
 
 def check_pictures() -> None:
-    """Raises: OptionError: matplotlib is missing, which is better known before an hour of work."""
+    """Raises: OptionError: If matplotlib is missing; checked before an hour of work."""
     if find_spec("matplotlib") is None:
         raise OptionError("The report's pictures need matplotlib: pip install 'flowsep-engine[eval]'.")
 
@@ -110,7 +110,7 @@ def write_report(
 
 
 def examples(sets: Mapping[str, Scores], settings: Mapping[str, Any], separator: Separator) -> list[Example]:
-    """Best, median and worst of every set, separated once more: keeping all audio would take gigabytes."""
+    """Best, median and worst query of every set, separated again, because all audio would take gigabytes."""
     options = Options(**{field.name: settings[field.name] for field in fields(Options)})
     found: list[Example] = []
     for name, scores in list(sets.items())[:EXAMPLE_SETS]:

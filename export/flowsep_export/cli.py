@@ -1,4 +1,4 @@
-"""`flowsep-export`: from a checkpoint to a bundle."""
+"""`flowsep-export`: converts a checkpoint to a bundle."""
 
 from __future__ import annotations
 

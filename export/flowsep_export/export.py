@@ -41,7 +41,7 @@ from flowsep_runtime.bundle.manifest import (
 )
 from flowsep_runtime.versions import installed
 
-#: Called with what is being done and the share of the whole that is done, in [0, 1].
+#: Called with the current task and the completed share in [0, 1].
 Progress = Callable[[str, float], None]
 
 
@@ -49,8 +49,8 @@ Progress = Callable[[str, float], None]
 class Source:
     """A model and everything else that its bundle needs.
 
-    `recording [S]` (mono, at the model's rate) is what calibration and verification run on besides
-    random numbers; `is_real` says whether it is one, or a synthetic stand-in.
+    `recording [S]` (mono, at the model's rate) is the input of calibration and verification besides random
+    numbers; `is_real` is false for a synthetic one.
     """
 
     model: FlowSep
@@ -149,7 +149,7 @@ def _write_graphs(
                 ranges[graph.name] = largest
         progress(f"converting {graph.name}", 0.6 * (index + 0.4) / len(table))
         entries[graph.name] = _write_graph(graph, program, folder)
-        # the largest graph's weights are 1.8 GB: do not wait for the collector
+        # the largest graph's weights are 1.8 GB: free them now
         del program
         gc.collect()
     return entries, ranges

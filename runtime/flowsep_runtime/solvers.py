@@ -1,9 +1,9 @@
 """Solvers of dx/dt = v(x, t) from t = 0 (noise) to t = 1 (sound), docs/model.md#solver.
 
-A solver is a row of `SOLVERS`: the times at which it asks for the velocity, known before the loop starts so
-that the time features of the whole schedule can be computed in one go, and the integration itself. The rows
-are every method on every grid of times (`euler` is the published one), and `mean`, which does not integrate:
-one evaluation gives the mean of all targets that the mixture and the query allow.
+A solver is a row of `SOLVERS`: the times at which it evaluates the velocity, known before the loop so that
+all time features are computed together, and the integration itself. The rows are every method on every grid
+of times (`euler` is the published one), and `mean`, which does not integrate: one evaluation gives the mean
+of all targets that fit the mixture and the query.
 
 Methods: Euler, midpoint, Heun (the explicit ones of Hairer, Norsett, Wanner, "Solving ordinary differential
 equations I", sections II.1 and III.1) and Adams-Bashforth of two and three steps, whose weights follow from

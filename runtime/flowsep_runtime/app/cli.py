@@ -81,7 +81,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     envvar="FLOWSEP_NO_CACHE",
     help="Neither use nor keep encoded queries, compiled graphs and results of checks.",
 )
-@click.option("--list-backends", is_flag=True, help="Say what each engine can do here, and do nothing else.")
+@click.option("--list-backends", is_flag=True, help="List the backends and their abilities, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write what is left of the mixture.")
 @click.option(

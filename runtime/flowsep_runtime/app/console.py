@@ -161,7 +161,7 @@ def steady_streams() -> None:
 
 
 def is_closed(stream: TextIO) -> bool:
-    """Whether a standard stream is one that `steady_streams` has put there."""
+    """True for a standard stream that `steady_streams` has set."""
     return getattr(stream, "name", None) == os.devnull
 
 

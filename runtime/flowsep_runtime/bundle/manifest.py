@@ -1,4 +1,4 @@
-"""The bundle contract: what the exporter writes and every backend reads.
+"""The bundle format, which the exporter writes and every backend reads.
 
 A bundle is a folder with `manifest.json`, one ONNX file a graph (large weights beside it as external data)
 and `tokenizer.json`. The manifest is written last and atomically, so a folder without it is not a bundle.
@@ -65,7 +65,7 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 _VELOCITY_GRAPHS = ("velocity_text", "velocity_mixture", "velocity_time", "velocity")
 
-#: The graphs that stand behind each stage method of `Pipeline`.
+#: The graphs of each stage method of `Pipeline`.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "log_mel": ("log_mel",),
     "encode_text": ("encode_text",),
@@ -124,7 +124,7 @@ class StageError:
 
 @dataclasses.dataclass(frozen=True)
 class StageEntry:
-    """A stage: the graphs behind it and how exact they are."""
+    """A stage: its graphs and their errors."""
 
     graphs: tuple[str, ...]
     error: StageError
@@ -180,7 +180,7 @@ class Manifest:
     format: int = FORMAT
 
     def graph(self, name: str, backend: str) -> GraphEntry:
-        """The entry of a graph for a backend: its variant, or the one for all."""
+        """The entry of a graph for a backend: its variant, or the common graph."""
         return self.variants.get(backend, {}).get(name) or self.graphs[name]
 
     @classmethod
