@@ -70,7 +70,7 @@ class ModelEntry:
         solver: str | None,
         kind: Literal["generated", "masked"] = "generated",
     ) -> tuple[int, str]:
-        """Steps and solver to run with: where None, the bundle's own choice for an arithmetic and a kind.
+        """Steps and solver of a run: for None, the bundle's defaults for the arithmetic and the kind.
 
         A solver that takes one number of steps only is no choice where others are asked for.
         """
