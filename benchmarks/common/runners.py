@@ -339,7 +339,13 @@ class BundleRunner:
 
         rate = self.pipeline.manifest.model.sample_rate
         found = Separator(self.pipeline).separate(
-            inputs["waveform"][0], rate, QUERY, steps=steps, solver=solver, seed=SEED
+            inputs["waveform"][0],
+            rate,
+            QUERY,
+            steps=steps,
+            solver=solver,
+            seed=SEED,
+            kind="generated",
         )
         return found.target[None]
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,20 @@ def about(separator: Separator, settings: Mapping[str, Any], manifests: Mapping[
 
 
 def write_report(
-    folder: Path, sets: Mapping[str, Scores], facts: Mapping[str, Any], separator: Separator
+    folder: Path,
+    sets: Mapping[str, Scores],
+    facts: Mapping[str, Any],
+    separator: Separator,
+    asked: Mapping[str, Options],
 ) -> None:
     """Writes `report.json`, `report.md`, `classes.png` and `examples.png`: all of them, or none.
+
+    Args:
+        folder: Where to; `check_folder` has made it.
+        sets: Scores by name.
+        facts: Of `about`.
+        separator: Makes the examples once more.
+        asked: Options of each set's separations, by the same names.
 
     Raises:
         OutputError: If the disk does not take them.
@@ -103,20 +114,21 @@ def write_report(
         with replacing(paths) as (tables, classes, page, data):
             tables.write_text(markdown(sets, facts), encoding="utf-8")
             class_bars(sets, classes)
-            example_page(examples(sets, facts["settings"], separator), page)
+            example_page(examples(sets, asked, separator), page)
             data.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{shown(folder)} cannot be written: {error.strerror or error}.") from None
 
 
-def examples(sets: Mapping[str, Scores], settings: Mapping[str, Any], separator: Separator) -> list[Example]:
+def examples(sets: Mapping[str, Scores], asked: Mapping[str, Options], separator: Separator) -> list[Example]:
     """Best, median and worst query of every set, separated again, because all audio would take gigabytes."""
-    options = Options(**{field.name: settings[field.name] for field in fields(Options)})
     found: list[Example] = []
     for name, scores in list(sets.items())[:EXAMPLE_SETS]:
         for place, score in chosen(scores):
             tracks = read_tracks(score.item)
-            output = separated(separator, tracks.mixture, score.item.query, replace(options, seed=score.seed))
+            output = separated(
+                separator, tracks.mixture, score.item.query, replace(asked[name], seed=score.seed)
+            )
             sounds = (
                 (f"{score.item.id}: mixture with {score.item.other_label or 'other sounds'}", tracks.mixture),
                 ("target" if tracks.target is not None else "target (not there)", tracks.target),

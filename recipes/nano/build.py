@@ -30,6 +30,8 @@ FLOW += ["--mean", "0.8", "--masking", "2"]
 SHARDS = 120
 #: Solver steps of the bundle.
 STEPS = 4
+#: Options of the bundle: it filters the mixture by default, against the complement, by one evaluation.
+MASKED = ["--kind", "masked", "--complement", "everything except {query}", "--masked-solver", "mean"]
 
 #: The sets of the model card. The third has mixtures of the first.
 TEST_SETS = {
@@ -107,6 +109,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
                 bundle,
                 "--steps",
                 str(STEPS),
+                *MASKED,
                 "--force",
             ],
         ),

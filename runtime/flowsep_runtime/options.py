@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, TypedDict, cast, get_args
 from flowsep_runtime.bundle.manifest import ModelEntry
 from flowsep_runtime.checks import real_number, whole_number
 from flowsep_runtime.errors import OptionError, QueryError
-from flowsep_runtime.solvers import solver_named
+from flowsep_runtime.solvers import solver_named, solver_taking
 
 MOST_STEPS = 10_000
 
@@ -40,7 +40,7 @@ class OptionFields(TypedDict, total=False):
     candidates: int
     windows: Joining
     window: float | None
-    kind: Kind
+    kind: Kind | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,9 @@ class Options:
     window: float | None = None
     """Length of the windows in seconds, rounded up to what the model takes. A short window saves the time
     that silence behind a short recording would take; docs/long-recordings.md has its cost in quality."""
-    kind: Kind = "generated"
-    """The main result."""
+    kind: Kind | None = None
+    """The target: the model's own waveform ("generated"), or the mixture's samples through a mask
+    ("masked")."""
 
     def __post_init__(self) -> None:
         for name, least, most in (("steps", 1, MOST_STEPS), ("seed", 0, None), ("candidates", 1, 1000)):
@@ -94,7 +95,7 @@ class Options:
             )
         if self.windows not in JOININGS:
             raise OptionError(f"There are no windows {self.windows!r}: choose from {', '.join(JOININGS)}.")
-        if self.kind not in KINDS:
+        if self.kind is not None and self.kind not in KINDS:
             raise OptionError(f"There is no kind {self.kind!r}: choose from {', '.join(KINDS)}.")
 
     def fields(self) -> OptionFields:
@@ -109,11 +110,14 @@ class Options:
             precision: The arithmetic that runs.
 
         Raises:
-            OptionError: If the window is not above 0 and at most the model's clip.
+            OptionError: If the window is not above 0 and at most the model's clip, or the solver does not
+                take the steps.
         """
         self.windowed(model)
-        steps, solver = model.schedule(precision, self.steps, self.solver)
-        return ResolvedOptions(**asdict(self) | {"steps": steps, "solver": solver})
+        kind = self.kind or model.default_kind
+        steps, solver = model.schedule(precision, self.steps, self.solver, kind)
+        solver_taking(solver, steps)
+        return ResolvedOptions(**asdict(self) | {"steps": steps, "solver": solver, "kind": kind})
 
     def windowed(self, model: ModelEntry) -> ModelEntry:
         """The model's sizes, with a clip as long as the windows that are asked for."""
@@ -136,3 +140,4 @@ class ResolvedOptions(Options):
 
     steps: int
     solver: str
+    kind: Kind

@@ -94,9 +94,8 @@ def separation_options(command: Function) -> Function:
         click.option(
             "--kind",
             type=click.Choice(KINDS),
-            default=Options.kind,
-            show_default=True,
-            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.",
+            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.  "
+            "[default: the bundle's]",
         ),
     ):
         command = option(command)
