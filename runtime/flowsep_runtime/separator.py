@@ -34,19 +34,23 @@ BUNDLED = Path(__file__).parent / "assets" / "nano"
 
 @dataclass(frozen=True)
 class Separation:
-    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32."""
+    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32.
+
+    Attributes:
+        target: The sound that was asked for: the mixture's own samples through a mask, or, of kind
+            "generated", the model's own waveform, up to 8 kHz.
+        residual: The rest of the mixture, without the sound. With a masked target, target + residual =
+            mixture, sample by sample.
+        timings: Seconds by stage; "load" is the time in which graphs were made ready for the first time.
+        real_time_factor: Seconds of work, without "load", for a second of audio: below 1 is faster than real
+            time.
+    """
 
     target: Floats
-    """The sound that was asked for: the mixture's own samples through a mask, or, of kind "generated", the
-    model's own waveform, up to 8 kHz."""
     residual: Floats
-    """The rest of the mixture, without the sound. With a masked target, target + residual = mixture,
-    sample by sample."""
     sample_rate: float
     timings: dict[str, float]
-    """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
     real_time_factor: float
-    """Seconds of work, without "load", for a second of audio: below 1 is faster than real time."""
 
 
 class Separator:

@@ -28,12 +28,15 @@ Times: TypeAlias = NDArray[np.float64]
 
 class Solver(NamedTuple):
     """`times(steps)` gives the evaluation times [evaluations]; `integrate(velocity, x, steps)` yields the
-    state after each step."""
+    state after each step.
+
+    Attributes:
+        only_steps: The one number of steps that it takes; None: any.
+    """
 
     times: Callable[[int], Floats]
     integrate: Callable[[Velocity, Floats, int], Iterator[Floats]]
     only_steps: int | None = None
-    """The one number of steps that it takes; None: any."""
 
 
 class _Method(NamedTuple):

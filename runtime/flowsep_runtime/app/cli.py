@@ -246,12 +246,15 @@ def _told(job: Job | None = None) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class _Speaker:
-    """Says what was done: in words or as JSON, on stdout unless the sound goes there."""
+    """Says what was done: in words or as JSON, on stdout unless the sound goes there.
+
+    Attributes:
+        several: True if there is more than one recording.
+    """
 
     as_json: bool
     on_stderr: bool
     several: bool
-    """True if there is more than one recording."""
 
     def done_before(self, job: Job) -> None:
         for _, path in job.done:

@@ -32,12 +32,15 @@ class Extras:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a run."""
+    """Result of a run.
+
+    Attributes:
+        timings: Seconds by stage; "load" is the time in which graphs were made ready for the first time.
+        real_time_factor: Seconds of work, without "load", for a second of audio.
+    """
 
     timings: dict[str, float]
-    """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
     real_time_factor: float
-    """Seconds of work, without "load", for a second of audio."""
 
 
 class FileRun:

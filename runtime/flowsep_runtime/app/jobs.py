@@ -15,16 +15,19 @@ STANDARD = "-"  # standard input or output, by the custom of command lines
 
 @dataclass(frozen=True)
 class Job:
-    """One recording and what is to be made of it."""
+    """One recording and what is to be made of it.
+
+    Attributes:
+        source: None is standard input.
+        outputs: Query and its file; None is standard output.
+        done: Query and file of results that are there from an earlier run, and stay.
+        removes: True if the results are the recording without the sounds.
+    """
 
     source: Path | None
-    """None is standard input."""
     outputs: tuple[tuple[str, Path | None], ...]
-    """Query and its file; None is standard output."""
     done: tuple[tuple[str, Path], ...] = ()
-    """Query and file of results that are there from an earlier run, and stay."""
     removes: bool = False
-    """True if the results are the recording without the sounds."""
 
     @property
     def name(self) -> str:

@@ -41,20 +41,23 @@ class Content:
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of a file that libsndfile reads as a file of its own."""
+    """A range of a file that libsndfile reads as a file of its own.
+
+    Attributes:
+        prefix: Stands before it.
+        patches: Bytes that take the place of others, by their place in the file.
+        least: Samples of each channel that must come out of it; fewer are a loss.
+        is_guessed: True if the file does not state the length that libsndfile expects.
+        remark: Remark for the user, which follows the file's name.
+    """
 
     start: int
     end: int
     prefix: bytes = b""
-    """Stands before it."""
     patches: dict[int, bytes] = field(default_factory=dict)
-    """Bytes that take the place of others, by their place in the file."""
     least: int = 0
-    """Samples of each channel that must come out of it; fewer are a loss."""
     is_guessed: bool = False
-    """True if the file does not state the length that libsndfile expects."""
     remark: str = ""
-    """Remark for the user, which follows the file's name."""
 
     def covers(self, length: int) -> bool:
         """True for the unchanged file."""

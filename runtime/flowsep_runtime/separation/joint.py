@@ -48,14 +48,17 @@ class Group(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """Results of a group; Q counts queries."""
+    """Results of a group; Q counts queries.
+
+    Attributes:
+        mixtures: Log-mel spectrograms of the mixture [N, C, T, 64].
+        log_mels: Log-mel spectrograms of the targets [N, C, Q, T, 64].
+        waveforms: Waveforms of the targets [N, C, Q, 160 T + 32], if they were asked for.
+    """
 
     mixtures: Floats
-    """Log-mel spectrograms of the mixture [N, C, T, 64]."""
     log_mels: Floats
-    """Log-mel spectrograms of the targets [N, C, Q, T, 64]."""
     waveforms: Floats | None
-    """Waveforms of the targets [N, C, Q, 160 T + 32], if they were asked for."""
 
 
 class _Row(NamedTuple):

@@ -33,12 +33,16 @@ SILENT = np.float32(np.log(1e-5))  # the log-mel spectrogram of silence, docs/mo
 
 
 class Piece(NamedTuple):
-    """The next of a recording's results; masks and waveforms have a clock of their own."""
+    """The next of a recording's results; masks and waveforms have a clock of their own.
+
+    Attributes:
+        masks: Masks from 0 to 1, [mel frames, channels, queries, 64].
+        waveforms: Generated targets [samples, channels, queries], at the recording's level; none for a masked
+            result.
+    """
 
     masks: Floats
-    """Masks from 0 to 1, [mel frames, channels, queries, 64]."""
     waveforms: Floats
-    """Generated targets [samples, channels, queries], at the recording's level; none for a masked result."""
 
 
 class LongForm:

@@ -9,8 +9,8 @@ import numpy as np
 
 from flowsep_runtime.arrays import Floats
 
+#: Share of the mixture from which on several sounds leave nothing of it, if they claim it together.
 CLAIMED = 0.5
-"""Share of the mixture from which on several sounds leave nothing of it, if they claim it together."""
 
 
 def shares(log_mels: Floats, mixture: Floats, complements: bool) -> Floats:

@@ -23,16 +23,20 @@ LEAST, MOST = 1, 8  # seconds that are passed on together
 @dataclass(frozen=True)
 class Part:
     """A piece of the result; consecutive parts are together exactly as long as the input. C is the number of
-    the mixture's channels."""
+    the mixture's channels.
+
+    Attributes:
+        start: Its first sample, counted in the input.
+        mixture: [n, C], as it came.
+        targets: The targets, one a query, each [n, C].
+        residuals: The mixture without each query's sound, [n, C]. With masked targets, target + residual =
+            mixture.
+    """
 
     start: int
-    """Its first sample, counted in the input."""
     mixture: Floats
-    """[n, C], as it came."""
     targets: tuple[Floats, ...]
-    """The targets, one a query, each [n, C]."""
     residuals: tuple[Floats, ...]
-    """The mixture without each query's sound, [n, C]. With masked targets, target + residual = mixture."""
 
     @property
     def rest(self) -> Floats:
