@@ -25,6 +25,7 @@ from flowsep_ref.config import ConfigError, FlowSepConfig
 WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 
+#: Shell patterns of entries that inference does not read (docs/model.md#published-files).
 NEVER_READ = (
     "model.diffusion_model.*",  # the raw weights: inference runs their moving average
     "model_ema.decay",
@@ -36,7 +37,6 @@ NEVER_READ = (
     "*alphas_cumprod*",
     "cond_stage_models.0.model.encoder.embed_tokens.weight",  # the same tensor as shared.weight
 )
-"""Shell patterns of entries that inference does not read (docs/model.md#published-files)."""
 
 
 class CheckpointError(ValueError):

@@ -33,8 +33,8 @@ class LayerNorm(nn.LayerNorm):
         ).to(input.dtype)
 
 
+#: Scores of one head, from which on attention takes PyTorch's fused kernel: the VAE's over a whole clip.
 LONG = 2**22
-"""Scores of one head, from which on attention takes PyTorch's fused kernel: the VAE's over a whole clip."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float = 1.0) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from flowsep_ref.layers import GroupNorm, LayerNorm, attend
 
+#: Keys and values of one cross-attention, each `[B, M, C]`.
 KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one cross-attention, each `[B, M, C]`."""
 
 
 class Attention(nn.Module):

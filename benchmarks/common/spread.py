@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: 95th percentile over median (or median over 5th) from which on something else was running: the number is
+#: not printed.
 DISTURBED_ABOVE = 1.25
-"""95th percentile over median (or median over 5th) from which on something else was running: the number is
-not printed."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Summary:
 
 
 def ratio(numerators: Summary, denominators: Summary) -> Summary:
-    """The ratio in every round: what drifts from round to round is in both and falls out.
+    """The ratio in every round: a drift from round to round is in both and cancels.
 
     Raises:
         ValueError: If one has more rounds than the other.

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 PROGRAM = "benchmarks.cost.eager"
 
+#: Give the same bytes under another shape, though their schema does not say so.
 VIEWS = ("aten::_unsafe_view",)
-"""Give the same bytes under another shape, though their schema does not say so."""
 
+#: Consist of other operators here, but are one kernel on a GPU.
 FUSED = ("aten::scaled_dot_product_attention",)
-"""Consist of other operators here, but are one kernel on a GPU."""
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
 
     Args:
         bundle: The bundle.
-        backend: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
-        batch: Channels that go together.
+            backend: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
+            batch: Channels that go together.
         frames: Mel frames.
         steps: Of the solver.
         queries: Encoded at once; one serves all channels of a recording.

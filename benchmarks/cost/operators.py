@@ -20,9 +20,10 @@ import onnx_ir as ir
 from onnx import TensorProto
 from onnxscript.optimizer import fold_constants_ir
 
+#: No work: the same bytes under another shape.
 VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"}
-"""No work: the same bytes under another shape."""
 
+#: Joins the kernel before it, in the estimate.
 POINTWISE = {
     *(
         "Abs",
@@ -57,7 +58,6 @@ POINTWISE = {
     ),
     *("Transpose", "Where"),
 }
-"""Joins the kernel before it, in the estimate."""
 
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 

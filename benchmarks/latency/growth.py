@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
+#: Any two points lie on a line and on a power law: a fit to fewer than three says nothing.
 LEAST_POINTS = 3
-"""Any two points lie on a line and on a power law: a fit to fewer than three says nothing."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from benchmarks.common.runners import CLIP, FEATURES, VELOCITY
 from benchmarks.latency.comparison import Result, times_in_clip
 from flowsep_runtime.bundle.manifest import Manifest
 
+#: Graph -> what its time is measured as; the others carry their stage's name.
 PART = {
     "velocity_text": FEATURES,
     "velocity_mixture": FEATURES,
@@ -25,7 +26,6 @@ PART = {
     "loop_step": VELOCITY,
     "advance": VELOCITY,
 }
-"""Graph -> what its time is measured as; the others carry their stage's name."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The nine graphs of a bundle: what each computes, on what, under which names.
+"""The nine graphs of a bundle: their modules, example inputs and names.
 
-A graph is a row of the table that `graphs` returns.  Which graphs stand behind which stage, and the
-names of their inputs and outputs, are the runtime's contract (`flowsep_runtime.bundle.manifest`).
+A graph is a row of the table that `graphs` returns. The graphs of each stage and the names of their inputs
+and outputs are defined by the runtime (`flowsep_runtime.bundle.manifest`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from flowsep_export.rewrites.snake import Spelling
+from flowsep_export.rewrites.snake import Sine
 from flowsep_export.rewrites.upsample import transpose_upsamples
 from flowsep_export.rewrites.vocoder import PlanarVocoder
 from flowsep_ref import FlowSep, FlowSepConfig
@@ -26,7 +26,7 @@ EXAMPLE_GROUPS = 3  # of `frame_multiple` mel frames; not 1, which torch.export 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output; a text in `shape` names a dynamic axis, or says how long it is."""
+    """An input or output; a text in `shape` names a dynamic axis or gives its length as a formula."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -35,7 +35,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file: a module and the tensors it takes and gives."""
+    """One ONNX file: a module with its inputs and outputs."""
 
     name: str
     module: nn.Module
@@ -52,7 +52,7 @@ class Graph:
         )
 
     def dynamic_shapes(self) -> tuple[dict[int, object], ...]:
-        """The dynamic axes of each input, as `torch.export.export` takes them."""
+        """The dynamic axes of each input, in the form of `torch.export.export`."""
         return tuple(
             {i: self.axes[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} for spec in self.inputs
         )
@@ -158,10 +158,10 @@ class DecodeLatent(nn.Module):
 class Vocode(nn.Module):
     """Log-mel to waveform."""
 
-    def __init__(self, model: FlowSep, spelling: Spelling) -> None:
+    def __init__(self, model: FlowSep, sine: Sine) -> None:
         super().__init__()
         self.dtype = model.vocoder.conv_pre.weight.dtype
-        self.vocoder = PlanarVocoder(model.vocoder, spelling)
+        self.vocoder = PlanarVocoder(model.vocoder, sine)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         return self.vocoder(log_mel.to(self.dtype)).float()
@@ -177,7 +177,7 @@ def vocoder_tail(config: FlowSepConfig) -> int:
     return length - frames * config.audio.hop_length
 
 
-#: Backend -> the graphs of which a bundle carries a spelling for it, beside the one for all.
+#: Backend -> the graphs of which a bundle has a variant for it.
 VARIANTS: Mapping[str, tuple[str, ...]] = {"openvino": ("vocode",)}
 
 
@@ -186,9 +186,9 @@ def graphs(model: FlowSep, backend: str | None = None) -> dict[str, Graph]:
 
     Args:
         model: what to export.
-        backend: a key of `VARIANTS`, for that backend's spelling of its graphs; None for the one for all.
+        backend: a key of `VARIANTS`, for that backend's variants of its graphs; None for the common graphs.
     """
-    spelling: Spelling = "cosine" if backend is None else "polynomial"
+    sine: Sine = "cosine" if backend is None else "polynomial"
     config = model.config
     tokens, mels, channels = config.text.max_length, config.audio.n_mel_channels, config.latent_channels
     tail = vocoder_tail(config)
@@ -260,7 +260,7 @@ def graphs(model: FlowSep, backend: str | None = None) -> dict[str, Graph]:
         graph("decode_latent", DecodeLatent(model), (latent("latent"),), (log_mel,)),
         graph(
             "vocode",
-            Vocode(model, spelling),
+            Vocode(model, sine),
             (log_mel,),
             (TensorSpec("waveform", ("batch", f"{config.audio.hop_length}*frames + {tail}")),),
         ),

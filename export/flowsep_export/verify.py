@@ -1,6 +1,6 @@
 """Comparison of every exported stage, and of the chain of all stages, with the reference.
 
-The stages run through `flowsep_runtime.Pipeline`, as they will in use.
+The stages run through `flowsep_runtime.Pipeline`, as in use.
 """
 
 from __future__ import annotations
@@ -24,27 +24,25 @@ from flowsep_runtime.pipeline import Pipeline
 
 Precision = Literal["float32", "float16"]
 
+#: Relative error allowed to a stage.
 TOLERANCE: Mapping[Precision, float] = {"float32": 5e-5, "float16": 2e-2}
-"""Relative error allowed to a stage."""
 
+#: Relative error allowed to the whole chain, in which the errors of five stages add up.
 CHAIN_TOLERANCE: Mapping[Precision, float] = {"float32": 2.5e-4, "float16": 1e-1}
-"""Relative error allowed to the whole chain, in which the errors of five stages add up."""
 
+#: Root mean square (-40 dB of full scale) of the quietest waveform that an error is compared with. PyTorch
+#: itself is 6e-5 from float64 on an output of -67 dB, by rounding alone.
 QUIETEST = 1e-2
-"""Root mean square (-40 dB of full scale) of the quietest waveform that an error is held against.
 
-PyTorch itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
-"""
-
+#: Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one.
 WAVEFORMS = ("vocode", CHAIN)
-"""Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one."""
 
 Check = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs, and where they come from."""
+    """Inputs and their source."""
 
     kind: Literal["random", "recording"]
     inputs: StageInputs
@@ -78,12 +76,12 @@ def checks() -> dict[str, Check]:
     return {**STAGE_CALLS, CHAIN: chain}
 
 
+#: The expected outputs of a check.
 Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
-"""The expected outputs of a check."""
 
 
 def reference_judge(model: FlowSep) -> Judge:
-    """The PyTorch model says what is right."""
+    """Judge by the PyTorch model."""
 
     def judge(check: Check, inputs: StageInputs) -> Sequence[np.ndarray[Any, Any]]:
         with torch.inference_mode():
@@ -93,7 +91,7 @@ def reference_judge(model: FlowSep) -> Judge:
 
 
 def bundle_judge(pipeline: Pipeline) -> Judge:
-    """A bundle on the CPU says what is right: it was held against the PyTorch model when it was exported."""
+    """Judge by a bundle on the CPU, which was compared with the PyTorch model at export."""
     return lambda check, inputs: check(pipeline, inputs.arrays())
 
 
@@ -106,15 +104,15 @@ def verify(
 ) -> dict[str, StageEntry]:
     """Measure every stage of a bundle (its manifest need not be written yet) against the reference.
 
-    One stage's graphs are in memory at a time, but for the chain's.
+    Only one stage's graphs are in memory at a time, except for the chain.
 
     Returns:
         The manifest's entry of every stage, and of the chain.
     """
 
     def opened(stage: str) -> Iterator[Pipeline]:
-        for spelling in spellings(manifest, stage):
-            yield Pipeline(folder, spelling, open_backend("cpu", folder, spelling))
+        for variant in variants(manifest, stage):
+            yield Pipeline(folder, variant, open_backend("cpu", folder, variant))
 
     return measure(reference_judge(model), opened, manifest.precision, cases, progress)
 
@@ -126,7 +124,7 @@ def measure(
     cases: Sequence[Case],
     progress: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, StageEntry]:
-    """The errors of every stage, and of the chain: the largest of what `opened` gives for it."""
+    """The errors of every stage, and of the chain: the largest over all pipelines of `opened`."""
     entries = {}
     for name, check in checks().items():
         progress(name)
@@ -142,13 +140,13 @@ def measure(
     return entries
 
 
-def spellings(manifest: Manifest, stage: str) -> list[Manifest]:
-    """The bundle as any backend reads it and, of a stage that has other spellings, as those backends do."""
-    graphs = GRAPHS_OF.get(stage, ())  # the chain repeats what its stages were checked for
+def variants(manifest: Manifest, stage: str) -> list[Manifest]:
+    """The bundle, and copies of its manifest in which the stage's variants replace the graphs."""
+    graphs = GRAPHS_OF.get(stage, ())  # the variants of the chain's stages are checked with the stages
     own = [
-        replace(manifest, graphs={**manifest.graphs, **variants}, variants={})
-        for variants in manifest.variants.values()
-        if any(name in graphs for name in variants)
+        replace(manifest, graphs={**manifest.graphs, **replaced}, variants={})
+        for replaced in manifest.variants.values()
+        if any(name in graphs for name in replaced)
     ]
     return [replace(manifest, variants={}), *own]
 

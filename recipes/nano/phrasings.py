@@ -1,8 +1,7 @@
-"""Sentences for the text encoder: every class's own words in the forms that people ask in.
+"""Sentences for the text encoder: every class's words in common forms of queries.
 
-Six captions a class are too few to learn English from.  A table of words (`sounds/words.tsv`: what
-makes the sound, what it does, what is heard) and the templates below give thousands; the held-out
-captions are not among them.
+Six captions per class are too few to learn from. A table of words (`sounds/words.tsv`: what makes the sound,
+what it does, what is heard) and the templates below give thousands; the held-out captions are not among them.
 
 `python -m recipes.nano.phrasings --output DIR` writes a drawn thousand a class, and a tokenizer of
 their words.
@@ -26,11 +25,11 @@ SOUNDS = Path(__file__).parent / "sounds"
 WORDS = SOUNDS / "words.tsv"
 CAPTIONS = SOUNDS / "captions.tsv"
 
+#: Sentences a class.
 DRAWN = 1000
-"""Sentences a class."""
 VOCABULARY = 1000
+#: Weight of a caption among the sentences that the tokenizer learns from.
 REPEATS = 40
-"""Weight of a caption among the sentences that the tokenizer learns from."""
 LETTERS = list("abcdefghijklmnopqrstuvwxyz0123456789'-.,▁")
 
 ADJECTIVES = (

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, checked_samples
+from flowsep_runtime.audio.checks import checked_rate, checked_samples
 from flowsep_runtime.backends import DeviceBackend, Precision
 from flowsep_runtime.bundle.manifest import STAGES
+from flowsep_runtime.checks import whole_number
 from flowsep_runtime.device_pipeline import Clip
 from flowsep_runtime.errors import AudioError, BundleError, QueryError, shown
 from flowsep_runtime.options import OptionFields, Options
@@ -33,19 +34,23 @@ BUNDLED = Path(__file__).parent / "assets" / "nano"
 
 @dataclass(frozen=True)
 class Separation:
-    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32."""
+    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32.
+
+    Attributes:
+        target: The sound that was asked for: the mixture's own samples through a mask, or, of kind
+            "generated", the model's own waveform, up to 8 kHz.
+        residual: The rest of the mixture, without the sound. With a masked target, target + residual =
+            mixture, sample by sample.
+        timings: Seconds by stage; "load" is the time in which graphs were made ready for the first time.
+        real_time_factor: Seconds of work, without "load", for a second of audio: below 1 is faster than real
+            time.
+    """
 
     target: Floats
-    """The generated target: the model's own waveform, up to 8 kHz."""
-    masked: Floats
-    """The mixture's own samples through the mask that the target implies."""
     residual: Floats
-    """The rest of the mixture: masked + residual = mixture, sample by sample."""
     sample_rate: float
     timings: dict[str, float]
-    """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
     real_time_factor: float
-    """Seconds of work, without "load", for a second of audio: below 1 is faster than real time."""
 
 
 class Separator:
@@ -103,6 +108,7 @@ class Separator:
             channels: Channels that sound in the recordings to come; at most 4 go through the model together.
             options: As they will be given to `separate`.
         """
+        whole_number("channels", channels, 1)
         run = self._run(["sound"], options)
         with run.model_in_use():
             for stage in STAGES:
@@ -121,7 +127,7 @@ class Separator:
         noise = np.random.default_rng(0).standard_normal(latent, np.float32)
         waveform = np.zeros((min(channels, largest_batch(self.pipeline)), model.clip_samples), np.float32)
         clip = Clip(waveform, noise, noise, text, np.asarray(tokens.attention_mask, np.float32))
-        self.pipeline.generate(clip, run.options.steps, run.options.solver)
+        self.pipeline.run(clip, run.options.steps, run.options.solver, vocode=not run.masked)
 
     def separate(
         self,
@@ -154,7 +160,7 @@ class Separator:
             options: The fields of `Options`.
 
         Returns:
-            Target, masked target and residual at the input's level, rate, shape and exact length. A silent
+            Target and residual at the input's level, rate, shape and exact length. A silent
             channel (or one that is constant) gives a silent target; if all are, a `FlowSepWarning` says so
             and no model runs.
 
@@ -180,6 +186,8 @@ class Separator:
     ) -> list[Separation]:
         """Separates the sounds that several queries name; the mixture is encoded once for all of them.
 
+        They share the mixture: their masks add up to at most 1, and what is left is no query's.
+
             dog, rain = separator.separate_all(samples, 44100, ["dog barking", "rain"])
 
         Args and errors are those of `separate`.
@@ -199,11 +207,11 @@ class Separator:
         shape, factor = np.shape(audio), work * sample_rate / len(mixture)
         separations = []
         for number in range(len(run.queries)):
-            target = np.concatenate([part.targets[number] for part in known])
-            masked = np.concatenate([part.masked[number] for part in known])
-            residual = (mixture - masked).reshape(shape)
-            target, masked = target.reshape(shape), masked.reshape(shape)
-            separations.append(Separation(target, masked, residual, sample_rate, run.seconds, factor))
+            target, residual = (
+                np.concatenate([tracks[number] for tracks in each]).reshape(shape)
+                for each in ([part.targets for part in known], [part.residuals for part in known])
+            )
+            separations.append(Separation(target, residual, sample_rate, run.seconds, factor))
         return separations
 
     def stream(
@@ -239,14 +247,15 @@ class Separator:
         Raises:
             As `separate`; what concerns the audio is raised when it is reached.
         """
-        if not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
-            checked_samples(np.zeros(1, np.float32), sample_rate)
+        checked_rate(sample_rate)
         run = self._run([query] if isinstance(query, str) else query, options, progress)
         if samples is not None:
             run.expect(samples, sample_rate)
         return Parts(parts(_checked(blocks, sample_rate), sample_rate, run), run.seconds)
 
     def _run(self, queries: Sequence[str], options: OptionFields, progress: Progress | None = None) -> Run:
+        if not isinstance(queries, Sequence) or not all(isinstance(query, str) for query in queries):
+            raise QueryError("A query must be text: give a sentence, or several in a list.")
         if not queries or any(not query.strip() for query in queries):
             raise QueryError("The query is empty: say in a few words what to separate.")
         resolved = Options(**options).resolved(self.pipeline.manifest.model, self.pipeline.precision)

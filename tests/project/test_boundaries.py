@@ -50,6 +50,7 @@ ROOMS = {
     "flowsep_runtime": (
         "errors",
         "arrays",
+        "checks",
         "processors",
         "versions",
         "caches",

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowsep_runtime.caches import keep_newest, recall, remember
+from flowsep_runtime.caches import keep_newest, read_checked, recall, remember, write_checked, write_whole
+from flowsep_runtime.errors import FlowSepWarning
 
 
 @settings(max_examples=50, deadline=None)
@@ -41,8 +42,53 @@ def test_a_memory_forgets_its_oldest_entries_and_survives_damage(own_cache: Path
     for number in (1, 2, 3, 1):
         remember("things", str(number), number, 2)
     assert recall("things") == {"3": 3, "1": 1}
-    for content in ("{", "[]", "\udcff", "[" * 100_000):
-        (own_cache / "things.json").write_bytes(content.encode(errors="surrogateescape"))
-        assert recall("things") == {}
+    kept = own_cache / "things.cache"
+    whole = kept.read_bytes()
+    for damage in (b"{", b"[]", b"\xff", b"[" * 100_000, b"", whole[:-1], whole.replace(b"3", b"4", 1)):
+        kept.write_bytes(damage)
+        with pytest.warns(
+            FlowSepWarning, match="things.cache was damaged: what it held is made again"
+        ) as said:
+            assert recall("things") == {}
+            assert recall("things") == {}
+        assert len(said) == 1
         remember("things", "4", 4, 2)
         assert recall("things") == {"4": 4}
+
+
+@settings(max_examples=50, deadline=None)
+@given(content=st.binary(max_size=100), data=st.data())
+def test_a_damaged_file_is_noticed_wherever_it_is_damaged(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("cache") / "kept"
+    assert read_checked(path) is None
+    write_checked(path, content)
+    assert read_checked(path) == content
+    damaged = bytearray(path.read_bytes())
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged)
+    with pytest.warns(FlowSepWarning, match="was damaged"):
+        assert read_checked(path) is None
+    assert not path.exists()
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(number: int) -> None:
+        done.append("fsync")
+        sync(number)
+
+    def renamed(source: Path, destination: Path) -> None:
+        done.append("replace")
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_whole(tmp_path / "file", b"content")
+    assert done == ["fsync", "replace"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

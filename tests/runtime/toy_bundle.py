@@ -57,12 +57,19 @@ def weights() -> dict[str, Floats]:
         "from_keys": (KEYS, 16),
     }
     return {
-        name: (random.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        # what comes out is quiet enough for an integer type
+        name: (random.standard_normal(shape) / np.sqrt(shape[0]) / (8 if name == "synthesis" else 1)).astype(
+            np.float32
+        )
         for name, shape in shapes.items()
     }
 
 
-def write_toy_bundle(folder: Path, others: Mapping[str, Callable[[Builder], None]] | None = None) -> Path:
+def write_toy_bundle(
+    folder: Path,
+    others: Mapping[str, Callable[[Builder], None]] | None = None,
+    model: ModelEntry = MODEL,
+) -> Path:
     """Writes the bundle into a new folder and returns the folder; `others` replaces the nodes of graphs."""
     folder.mkdir()
     nodes = {**NODES, **(others or {})}
@@ -72,7 +79,7 @@ def write_toy_bundle(folder: Path, others: Mapping[str, Callable[[Builder], None
     Manifest(
         name="toy",
         precision="float32",
-        model=MODEL,
+        model=model,
         tokenizer=TokenizerEntry(entry.name, entry.sha256, PAD),
         graphs=graphs,
         stages={stage: StageEntry(names, StageError(tolerance=5e-5)) for stage, names in STAGES.items()},

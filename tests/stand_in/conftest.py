@@ -1,4 +1,4 @@
-"""These tests need an onnxruntime-gpu, a quarter of a gigabyte: `make test-cuda` installs one and runs them."""
+"""These tests need an onnxruntime-gpu, 256 MB: `make test-cuda` installs it and runs them."""
 
 from __future__ import annotations
 

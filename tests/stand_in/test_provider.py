@@ -1,7 +1,7 @@
 """The `cuda` backend on the real CUDA provider of ONNX Runtime, whose CUDA is a stand-in.
 
-Where graphs are placed, what is captured, what is called meanwhile and what is copied are real; numbers and times
-are not.
+Where graphs are placed, what is captured, what is called meanwhile and what is copied are real; numbers and
+times are not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,8 @@ def test_nothing_is_called_that_a_capture_refuses(run: Run) -> None:
 
 def test_every_run_is_captured_once_and_replayed(run: Run) -> None:
     captures = run.of("first", "capture")
-    # log_mel, encode_mixture, posterior, velocity_mixture, velocity_text, velocity_time, loop_constants, two of the
-    # step and one of advance a step and state, decode_latent, vocode
+    # log_mel, encode_mixture, posterior, velocity_mixture, velocity_text, velocity_time, loop_constants, two
+    # of the step, one of advance for every step, decode_latent, vocode
     assert len(captures) == 7 + 2 + 4 + 2
     assert run.of("second", "capture") == [] == run.of("threads", "capture"), "one thread captures for all"
     replays = len(run.of("second", "replay"))
@@ -119,7 +120,10 @@ def test_every_run_is_captured_once_and_replayed(run: Run) -> None:
 
 def test_no_capture_reads_host_memory_that_changes(run: Run) -> None:
     assert [event for mark in run.events for event in run.of(mark, "stale")] == []
-    assert {capture[3] for capture in run.of("first", "capture")} == {"0"}, "copies from the host"
+    # where tensors of several sizes are joined, once a clip; none in what a step repeats
+    reading = [capture for capture in run.of("first", "capture") if capture[3] != "0"]
+    repeated = Counter(replay[1] for replay in run.of("second", "replay"))
+    assert all(repeated[capture[1]] <= 1 for capture in reading)
 
 
 def test_a_second_clip_crosses_the_bus_at_its_ends_alone(run: Run) -> None:

@@ -1,5 +1,5 @@
-"""A bundle whose convolutions are slices: cuDNN plans a convolution by asking for engines, which the stand-in has
-none of. Everything else stays, shapes and types too."""
+"""A bundle whose convolutions are slices: cuDNN plans a convolution by asking for engines, of which the
+stand-in has none. Everything else stays, shapes and types too."""
 
 from __future__ import annotations
 

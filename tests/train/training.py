@@ -17,6 +17,7 @@ from flowsep_train.sounds import SoundBank
 LABELS = ("tone", "noise", "clicks")
 PHRASES = {label: [label, f"a {label}"] for label in LABELS}
 
+#: The smallest sizes that the architecture allows, on clips of 1.28 s.
 CONFIG = FlowSepConfig.from_dict(
     {
         "audio": {"duration": 1.28},
@@ -39,7 +40,6 @@ CONFIG = FlowSepConfig.from_dict(
         },
     }
 )
-"""The smallest sizes that the architecture allows, on clips of 1.28 s."""
 
 
 def write_sounds(folder: Path) -> Path:

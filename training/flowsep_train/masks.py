@@ -1,4 +1,4 @@
-"""The loss of a mask: what a separation by masking gets wrong, in a form that a flow can learn from.
+"""The loss of a mask: the error of a separation by masking, in a differentiable form.
 
 A mask is the share of a time-frequency cell that belongs to the target.  It follows from the log-mel
 spectrograms of a target and of everything else, and those from latents.  The decoder costs several
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from flowsep_ref.vae import VAE
 from flowsep_train.latents import LatentCache
 
+#: Mel frames and mel bands of one place of a latent.
 STRIDE = 4
-"""Mel frames and mel bands of one place of a latent."""
 WIDTH = 128
 PIECES = 8
+#: Log-mel of silence (docs/model.md#front-end): nothing is quieter.
 QUIETEST = -11.5
-"""Log-mel of silence (docs/model.md#front-end): nothing is quieter."""
 TYPICAL_LOG_MEL = -7.0
+#: Largest deviation of the noise on the latents that the imitation learns from, in theirs.
 PERTURBED = 0.5
-"""Largest deviation of the noise on the latents that the imitation learns from, in theirs."""
 
 
 class DecoderImitation(nn.Module):

@@ -1,4 +1,4 @@
-"""The four parts that are trained one after the other, wherever their weights come from."""
+"""The four parts that are trained one after the other, and the sources of their weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from flowsep_ref.vocoder import Vocoder
 
 State = dict[str, Tensor]
 PARTS = ("text", "vae", "vocoder", "flow")
+#: Name of each part in the model.
 MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet"}
-"""Name of each part in the model."""
+#: Each part alone: the whole published model has 676 million weights to draw.
 NEW: dict[str, Callable[[FlowSepConfig], nn.Module]] = {
     "text": lambda config: TextEncoder(config.text),
     "vae": lambda config: VAE(config.vae),
     "vocoder": lambda config: Vocoder(config.vocoder),
     "flow": lambda config: UNet(config.unet, config.latent_channels),
 }
-"""Each part alone: the whole published model has 676 million weights to draw."""
+#: Prefix of each part's weights in the checkpoint of its training; for the flow, of the moving average.
 PREFIXES = {"text": "text_encoder.", "vae": "vae.", "vocoder": "vocoder.", "flow": "ema."}
-"""Prefix of each part's weights in the checkpoint of its training; for the flow, of the moving average."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Spectrograms in the TensorBoard log: what goes in, what should come out, what does."""
+"""Spectrograms in the TensorBoard log: input, target and output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: Natural logarithms of mel magnitudes: the floor of the front end, and a loud band.
 LOWEST, HIGHEST = -11.5, 2.0
-"""Natural logarithms of mel magnitudes: the floor of the front end, and a loud band."""
 
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A training that can show what it does."""
+    """A training with pictures of its state."""
 
     def pictures(self, batch: Any) -> dict[str, Tensor]:
         """Images by name, `[rows, T, 64]` in log-mel, time first."""

@@ -9,19 +9,19 @@ from onnx import TensorProto, helper
 
 from flowsep_export.onnx.links import makers, users
 
+#: Bias of a masked score in half precision: e^-1e4 is zero, and half's own lowest number plus a score is not
+#: finite any more.
 LOWEST_BIAS = -1e4
-"""Bias of a masked score in half precision: e^-1e4 is zero, and half's own lowest number plus a score is
-not finite any more."""
 
 
 def soften_in_half(model: onnx.ModelProto) -> int:
-    """Take the casts to float32 and back from around the softmax of attention in half, in place.
+    """Remove the casts to float32 and back around the softmax of half-precision attention, in place.
 
     MatMul, Add, Softmax, MatMul in one type is the pattern that TensorRT turns into one kernel, which
     computes the softmax in float32 inside. Scores that are float32 themselves (T5's) stay as they are.
 
     Returns:
-        How many attentions were changed.
+        Number of changed attentions.
     """
     graph = model.graph
     maker, readers = makers(graph), users(graph)

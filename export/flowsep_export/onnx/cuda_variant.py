@@ -3,7 +3,7 @@ as one operator.
 
 ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
 operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
-would look for a plugin of that name, so that this spelling is for the CUDA provider alone. In float32 fused
+would look for a plugin of that name, so this variant is for the CUDA provider only. In float32 fused
 kernels may multiply in TF32: float32 graphs stay as they are.
 """
 
@@ -31,13 +31,13 @@ from flowsep_export.onnx.links import makers, users
 
 ATTENTION = "MultiHeadAttention"
 
+#: Permutations of `[B, N, H, D]`: for queries and values, and for keys.
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Permutations of `[B, N, H, D]`: for queries and values, and for keys."""
 
 
 @dataclass(frozen=True)
 class _Attention:
-    """Queries, keys and values `[B, N, H · D]`, as they are before the heads are told apart."""
+    """Queries, keys and values `[B, N, H · D]`, before the heads are split."""
 
     tensors: tuple[str, str, str]
     heads: int
@@ -48,15 +48,15 @@ class _Attention:
 def fuse_attention(model: onnx.ModelProto, folder: Path) -> int:
     """Put one operator for every half-precision softmax(s · q kᵀ) v over heads, in place.
 
-    Attention with a bias on its scores (the query's mask) stays: fused kernels want a bias whose rows are
-    aligned, which those of 50 tokens are not.
+    Attention with a bias on its scores (the query's mask) stays: fused kernels need a bias with aligned rows,
+    and rows of 50 tokens are not aligned.
 
     Args:
         model: The graph.
         folder: Where its external weights lie; none is read.
 
     Returns:
-        How many attentions were fused.
+        Number of fused attentions.
     """
     graph = model.graph
     maker, readers = makers(graph), users(graph)
@@ -92,7 +92,7 @@ def _attention(
     users: Mapping[str, list[onnx.NodeProto]],
     constants: Mapping[str, onnx.TensorProto],
 ) -> _Attention | None:
-    """The attention around a softmax; None if there is none of this form."""
+    """The attention around a softmax; None if it has another form."""
     scores = maker.get(softmax.input[0])
     weighted = _only_user(softmax.output[0], users, "MatMul")
     if scores is None or scores.op_type != "MatMul" or weighted is None:

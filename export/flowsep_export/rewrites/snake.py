@@ -1,4 +1,4 @@
-"""The anti-aliased snake in polyphase form, in two spellings of the sine.
+"""The anti-aliased snake in polyphase form, with two forms of the squared sine.
 
 The published form goes up to twice the rate by a transposed convolution, which a backend runs as
 matrix products over zeros, and down by a strided one.  Even and odd samples at the high rate are two
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from flowsep_ref.vocoder import AntiAliasedSnake
 
-Spelling = Literal["cosine", "polynomial"]
-"""Form of sin².  `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's.  `polynomial`:
-Round and a polynomial in plain operations, for backends that fuse those and run cosines one by one."""
+#: Form of sin². `cosine`: (1 - cos 2v) / 2, one vectorised function of ONNX Runtime's. `polynomial`: Round
+#: and a polynomial in plain operations, for backends that fuse those and run cosines one by one.
+Sine = Literal["cosine", "polynomial"]
 
 END = 2**63 - 1
 op: Any = opset20  # its stubs have no place for the values of a graph in the making
+#: Coefficients of the polynomial in the square of the distance to the nearest zero; 2e-8 from sin².
 DEGREE = 6
-"""Coefficients of the polynomial in the square of the distance to the nearest zero; 2e-8 from sin²."""
 
 
 @cache
@@ -63,12 +63,12 @@ class PolyphaseSnake(nn.Module):
     down: Tensor
     bend: Tensor
 
-    def __init__(self, snake: AntiAliasedSnake, spelling: Spelling) -> None:
+    def __init__(self, snake: AntiAliasedSnake, sine: Sine) -> None:
         super().__init__()
-        self.spelling = spelling
+        self.sine = sine
         alpha = snake.act.alpha.detach().double().exp()
         inverse_beta = 1.0 / (snake.act.beta.detach().double().exp() + 1e-9)
-        factor = 2.0 * alpha if spelling == "cosine" else alpha / np.pi
+        factor = 2.0 * alpha if sine == "cosine" else alpha / np.pi
         up = 2.0 * snake.upsample.filter.detach().double().flatten().flip(0)
         down = snake.downsample.lowpass.filter.detach().double().flatten()
         # The way up sees the signal between two rows of zeros and gives two rows: its own second row makes
@@ -76,7 +76,7 @@ class PolyphaseSnake(nn.Module):
         self._constant("up", factor, F.pad(up[1::2], (1, 0)), F.pad(up[0::2], (0, 1)))
         self._constant("down", 1.0 / factor, F.pad(down[1::2], (1, 0)), F.pad(down[0::2], (0, 1)))
         # y + sin²(αy)/β, times `factor`: u + bend · (2 sin² or sin²) of the scaled y
-        bend = factor * inverse_beta * (0.5 if spelling == "cosine" else 1.0)
+        bend = factor * inverse_beta * (0.5 if sine == "cosine" else 1.0)
         self.register_buffer("bend", bend[:, None, None].float().contiguous())
 
     def _constant(self, name: str, scale: Tensor, *rows: Tensor) -> None:
@@ -86,7 +86,7 @@ class PolyphaseSnake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         up, down = self.up.to(x.dtype), self.down.to(x.dtype)
-        return polyphase_snake(x, up, down, self.bend, self.spelling == "polynomial")
+        return polyphase_snake(x, up, down, self.bend, self.sine == "polynomial")
 
 
 @torch.library.custom_op("flowsep::polyphase_snake", mutates_args=())
@@ -98,7 +98,7 @@ def polyphase_snake(x: Tensor, up: Tensor, down: Tensor, bend: Tensor, polynomia
         x: `[B, C, 1, L]`.
         up, down: taps `[C, 1, 2, 7]` of x's dtype.
         bend: `[C, 1, 1]`, float32; between the ways up and down all is float32.
-        polynomial: the spelling.
+        polynomial: whether the sine is a polynomial.
     """
     channels = x.shape[1]
     first, last = x[..., :1], x[..., -1:]
@@ -157,7 +157,7 @@ def polyphase_snake_onnx(
     return op.Conv(op.Cast(padded, to=ir.DataType.FLOAT16) if half else padded, down, group=channels)
 
 
+#: Translation for `torch.onnx.export`.
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.flowsep.polyphase_snake.default: polyphase_snake_onnx
 }
-"""Translation for `torch.onnx.export`."""

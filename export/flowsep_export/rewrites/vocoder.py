@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowsep_export.rewrites import replaced
-from flowsep_export.rewrites.snake import PolyphaseSnake, Spelling
+from flowsep_export.rewrites.snake import PolyphaseSnake, Sine
 from flowsep_ref.vocoder import AntiAliasedSnake, Vocoder
 
 
@@ -44,9 +44,9 @@ class PlanarTransposedConv(nn.Module):
 class PlanarVocoder(nn.Module):
     """`flowsep_ref.vocoder.Vocoder` on images: log-mel `[B, T, 64]` to waveform `[B, 160·T + 32]`."""
 
-    def __init__(self, vocoder: Vocoder, spelling: Spelling) -> None:
+    def __init__(self, vocoder: Vocoder, sine: Sine) -> None:
         super().__init__()
-        planar = replaced(vocoder, AntiAliasedSnake, lambda snake: PolyphaseSnake(snake, spelling))
+        planar = replaced(vocoder, AntiAliasedSnake, lambda snake: PolyphaseSnake(snake, sine))
         planar = replaced(planar, nn.Conv1d, PlanarConv)
         self.vocoder = replaced(planar, nn.ConvTranspose1d, PlanarTransposedConv)
 

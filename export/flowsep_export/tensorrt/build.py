@@ -14,8 +14,8 @@ from flowsep_export.errors import EngineError
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.plans import quiet_logger
 
+#: Inputs of a graph; a text names an axis.
 Axes = Mapping[str, tuple[int | str, ...]]
-"""Inputs of a graph; a text names an axis."""
 
 Spelling = Callable[[Mapping[str, int]], onnx.ModelProto]
 """A graph for the sizes of the axes that are fixed."""

@@ -36,10 +36,10 @@ from flowsep_runtime.backends.tensorrt.engines import (
 from flowsep_runtime.backends.tensorrt.plans import Loader
 from flowsep_runtime.bundle.checksums import sha256_of
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
-from flowsep_runtime.caches import write_whole
+from flowsep_runtime.caches import read_checked, write_checked, write_whole
 from flowsep_runtime.errors import BackendError, OptionError, shown
 
-TIMING_CACHE = "timing.cache"
+TIMING_CACHE = "timings.cache"
 
 #: What runs once for a query or a mixture, whatever the batch of everything else is.
 SERVE_ANY_BATCH = ("encode_text", "velocity_text", "velocity_mixture")
@@ -111,7 +111,7 @@ def _build(
 ) -> EngineSet:
     old = _old(folder)
     cache = folder / TIMING_CACHE
-    builder, loader = PlanBuilder(settings, cache.read_bytes() if cache.is_file() else b""), Loader()
+    builder, loader = PlanBuilder(settings, read_checked(cache) or b""), Loader()
     result = EngineSet(machine, manifest.precision, batch, frames, settings.words(), {})
     graphs = [source for name in (*GRAPHS, *DEVICE_GRAPHS) for source in _sources(bundle, manifest, name)]
     for index, (name, path, digests, inputs, spell) in enumerate(graphs):
@@ -123,7 +123,7 @@ def _build(
             content = builder.build(name, spell, path, inputs, ranges)
             plan = folder / f"{name}-{key[:12]}.plan"
             write_whole(plan, content)
-            write_whole(cache, builder.timing_cache)
+            write_checked(cache, builder.timing_cache)
             # loading it is the proof that it can be, and tells how much memory it wants
             engine = loader.load(plan)
             entry = EngineEntry(FileEntry.of(plan), key, digests, int(engine.device_memory_size_v2))

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, one_line, run, separation_options, unexpected
+from flowsep_runtime.app.console import (
+    backend_options,
+    is_closed,
+    one_line,
+    run,
+    separation_options,
+    unexpected,
+)
 from flowsep_runtime.errors import FlowSepError, FlowSepWarning, OptionError, shown
 from flowsep_runtime.options import Options
 
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 
     from flowsep_runtime.app.file_runs import Extras, Report
     from flowsep_runtime.app.jobs import Job
+    from flowsep_runtime.audio.clipping import ClipMode
     from flowsep_runtime.audio.reading import AudioReader
     from flowsep_runtime.options import OptionFields, ResolvedOptions
     from flowsep_runtime.separation.run import Progress
@@ -40,6 +48,11 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     "queries",
     multiple=True,
     help="What to separate, as often as wanted; every argument is then a recording.",
+)
+@click.option(
+    "--remove",
+    metavar="QUERY",
+    help="Give everything but this sound; every argument is then a recording.",
 )
 @click.option(
     "-o",
@@ -68,7 +81,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     envvar="FLOWSEP_NO_CACHE",
     help="Neither use nor keep encoded queries, compiled graphs and results of checks.",
 )
-@click.option("--list-backends", is_flag=True, help="Say what each engine can do here, and do nothing else.")
+@click.option("--list-backends", is_flag=True, help="List the backends and their abilities, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write what is left of the mixture.")
 @click.option(
@@ -79,12 +92,20 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     type=click.Path(path_type=Path),
     help="Also draw the spectrograms of mixture, target and residual.",
 )
+@click.option(
+    "--clip-mode",
+    type=click.Choice(["clamp", "rescale", "float"]),
+    default="clamp",
+    show_default=True,
+    help="Samples beyond full scale: cut off; or the result made quieter; or written in floating point.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
     arguments: tuple[str, ...],
     queries: tuple[str, ...],
+    remove: str | None,
     output: str | None,
     output_dir: Path | None,
     bundle: Path | None,
@@ -98,6 +119,7 @@ def command(
     residual: Path | None,
     save_mixture: Path | None,
     plot: Path | None,
+    clip_mode: ClipMode,
     as_json: bool,
     force: bool,
     **options: Unpack[OptionFields],
@@ -119,6 +141,10 @@ def command(
     from flowsep_runtime.app.outputs import make_folder
     from flowsep_runtime.app.plot import check_plot
 
+    if remove is not None:
+        if queries:
+            raise OptionError("--remove and --query exclude each other: leave one out.")
+        queries = (remove,)
     if demo:
         output_dir = output_dir or Path("flowsep-demo")
         make_folder(output_dir)
@@ -131,12 +157,13 @@ def command(
     wanted = Options(**options)
     if plot is not None:
         check_plot(plot)
-    extras = Extras(residual, save_mixture, plot)
-    if len(sources) > 1 or (len(asked) > 1 and (residual or plot)):
-        for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
-            if path is not None:
-                raise OptionError(f"{option} names one file: give one recording and one query.")
-    jobs = plan(sources, asked, output, output_dir, force)
+    extras = Extras(residual, save_mixture, plot, clip_mode)
+    for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
+        if path is not None and len(sources) > 1:
+            raise OptionError(f"{option} names one file: give one recording.")
+    if plot is not None and len(asked) > 1:
+        raise OptionError("--plot shows one result: give one query.")
+    jobs = plan(sources, asked, output, output_dir, force, removes=remove is not None)
     if output_dir is not None:
         make_folder(output_dir)
 
@@ -149,6 +176,8 @@ def command(
         return separator, wanted.resolved(pipeline.manifest.model, pipeline.precision)
 
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
+    if to_stdout and is_closed(sys.stdout):
+        raise OptionError("Standard output is closed: give --output.")
     if to_stdout and sys.stdout.isatty():
         raise OptionError("Standard output is a terminal: send it to a program or a file, or give --output.")
     say = _Speaker(as_json, to_stdout, several=len(jobs) > 1)
@@ -156,7 +185,8 @@ def command(
         _separate(jobs[0], extras, model, say, force)
         return
     if any(job.outputs for job in jobs):
-        model()  # what is wrong with it is wrong for all
+        with _told():  # what is wrong with it is wrong for all
+            model()
     failures: list[str] = []
     for job in jobs:
         try:
@@ -192,32 +222,42 @@ def _separate(
     from flowsep_runtime.app.file_runs import FileRun
     from flowsep_runtime.audio.reading import AudioReader
 
+    with _told(job if say.several else None) as remarks, AudioReader(job.source) as reader:
+        file_run = FileRun(job, reader, extras, force)
+        separator, options = model()
+        with _progress_bar() as progress:
+            report = file_run.run(separator, options, progress)
+    say.done(job, extras, reader, separator, options, report, remarks)
+
+
+@contextmanager
+def _told(job: Job | None = None) -> Iterator[list[str]]:
+    """Says the warnings of the work inside on stderr, with the job's name; the list has them at the end."""
+    remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FlowSepWarning)
-        with AudioReader(job.source) as reader:
-            file_run = FileRun(job, reader, extras, force)
-            separator, options = model()
-            with _progress_bar() as progress:
-                report = file_run.run(separator, options, progress)
-    remarks = [str(warning.message) for warning in caught]
+        yield remarks
+    remarks += [str(warning.message) for warning in caught]
     for remark in remarks:
-        said = _naming(job, remark) if say.several else remark
+        said = remark if job is None else _naming(job, remark)
         click.echo(f"{PROGRAM}: warning: {one_line(said)}", err=True)
-    say.done(job, extras, reader, separator, options, report, remarks)
 
 
 @dataclass(frozen=True)
 class _Speaker:
-    """Says what was done: in words or as JSON, on stdout unless the sound goes there."""
+    """Says what was done: in words or as JSON, on stdout unless the sound goes there.
+
+    Attributes:
+        several: True if there is more than one recording.
+    """
 
     as_json: bool
     on_stderr: bool
     several: bool
-    """True if there is more than one recording."""
 
     def done_before(self, job: Job) -> None:
-        for path in job.done:
+        for _, path in job.done:
             if self.as_json:
                 answer = {"input": _path(job.source), "output": str(path), "skipped": True}
                 click.echo(json.dumps(answer), err=self.on_stderr)
@@ -262,6 +302,7 @@ class _Speaker:
                 "description": pipeline.backend.description,
                 "precision": pipeline.precision,
                 "query": query,
+                "removed": job.removes,
                 **asdict(options),
                 "timings": report.timings,
                 "real_time_factor": report.real_time_factor,

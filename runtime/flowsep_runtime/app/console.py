@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TextIO, TypeVar
 
 import click
 
@@ -94,9 +94,8 @@ def separation_options(command: Function) -> Function:
         click.option(
             "--kind",
             type=click.Choice(KINDS),
-            default=Options.kind,
-            show_default=True,
-            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.",
+            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.  "
+            "[default: the bundle's]",
         ),
     ):
         command = option(command)
@@ -112,6 +111,7 @@ def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
         program: The console script's name, for messages.
         without_memory: The sentence for a machine with too little memory.
     """
+    steady_streams()
     # As exceptions, so that temporary files are removed on the way out.
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no terminal that could hang up
@@ -137,6 +137,32 @@ def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
         sys.exit(1)
     except Exception as error:
         _fail(program, unexpected(error), 1)
+
+
+def steady_streams() -> None:
+    """Makes sure that there is a standard input, output and error, and that what is said there is no failure.
+
+    A process may be started without them (`2>&-`, a daemon, pythonw). The next file that it opens would then
+    be its standard error, and libraries in C would write their messages into it. And a console may not have
+    every letter of a file's name: that letter is then escaped.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # the lowest free descriptor, which is this one
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for good
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_closed(stream: TextIO) -> bool:
+    """True for a standard stream that `steady_streams` has set."""
+    return getattr(stream, "name", None) == os.devnull
 
 
 def unexpected(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """Reading audio files block by block, with checks.
 
+libsndfile reads what it knows, in the pieces of `pieces.py`; what it does not know, PyAV may (`media.py`).
+
 An hour of audio passes through here in the memory of one block. A file is read through once when it is
 opened, so that whatever is wrong with it is said before the work starts and not an hour into it, and so that
 its length is what it holds and not what its header promises.
@@ -7,6 +9,7 @@ its length is what it holds and not what its header promises.
 
 from __future__ import annotations
 
+import io
 import stat
 import sys
 import tempfile
@@ -14,13 +17,16 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import soundfile
 
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE
+from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, MOST_CHANNELS
+from flowsep_runtime.audio.content import Piece, View
+from flowsep_runtime.audio.media import MediaFile, changing, is_installed, unreadable
+from flowsep_runtime.audio.pieces import pieces
 from flowsep_runtime.errors import AudioError, FlowSepWarning, OutputError, shown
 
 BLOCK = 1 << 16  # samples of each channel; of all together at most 16 times that
@@ -35,6 +41,9 @@ class Sequential(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships 
         return False
 
 
+Sound: TypeAlias = "Sequential | MediaFile"
+
+
 class AudioReader:
     """An audio file that was read through and found whole; a context manager.
 
@@ -43,7 +52,7 @@ class AudioReader:
         sample_rate: In Hz.
         channels: From one.
         frames: Samples of each channel that are really there, one or more.
-        container, subtype: libsndfile's names (WAV, FLAC, ...; PCM_24, VORBIS, ...).
+        container, subtype: libsndfile's names (WAV, FLAC, ...; PCM_24, VORBIS, ...), or PyAV's.
         tags: Title, artist, and what else libsndfile reads, by its name.
     """
 
@@ -67,8 +76,14 @@ class AudioReader:
         self.sample_rate = self.channels = self.frames = 0
         self.container = self.subtype = ""
         self.tags: dict[str, str] = {}
+        self._slack = 0  # samples that may be missing from what a header promises
+        self._is_media = False
         self._file = _open(path, self.name)
         try:
+            try:
+                self._pieces = pieces(self._file)
+            except OSError as error:
+                raise AudioError(f"{self.name} cannot be read: {error.strerror or error}.") from None
             self._look()
         except BaseException:
             self._file.close()
@@ -87,63 +102,115 @@ class AudioReader:
             AudioError: If the file was changed since it was opened.
         """
         seen = 0
-        with self._sound() as sound:
-            for block in self._read(sound, frames):
-                seen += len(block)
-                yield block
+        for piece in self._pieces:
+            with self._sound(piece) as sound:
+                for block in self._read(sound, frames):
+                    seen += len(block)
+                    yield block
         if seen != self.frames:
             raise AudioError(f"{self.name} was changed while it was read: start again.")
 
     def _look(self) -> None:
-        with self._sound() as sound:
-            self.sample_rate, self.channels = sound.samplerate, sound.channels
-            self.container, self.subtype = sound.format, sound.subtype
-            self.tags = {name: text for name, text in sound.copy_metadata().items() if text}
-            promised = sound.frames
-            if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
-                raise AudioError(
-                    f"{self.name}: The sample rate is {self.sample_rate} Hz: give audio between "
-                    f"{LOWEST_RATE} and {HIGHEST_RATE} Hz."
-                )
-            # Small blocks, so that a damaged place can be named.
-            for block in self._read(sound, 4096):
-                finite = np.isfinite(block).all(axis=1)
-                if not finite.all():
-                    seconds = (self.frames + int(np.argmin(finite))) / self.sample_rate
-                    raise AudioError(
-                        f"{self.name}: The audio holds NaN or infinite samples, the first at "
-                        f"{seconds:.3f} s: repair it first."
+        promised = 0
+        for number, piece in enumerate(self._pieces):
+            with self._sound(piece) as sound:
+                if number == 0:
+                    self._begin(sound)
+                elif (sound.samplerate, sound.channels) != (self.sample_rate, self.channels):
+                    raise changing(
+                        self.name, self.sample_rate, self.channels, sound.samplerate, sound.channels
                     )
-                self.frames += len(block)
+                before = self.frames
+                self._check(sound)
+                found = self.frames - before
+                if found < piece.least:
+                    raise AudioError(
+                        f"{self.name} holds {piece.least / self.sample_rate:.2f} s of sound, of which only "
+                        f"{found / self.sample_rate:.2f} s can be read: convert it to WAV first."
+                    )
+                is_known = sound.frames < UNKNOWN_LENGTH and not piece.is_guessed
+                promised += sound.frames if is_known else found
+            if piece.remark:
+                self._warn(piece.remark)
         if not self.frames:
             raise AudioError(f"{self.name} is empty: it holds no audio samples.")
-        if self.frames < promised < UNKNOWN_LENGTH:
-            warnings.warn(
-                f"{self.name} ends early: its header promises {promised / self.sample_rate:.2f} s and "
-                f"{self.frames / self.sample_rate:.2f} s are there.",
-                FlowSepWarning,
-                stacklevel=3,
+        if self.frames < promised - self._slack:
+            self._warn(
+                f"ends early: its header promises {promised / self.sample_rate:.2f} s and "
+                f"{self.frames / self.sample_rate:.2f} s are there."
             )
 
-    def _sound(self) -> Sequential:
+    def _begin(self, sound: Sound) -> None:
+        """Takes what holds for the whole file from its first piece."""
+        self.sample_rate, self.channels = sound.samplerate, sound.channels
+        self.container, self.subtype = sound.format, sound.subtype
+        self.tags = {name: text for name, text in sound.copy_metadata().items() if text}
+        # Media files promise a length in time, and roughly.
+        self._slack = self.sample_rate // 2 if isinstance(sound, MediaFile) else 0
+        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+            raise AudioError(
+                f"{self.name}: The sample rate is {self.sample_rate} Hz: give audio between "
+                f"{LOWEST_RATE} and {HIGHEST_RATE} Hz."
+            )
+        if self.channels > MOST_CHANNELS:
+            raise AudioError(
+                f"{self.name} has {self.channels} channels: give audio of at most {MOST_CHANNELS}."
+            )
+
+    def _check(self, sound: Sound) -> None:
+        # Small blocks, so that a damaged place can be named.
+        for block in self._read(sound, 4096):
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                seconds = (self.frames + int(np.argmin(finite))) / self.sample_rate
+                raise AudioError(
+                    f"{self.name}: The audio holds NaN or infinite samples, the first at "
+                    f"{seconds:.3f} s: repair it first."
+                )
+            self.frames += len(block)
+
+    def _warn(self, remark: str) -> None:
+        warnings.warn(f"{self.name} {remark}", FlowSepWarning, stacklevel=4)
+
+    def _sound(self, piece: Piece) -> Sound:
         try:
-            self._file.seek(0)
-            # A descriptor, not a name: libsndfile must judge the content and not the extension.
-            return Sequential(self._file.fileno(), closefd=False)
+            if self._is_media:
+                return MediaFile(self._file, self.name)
+            try:
+                # Never a name: libsndfile must judge the content and not the extension.
+                if not piece.covers(self._file.seek(0, io.SEEK_END)):
+                    return Sequential(View(self._file, piece))
+                self._file.seek(0)
+                return Sequential(self._file.fileno(), closefd=False)
+            except (soundfile.SoundFileError, TypeError, ValueError, RuntimeError):
+                # Of these libsndfile knows all kinds: what it refuses is damaged.
+                self._file.seek(0)
+                if self._file.read(4) in (b"FORM", b"fLaC", b".snd") or not is_installed():
+                    raise self._unreadable() from None
+                self._is_media = True
+                return MediaFile(self._file, self.name)
         except OSError as error:
             raise AudioError(f"{self.name} cannot be read: {error.strerror or error}.") from None
-        except (soundfile.SoundFileError, TypeError, ValueError, RuntimeError):
-            raise AudioError(
-                f"{self.name} is not audio that can be read: give a file such as WAV, FLAC, OGG or MP3."
-            ) from None
 
-    def _read(self, sound: Sequential, frames: int) -> Iterator[Floats]:
+    def _unreadable(self) -> AudioError:
+        if is_installed():
+            return unreadable(self.name)
+        return AudioError(
+            f"{self.name} is not audio that can be read: give a file such as WAV, FLAC, OGG or MP3; M4A, WMA "
+            "and videos need pip install 'flowsep-engine[media]'."
+        )
+
+    def _read(self, sound: Sound, frames: int) -> Iterator[Floats]:
         # A header may name a thousand channels: the bound is on all of them together.
         size = max(1, min(frames, 16 * BLOCK // sound.channels))
         done = 0
         while True:
             try:
-                block: Floats = sound.read(size, dtype="float32", always_2d=True)
+                block: Floats = (
+                    sound.read(size)
+                    if isinstance(sound, MediaFile)
+                    else sound.read(size, dtype="float32", always_2d=True)
+                )
             except (soundfile.SoundFileError, RuntimeError):
                 raise AudioError(
                     f"{self.name} is damaged after {done / sound.samplerate:.2f} s: repair it, or cut it "

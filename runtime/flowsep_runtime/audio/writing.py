@@ -14,6 +14,7 @@ from types import TracebackType
 import soundfile
 
 from flowsep_runtime.arrays import Floats
+from flowsep_runtime.audio.clipping import ClipMode, FullScale
 from flowsep_runtime.audio.reading import BLOCK, AudioReader, Sequential
 from flowsep_runtime.errors import AudioError, OutputError, shown
 
@@ -61,9 +62,10 @@ class Encoding:
     subtype: str
 
 
-def encoding_for(path: Path, reader: AudioReader) -> Encoding:
+def encoding_for(path: Path, reader: AudioReader, clip_mode: ClipMode = "clamp") -> Encoding:
     """The encoding that a path's extension asks for, with the recording's subtype where that container knows
-    it, and 24 bits where it does not and the recording has more than 16.
+    it, and 24 bits where it does not and the recording has more than 16; with the clip mode "float" floating
+    point, where the container knows that.
 
     A WAV that would outgrow its 32-bit sizes is an RF64, which players of WAV read.
 
@@ -78,14 +80,16 @@ def encoding_for(path: Path, reader: AudioReader) -> Encoding:
         )
     if container == "WAV" and reader.container in WAV_DIALECTS:
         container = reader.container
+    wishes = ["FLOAT"] if clip_mode == "float" and reader.subtype != "DOUBLE" else []
     if extension == ".opus":
-        subtype = "OPUS"
-    elif reader.subtype in WRITTEN and soundfile.check_format(container, reader.subtype):
-        subtype = reader.subtype
-    elif reader.subtype in WIDE and soundfile.check_format(container, "PCM_24"):
-        subtype = "PCM_24"
-    else:
-        subtype = soundfile.default_subtype(container)
+        wishes = ["OPUS"]
+    elif reader.subtype in WRITTEN:
+        wishes.append(reader.subtype)
+    if reader.subtype in WIDE:
+        wishes.append("PCM_24")
+    wishes.append(soundfile.default_subtype(container))
+    # Tried, not asked: libsndfile's list has types in it that its encoder then refuses (MP3 in a WAV).
+    subtype = next((wish for wish in wishes if _takes(Encoding(container, wish), reader)), wishes[-1])
     if (
         container in WAV_DIALECTS
         and reader.frames * reader.channels * SAMPLE_BYTES.get(subtype, 2) > LARGEST_WAV
@@ -94,6 +98,14 @@ def encoding_for(path: Path, reader: AudioReader) -> Encoding:
     encoding = Encoding(container, subtype)
     _encoder(io.BytesIO(), reader.channels, reader.sample_rate, encoding, shown(path)).close()
     return encoding
+
+
+def _takes(encoding: Encoding, reader: AudioReader) -> bool:
+    try:
+        _encoder(io.BytesIO(), reader.channels, reader.sample_rate, encoding, "").close()
+    except AudioError:
+        return False
+    return True
 
 
 class AudioWriter:
@@ -111,6 +123,7 @@ class AudioWriter:
         encoding: Encoding,
         tags: Mapping[str, str] | None = None,
         name: Path | None = None,
+        clip_mode: ClipMode = "clamp",
     ) -> None:
         """Begins a file.
 
@@ -121,6 +134,7 @@ class AudioWriter:
             encoding: Of `encoding_for`.
             tags: Of an `AudioReader`; those that the container does not take are left out.
             name: The file's name in messages, if `file` is a temporary one.
+            clip_mode: What becomes of samples beyond full scale, where the subtype has one.
 
         Raises:
             AudioError: If the container does not take this rate or channel count.
@@ -128,6 +142,7 @@ class AudioWriter:
         """
         self._name = shown(name or file)
         self._frames = 0
+        self._scale = FullScale(self._name, encoding.subtype, clip_mode)
         try:
             self._file = file.open("wb+", buffering=0)
         except OSError as error:
@@ -149,8 +164,12 @@ class AudioWriter:
     ) -> None:
         try:
             if kind is None:
+                for block in self._scale.rest():
+                    self._put(block)
                 self._finish()
+                self._scale.warn()
         finally:
+            self._scale.close()
             # What could not be written may be refused once more while it is closed.
             with suppress(soundfile.SoundFileError, OSError, RuntimeError):
                 self._sound.close()
@@ -158,11 +177,14 @@ class AudioWriter:
                 self._file.close()
 
     def write(self, block: Floats) -> None:
-        """Appends samples float32 [n, channels]; integer subtypes clip at full scale.
+        """Appends samples float32 [n, channels].
 
         Raises:
             OutputError: If the disk is full.
         """
+        self._put(self._scale.through(block))
+
+    def _put(self, block: Floats) -> None:
         try:
             # In blocks: libsndfile's Vorbis encoder overflows the stack on one long piece.
             for first in range(0, len(block), BLOCK):
@@ -199,9 +221,12 @@ def write_audio(
 
 
 class WavStream:
-    """WAV to standard output, which cannot seek: the header, with the true sizes, comes first."""
+    """WAV to standard output, which cannot seek: the header, with the true sizes, comes first. A context
+    manager."""
 
-    def __init__(self, sample_rate: int, channels: int, frames: int, subtype: str) -> None:
+    def __init__(
+        self, sample_rate: int, channels: int, frames: int, subtype: str, clip_mode: ClipMode = "clamp"
+    ) -> None:
         """Writes the header.
 
         Args:
@@ -209,6 +234,7 @@ class WavStream:
             channels: Of every block.
             frames: Samples of each channel that will come.
             subtype: Kept if it is an integer or floating-point type, else 16 bits.
+            clip_mode: What becomes of samples beyond full scale.
 
         Raises:
             OutputError: If nobody reads.
@@ -217,7 +243,10 @@ class WavStream:
             import msvcrt
 
             msvcrt.setmode(1, os.O_BINARY)
+        if clip_mode == "float" and subtype != "DOUBLE":
+            subtype = "FLOAT"
         self._subtype = subtype if subtype in SAMPLE_BYTES and subtype != "PCM_S8" else "PCM_16"
+        self._scale = FullScale("Standard output", self._subtype, clip_mode)
         self._rate = sample_rate
         width = SAMPLE_BYTES.get(self._subtype, 2)
         form = 3 if self._subtype in ("FLOAT", "DOUBLE") else 1
@@ -240,11 +269,28 @@ class WavStream:
         )
 
     def write(self, block: Floats) -> None:
-        """Appends samples float32 [n, channels]; integer subtypes clip at full scale.
+        """Appends samples float32 [n, channels].
 
         Raises:
             OutputError: If nobody reads.
         """
+        self._put(self._scale.through(block))
+
+    def __enter__(self) -> WavStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                for block in self._scale.rest():
+                    self._put(block)
+                self._scale.warn()
+        finally:
+            self._scale.close()
+
+    def _put(self, block: Floats) -> None:
         encoded = io.BytesIO()
         soundfile.write(encoded, block, self._rate, self._subtype, endian="LITTLE", format="RAW")
         self._send(encoded.getbuffer())

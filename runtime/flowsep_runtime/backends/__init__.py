@@ -1,8 +1,8 @@
 """Backends that run the graphs of a bundle.
 
 A backend is one small object that runs a graph by its name; a new one is a module with `why_not`,
-`arithmetic` and `open`, and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend
-may run the whole solver loop itself, such as in one CUDA graph, by being a `SolverLoop` as well.
+`arithmetic` and `open`, and a row of `BACKENDS`. The pipeline needs nothing else. A backend may also run the
+whole solver loop itself, such as in one CUDA graph, by being a `SolverLoop` as well.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.checks import whole_number
 from flowsep_runtime.errors import OptionError
+from flowsep_runtime.processors import default_threads, most_threads
 
 #: "exact": float32 arithmetic. "fast": the quickest arithmetic of the backend on this machine whose error is
-#: known to be small; float32 where it has no quicker one.
+#: known to be small; float32 if it has none.
 Arithmetic: TypeAlias = Literal["exact", "fast"]
 
-#: What a caller may ask for: "auto" is "fast" where that is another arithmetic than "exact".
+#: Values for callers: "auto" is "fast" if that is another arithmetic than "exact".
 Precision: TypeAlias = Literal["exact", "fast", "auto"]
 
 
@@ -33,14 +35,14 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The name it has in `BACKENDS`."""
+        """The backend's name in `BACKENDS`."""
 
     @property
     def description(self) -> str:
         """Backend, arithmetic and threads, in words: "openvino, bf16, 2 threads"."""
 
     def load(self, graph: str) -> None:
-        """Makes a graph ready to run; a graph that is ready already costs nothing.
+        """Load a graph; without effect if it is loaded.
 
         Raises:
             BackendError: If the backend refuses it.
@@ -57,14 +59,14 @@ class Backend(Protocol):
         """
 
     def free(self, graph: str) -> None:
-        """Gives back the memory of a graph, loaded or not; it is loaded again when it is next wanted."""
+        """Free the memory of a graph, loaded or not; its next use loads it again."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run of a solver, with everything that stays the same inside its loop.
+    """One run of a solver, with the constants of its loop.
 
-    All arrays have the batch of `x`, but for `time_features`, which has one row for each time of the solver.
+    All arrays have the batch of `x`, except `time_features`, which has one row for each time of the solver.
     """
 
     solver: str
@@ -104,7 +106,7 @@ class DeviceBackend(Protocol):
         """The batches that it can run."""
 
     def session(self) -> AbstractContextManager[None]:
-        """Alone with the device; its arrays are valid inside only."""
+        """Context with exclusive use of the device; arrays on the device are valid only inside it."""
 
     def keep(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, ArrayOnDevice]:
         """Run a graph, also one of `device_graphs.py`, on arrays of host and device; what has batch 1 goes
@@ -169,14 +171,14 @@ def refuse_half(name: str, manifest: Manifest, precision: Arithmetic) -> None:
     """Check for a backend that computes a half-precision graph in half precision.
 
     Raises:
-        OptionError: If the bundle is such a one and the precision "exact".
+        OptionError: If the bundle is half precision and the precision "exact".
     """
     if precision == "exact" and manifest.precision == "float16":
         raise OptionError(f"The {name} backend computes this bundle in half precision: add --precision fast.")
 
 
 def why_not(name: str) -> str | None:
-    """Why this machine cannot run a backend, in words; None if it can."""
+    """The reason why this machine cannot run a backend; None if it can."""
     return _module(name).why_not()
 
 
@@ -218,8 +220,10 @@ def open_chosen(
     those that have a quicker arithmetic go before all that have none. As a precision it is "fast" where the
     backend has a quicker arithmetic.
     """
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads must be at least 1 and not {threads}.")
+    if threads is None:
+        threads = default_threads()
+    else:
+        threads = whole_number("threads", threads, 1, most_threads())
     if precision not in ("exact", "fast", "auto"):
         raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
     reasons: dict[str, str] = {}
@@ -244,8 +248,8 @@ def threads_in_words(threads: int | None) -> str:
 
 
 def give_memory_back() -> None:
-    """Hands what was freed back to the system: glibc keeps freed blocks of up to 32 MB, and the weights of a
-    graph are thousands of them."""
+    """Return freed memory to the system: glibc keeps freed blocks of up to 32 MB, and the weights of a graph
+    are thousands of them."""
     with suppress(AttributeError, OSError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -16,26 +16,25 @@ import numpy as np
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.bundle.manifest import Manifest
-from flowsep_runtime.caches import cache_folder, keep_newest, write_whole
+from flowsep_runtime.caches import cache_folder, keep_newest, read_checked, write_checked
 from flowsep_runtime.separation.queries import Tokens
 
 IN_MEMORY = 64  # queries
 ON_DISK, BYTES_ON_DISK = 256, 64 << 20
-DIGEST = 32  # bytes, of SHA-256
 
 
 class Embeddings:
     """Hidden states [1, 50, D] by tokens, in float32 and read-only. Serves several threads."""
 
-    def __init__(self, manifest: Manifest, engine: str, precision: str, on_disk: bool = True) -> None:
+    def __init__(self, manifest: Manifest, backend: str, precision: str, on_disk: bool = True) -> None:
         """
         Args:
             manifest: Of the bundle: other files or another tokenizer share nothing.
-            engine, precision: What encodes; another engine's numbers differ in their last bits.
+            backend, precision: Origin of the numbers; another backend's differ in their last bits.
             on_disk: Whether to keep them in the cache folder too.
         """
-        encoder = [file.sha256 for file in manifest.graph("encode_text", engine).files]
-        self._source = repr((manifest.tokenizer.sha256, encoder, engine, precision))
+        encoder = [file.sha256 for file in manifest.graph("encode_text", backend).files]
+        self._source = repr((manifest.tokenizer.sha256, encoder, backend, precision))
         self._shape = (1, manifest.model.text_length, manifest.model.text_width)
         self._on_disk = on_disk
         self._known: OrderedDict[str, Floats] = OrderedDict()
@@ -57,9 +56,8 @@ class Embeddings:
         key = self._key(tokens)
         self._keep_in_memory(key, text)
         if self._on_disk:
-            content = np.ascontiguousarray(text, "<f4").tobytes()
             try:
-                write_whole(_path(key), hashlib.sha256(content).digest() + content)
+                write_checked(_path(key), np.ascontiguousarray(text, "<f4").tobytes())
                 keep_newest(_path(key).parent, ON_DISK, BYTES_ON_DISK)
             except (OSError, RuntimeError):
                 pass
@@ -76,9 +74,8 @@ class Embeddings:
     def _read(self, key: str) -> Floats | None:
         try:
             path = _path(key)
-            content = path.read_bytes()
-            digest, numbers = content[:DIGEST], content[DIGEST:]
-            if hashlib.sha256(numbers).digest() != digest:
+            numbers = read_checked(path)
+            if numbers is None:
                 return None
             os.utime(path)  # those used longest ago go first
         except (OSError, RuntimeError):
@@ -94,4 +91,4 @@ class Embeddings:
 
 
 def _path(key: str) -> Path:
-    return cache_folder() / "queries" / f"{key}.f32"
+    return cache_folder() / "queries" / f"{key}.cache"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from flowsep_export.rewrites import replaced
-from flowsep_export.rewrites.snake import DEGREE, PolyphaseSnake, Spelling, sin_squared_polynomial
+from flowsep_export.rewrites.snake import DEGREE, PolyphaseSnake, Sine, sin_squared_polynomial
 from flowsep_export.rewrites.upsample import TransposedUpsample, transpose_upsamples
 from flowsep_export.rewrites.vocoder import PlanarVocoder
 from flowsep_ref.config import VocoderConfig
@@ -15,7 +15,7 @@ from flowsep_ref.layers import Upsample
 from flowsep_ref.vocoder import AntiAliasedSnake, Vocoder
 
 ROUNDING = 2e-6
-SPELLINGS: list[Spelling] = ["cosine", "polynomial"]
+SINES: list[Sine] = ["cosine", "polynomial"]
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -39,23 +39,23 @@ def snake(channels: int) -> AntiAliasedSnake:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("sine", SINES)
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 6, 64, 331])
-def test_the_polyphase_snake_is_the_snake_ends_included(spelling: Spelling, length: int) -> None:
+def test_the_polyphase_snake_is_the_snake_ends_included(sine: Sine, length: int) -> None:
     original = snake(6)
     x = 3 * torch.randn(2, 6, length)
-    rewritten = PolyphaseSnake(original, spelling)(x[:, :, None])[:, :, 0]
+    rewritten = PolyphaseSnake(original, sine)(x[:, :, None])[:, :, 0]
     assert distance(rewritten, original(x)) < ROUNDING
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_the_polyphase_snake_in_half_precision_is_as_exact_as_the_snake(spelling: Spelling) -> None:
+@pytest.mark.parametrize("sine", SINES)
+def test_the_polyphase_snake_in_half_precision_is_as_exact_as_the_snake(sine: Sine) -> None:
     original = snake(6)
     x = torch.randn(2, 6, 200).half()
     exact = original(x.float())
     allowed = 2 * distance(original(x), exact)
-    rewritten = PolyphaseSnake(original, spelling)(x[:, :, None])[:, :, 0]
+    rewritten = PolyphaseSnake(original, sine)(x[:, :, None])[:, :, 0]
     assert rewritten.dtype == torch.float16
     assert 0 < distance(rewritten, exact) < allowed
 
@@ -75,14 +75,14 @@ def test_nearest_upsampling_and_a_convolution_are_one_transposed_convolution(sha
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("sine", SINES)
 @pytest.mark.parametrize("frames", [1, 9])
-def test_the_planar_vocoder_is_the_vocoder(spelling: Spelling, frames: int) -> None:
+def test_the_planar_vocoder_is_the_vocoder(sine: Sine, frames: int) -> None:
     original = Vocoder(VocoderConfig(upsample_initial_channel=64)).eval()
     for name, parameter in original.named_parameters():
         nn.init.normal_(parameter, std=0.3 if name.endswith(("alpha", "beta")) else 0.05)
     log_mel = torch.randn(2, frames, 64)
-    assert distance(PlanarVocoder(original, spelling)(log_mel), original(log_mel)) < 2e-5
+    assert distance(PlanarVocoder(original, sine)(log_mel), original(log_mel)) < 2e-5
 
 
 def test_a_pass_leaves_the_original_alone_and_copies_no_weight() -> None:

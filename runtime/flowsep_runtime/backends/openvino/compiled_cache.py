@@ -1,16 +1,21 @@
 """Compiled OpenVINO graphs, read back from where OpenVINO kept them.
 
-OpenVINO writes them well, but reads them badly: it hashes all weights of the graph that it is given, reads
-the whole file into memory and copies the weights from there. Here the file is mapped.
+OpenVINO reads its own cache slowly: it hashes all weights of the given graph, reads the whole file into
+memory and copies the weights from there. Here the file is mapped.
+
+OpenVINO also takes what it reads for whole: with some wrong bytes a graph gives noise, silence or NaN. So
+it writes into a folder of its own each time, and what it wrote is read again only through here, by a name
+that says its size and its checksum.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-import os
-from collections.abc import Mapping
-from contextlib import suppress
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,14 +23,15 @@ import numpy as np
 
 from flowsep_runtime.backends import offline
 from flowsep_runtime.backends.openvino.mapped_files import give_back_mapped, repeated
+from flowsep_runtime.caches import remove_damaged, replace_whole
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core
 
-#: OpenVINO's own files, each with a line of XML before what `Core.import_model` reads.
-_WRITTEN = "*.blob"
-#: Renamed once they are whole, with their size in the name: what is cut short is not read.
-_WHOLE = "compiled-*.blob"
+#: What is whole has its size and its CRC-32 in its name, in hexadecimal. Against chance that is enough, and
+#: cheaper than a digest that withstands an enemy, who could as well write a graph and its digest.
+_NAME = "whole-*.blob"
+_BLOCK = 1 << 22  # bytes
 
 
 class Compiled(NamedTuple):
@@ -35,39 +41,72 @@ class Compiled(NamedTuple):
     memory: mmap.mmap | None = None
 
 
-def keep(folder: Path) -> bool:
-    """Marks the file that OpenVINO has just written into its cache folder as whole; says whether there is
-    one."""
-    kept = False
-    with suppress(OSError):  # a file that is in use, say: then OpenVINO itself reads it the next time
-        for path in folder.glob(_WRITTEN):
-            if not path.match(_WHOLE):
-                os.replace(path, path.with_name(f"compiled-{path.stat().st_size}.blob"))
-                kept = True
-    return kept
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder for OpenVINO to write its cache into, empty before and gone afterwards; what was written
+    goes to `folder` by the name under which `read` takes it.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    with tempfile.TemporaryDirectory(prefix="writing-", dir=folder, ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
+        with suppress(OSError):  # such as a full disk: then there is nothing to read
+            for path in Path(scratch).glob("*.blob"):
+                with _mapped(path) as memory:
+                    name = _name(memory)
+                replace_whole(path, folder / name)
+
+
+def is_kept(folder: Path) -> bool:
+    """True if there is an entry for `read`."""
+    return any(folder.glob(_NAME))
 
 
 def read(core: Core, folder: Path, properties: Mapping[str, str]) -> Compiled | None:
-    """The graph that `keep` has marked in this folder; None if there is none that can be read.
+    """The graph that was written for this folder; None if there is none that can be read.
 
-    What OpenVINO refuses is removed.
+    What is damaged, or OpenVINO refuses, is removed.
+
+    Warns:
+        FlowSepWarning: If it was damaged.
     """
-    for path in folder.glob(_WHOLE):
+    for path in folder.glob(_NAME):
         try:
-            if path.name == f"compiled-{path.stat().st_size}.blob":
-                return _imported(core, path, properties)
+            memory = _mapped(path)
+            whole = path.name == _name(memory)
+            if whole:
+                return _imported(core, memory, properties)
         except (OSError, MemoryError):  # not the file's fault
             return None
+        except ValueError:  # nothing of it is left
+            whole = False
         except Exception:  # OpenVINO's exceptions share no base class
-            pass
-        with suppress(OSError):
-            path.unlink()
+            whole = True
+        if whole:
+            with suppress(OSError):
+                path.unlink()
+        else:
+            remove_damaged(path)
     return None
 
 
-def _imported(core: Core, path: Path, properties: Mapping[str, str]) -> Compiled:
+def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _name(memory: mmap.mmap) -> str:
+    """The name of a file of this content."""
+    checksum = 0
+    with memoryview(memory) as content:
+        for start in range(0, len(content), _BLOCK):
+            checksum = zlib.crc32(content[start : start + _BLOCK], checksum)
+            give_back_mapped(memory)
+    return f"whole-{len(memory):x}-{checksum:08x}.blob"
+
+
+def _imported(core: Core, memory: mmap.mmap, properties: Mapping[str, str]) -> Compiled:
     start = memory.find(b"\n") + 1
     # OpenVINO takes no array that is read-only, though it does not write to it.
     address = np.frombuffer(memory, np.uint8).ctypes.data + start

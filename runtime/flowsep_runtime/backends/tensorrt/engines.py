@@ -54,7 +54,11 @@ class EngineEntry:
 
 @dataclasses.dataclass(frozen=True)
 class EngineSet:
-    """`engines.json`."""
+    """`engines.json`.
+
+    Attributes:
+        stages: Errors measured on this GPU; empty if they were not.
+    """
 
     machine: Machine
     precision: str  # of the bundle
@@ -63,7 +67,6 @@ class EngineSet:
     settings: dict[str, str]  # of the builder, for people; every engine's key depends on them
     engines: dict[str, EngineEntry]
     stages: dict[str, StageEntry] = dataclasses.field(default_factory=dict)
-    """Errors measured on this GPU; empty if they were not."""
     format: int = FORMAT
 
     @property

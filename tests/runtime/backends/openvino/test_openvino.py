@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import os
 import platform
 import subprocess
@@ -310,10 +309,16 @@ def test_a_graph_that_bf16_breaks_falls_back_with_a_warning_and_is_known_next_ti
         warnings.simplefilter("error")
         again.load("decode_latent")
     assert again.description == backend.description
-    for damage in ("{", "[]", json.dumps(dict.fromkeys(json.loads(verdicts(own_cache)), "nonsense"))):
-        (own_cache / "openvino.json").write_text(damage)
-        with pytest.warns(FlowSepWarning, match="decode_latent"):
+    memory = own_cache / "openvino.cache"
+    whole = memory.read_text()
+    for damage in ("{", "[]", whole.replace("float32", "float64")):
+        memory.write_text(damage)
+        with pytest.warns(FlowSepWarning) as caught:
             open_backend("openvino", bundle, manifest, "fast").load("decode_latent")
+        damaged, fallen = (str(warning.message) for warning in caught)
+        assert damaged == f"{memory} was damaged: what it held is made again."
+        assert fallen.startswith("Graph decode_latent is not right in bf16")
+        assert memory.read_text() == whole
 
 
 @pytest.mark.slow
@@ -341,10 +346,6 @@ def test_graphs_that_come_and_go_on_several_threads_keep_their_numbers(own_cache
     assert not wrong
 
 
-def verdicts(cache: Path) -> str:
-    return (cache / "openvino.json").read_text()
-
-
 def test_numbers_that_are_not_finite_even_in_float32_are_a_failure(tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "undefined", {"vocode": undefined})
     with pytest.raises(BackendError, match="not finite in graph vocode"):
@@ -355,19 +356,62 @@ def test_numbers_that_are_not_finite_even_in_float32_are_a_failure(tmp_path: Pat
 def test_damaged_compiled_graphs_are_compiled_again(toy_bundle: Path, own_cache: Path) -> None:
     audio = np.random.default_rng(0).uniform(-0.5, 0.5, 5000).astype(np.float32)
     first = Separator.load(toy_bundle, "openvino").separate(audio, 16000, "rain", steps=1)
-    blobs = list((own_cache / "openvino").rglob("*.blob"))
+    blobs = sorted((own_cache / "openvino").rglob("*.blob"))
     assert len(blobs) == len(GRAPHS) - 1  # the text encoder is not kept
     for number, blob in enumerate(blobs):
-        content = blob.read_bytes()
-        blob.unlink()
-        damaged = content[: len(content) // 2] if number % 2 else b"nonsense" * 100
-        # Some of another size than their name says, and some that are whole by their name.
-        name = blob.name if number % 4 < 2 else f"compiled-{len(damaged)}.blob"
-        blob.with_name(name).write_bytes(damaged)
-    again = Separator.load(toy_bundle, "openvino").separate(audio, 16000, "rain", steps=1)
+        content = bytearray(blob.read_bytes())
+        match number % 4:
+            case 0:
+                del content[len(content) // 2 :]
+            case 1:
+                content[:] = b"nonsense" * 100
+            case 2:
+                content[:] = b""
+            case 3:
+                content[-100] ^= 1  # in the weights, where OpenVINO would not notice
+        blob.write_bytes(content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        again = Separator.load(toy_bundle, "openvino").separate(audio, 16000, "rain", steps=1)
     assert np.array_equal(again.target, first.target)
-    for blob in (own_cache / "openvino").rglob("*.blob"):
-        assert blob.name == f"compiled-{blob.stat().st_size}.blob"
+    said = [str(warning.message) for warning in caught]
+    assert sorted(said) == [f"{blob} was damaged: what it held is made again." for blob in blobs]
+    assert len(list((own_cache / "openvino").rglob("*.blob"))) == len(blobs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Separator.load(toy_bundle, "openvino").separate(audio, 16000, "rain", steps=1)
+
+
+def test_wrong_bytes_anywhere_in_a_compiled_graph_are_noticed(own_cache: Path) -> None:
+    """4 kB that are others, as a failing disk gives them, at ten places of a graph with real weights."""
+    manifest = Manifest.read(BUNDLED)
+    given = inputs(manifest, "velocity_text")
+    expected = open_backend("openvino", BUNDLED, manifest).run("velocity_text", given)
+    for place in np.linspace(0, 1, 10):
+        (blob,) = (own_cache / "openvino").rglob("*.blob")
+        content = np.frombuffer(blob.read_bytes(), np.uint8).copy()
+        start = int(place * (len(content) - 4096))
+        content[start : start + 4096] = 255 - content[start : start + 4096]
+        blob.write_bytes(content.tobytes())
+        with pytest.warns(FlowSepWarning, match="was damaged: what it held is made again"):
+            found = open_backend("openvino", BUNDLED, manifest).run("velocity_text", given)
+        assert all(np.array_equal(found[name], array) for name, array in expected.items())
+
+
+def test_a_half_written_cache_file_of_openvino_is_not_read(toy_bundle: Path, own_cache: Path) -> None:
+    """A process that is killed while OpenVINO writes its cache leaves OpenVINO's own file."""
+    manifest = Manifest.read(toy_bundle)
+    given = inputs(manifest, "vocode")
+    expected = open_backend("openvino", toy_bundle, manifest).run("vocode", given)
+    (blob,) = (own_cache / "openvino").rglob("*.blob")
+    content = bytearray(blob.read_bytes())
+    content[-100] ^= 1
+    # by any name that OpenVINO could give it
+    for name in ("1234567890.blob", f"compiled-{len(content)}.blob"):
+        blob.with_name(name).write_bytes(content)
+    blob.unlink()
+    found = open_backend("openvino", toy_bundle, manifest).run("vocode", given)
+    assert all(np.array_equal(found[name], array) for name, array in expected.items())
 
 
 @pytest.mark.slow

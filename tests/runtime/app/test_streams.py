@@ -1,0 +1,57 @@
+"""Consoles of few letters, and processes without standard streams, are no reason to fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from tests.runtime.command import COMMAND, SOURCE, in_process, refused
+
+unix = pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the streams")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437:strict", "latin-1"])
+def test_a_console_without_the_letters_of_a_name(mixture: Path, toy_bundle: Path, encoding: str) -> None:
+    output = mixture.with_name("звук 音 🐕.wav")
+    options = [mixture, "лай", "-o", output, "--bundle", toy_bundle, "--steps", 1]
+    code, out, err = in_process(*options, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
+    assert (code, err) == (0, "")
+    # click writes UTF-8 to what claims to be ASCII
+    assert ("\\u0437" in out or encoding == "ascii") and out.count("\n") == 1
+    assert soundfile.info(output).frames == 22050
+    # and what goes wrong is said
+    code, out, err = in_process(*options, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"})
+    refused((code, out, err), "exists already")
+
+
+def shell(redirects: str, *arguments: object) -> int:
+    line = " ".join(f"'{word}'" for word in (*COMMAND, *arguments))
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    return subprocess.run(["sh", "-c", f"{line} {redirects}"], env=environment, timeout=120).returncode
+
+
+@unix
+@pytest.mark.parametrize("redirects", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_without_standard_streams_the_work_is_done(mixture: Path, toy_bundle: Path, redirects: str) -> None:
+    output = mixture.with_name("out.wav")
+    residual = mixture.with_name("residual.wav")
+    options = [mixture, "rain", "-o", output, "--residual", residual, "--bundle", toy_bundle, "--steps", 1]
+    assert shell(redirects, *options) == 0
+    for path in (output, residual):
+        assert soundfile.info(path).frames == 22050
+    assert shell(redirects, *options) == 2  # they exist already
+    # a warning has nowhere to go, and nothing else is lost
+    soundfile.write(mixture, [0.0] * 1000, 16000)
+    assert shell(redirects, *options, "--force") == 0
+
+
+@unix
+def test_sound_for_a_standard_output_that_is_closed(mixture: Path, toy_bundle: Path, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    assert shell(f">&- 2>{said}", mixture, "rain", "-o", "-", "--bundle", toy_bundle) == 2
+    assert said.read_text() == "flowsep-run: Standard output is closed: give --output.\n"
