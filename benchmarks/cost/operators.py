@@ -134,7 +134,7 @@ def _is_unknown(node: onnx.NodeProto) -> bool:
 
 
 def _with_stand_ins(model: onnx.ModelProto) -> onnx.ModelProto:
-    result = onnx.ModelProto.FromString(model.SerializeToString())
+    result: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
     del result.graph.node[:]
     for node in model.graph.node:
         if _is_unknown(node):

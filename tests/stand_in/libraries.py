@@ -59,7 +59,7 @@ DEFINES = """
 #define __host__
 #define CUDARTAPI
 """
-DRIVER = (
+DRIVER: tuple[str, ...] = (
     "cuInit",
     "cuDriverGetVersion",
     "cuDeviceGet",
