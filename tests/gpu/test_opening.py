@@ -142,9 +142,7 @@ def test_the_first_stage_runs_before_the_backend_is_taken(toy: Path, libraries: 
 
 
 def refuses_to_load(path: Path, sizes: Any, options: Any) -> Any:
-    raise cuda.failure(
-        "ONNX Runtime cannot load log_mel.onnx", RuntimeError("CUDA failure 35: too old\nmore")
-    )
+    raise cuda.failure("ONNX Runtime cannot load x.onnx", RuntimeError("CUDA failure 35: too old\nmore"))
 
 
 def has_no_memory(path: Path, sizes: Any, options: Any) -> Any:
