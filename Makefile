@@ -20,6 +20,8 @@ SOURCES := $(shell find $(PACKAGES) -type f -not -path '*/__pycache__/*' -not -p
 MIXTURE := examples/mix.wav
 QUERY := dog barking
 OUTPUT := examples/mix.dog-barking.wav
+REST := examples/mix.rest.wav
+PICTURE := examples/mix.png
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check test lint format clean
@@ -28,8 +30,12 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 demo: $(DEMO_READY) ## separate the dog from examples/mix.wav, without PyTorch
-	$(DEMO)/bin/flowsep-run $(MIXTURE) "$(QUERY)" --force
-	@echo "The separated sound: $(CURDIR)/$(OUTPUT)"
+	$(DEMO)/bin/flowsep-run $(MIXTURE) "$(QUERY)" --residual $(REST) --plot $(PICTURE) --force
+	@echo "Listen in $(CURDIR):"
+	@echo "  $(MIXTURE): a dog in the rain"
+	@echo "  $(OUTPUT): the dog, with hardly any rain"
+	@echo "  $(REST): the rain, with hardly any dog"
+	@echo "  $(PICTURE): the spectrograms of all three"
 
 lint: $(DEV_READY) ## ruff and mypy --strict
 	$(DEV)/bin/ruff check .
@@ -50,13 +56,13 @@ format: $(DEV_READY) ## let ruff put the code in shape
 	$(DEV)/bin/ruff format .
 
 clean: ## remove the environments and everything built
-	rm -rf $(DEMO) $(DEV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(OUTPUT)
+	rm -rf $(DEMO) $(DEV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(OUTPUT) $(REST) $(PICTURE)
 
 $(DEMO_READY): $(SPEC) $(SOURCES)
 	$(PYTHON) -m venv $(DEMO)
 	@# a leftover build folder would put deleted modules into the wheel
 	rm -rf build
-	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check ".[cpu]" --constraint constraints.txt
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check ".[cpu,plot]" --constraint constraints.txt
 	rm -rf build
 	@touch $@
 

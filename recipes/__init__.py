@@ -1,1 +1,1 @@
-"""Recipes: how the models that this project ships were made, from public data to weights."""
+"""Recipes that make the bundled models, from public data to weights."""

@@ -28,12 +28,11 @@ class Contestant:
     """One way to run the model.
 
     Attributes:
-        name: What `--backends` and the tables call it.
+        name: Its name in `--backends` and in tables.
         kind: PyTorch on the checkpoint, plain ONNX graphs on a backend, or this project's bundle.
-        words: What it is, for the tables.
-        backend: Of plain graphs and bundles.
-        precision: Of the arithmetic: bf16 or fp16 for PyTorch, bf16 for plain graphs; exact or fast for a
-            bundle.
+        words: Description for the tables.
+        backend: Backend of plain graphs and bundles.
+        precision: Arithmetic: bf16 or fp16 for PyTorch, bf16 for plain graphs; exact or fast for a bundle.
         compilation: The mode of torch.compile, or "freezing" for frozen weights; empty for eager.
         is_low_memory: With the graphs of one stage in memory at a time.
         by_default: Whether it takes part unless others are named.
@@ -131,7 +130,7 @@ def device_of(name: str) -> Device:
 
 
 def why_absent(contestant: Contestant) -> str | None:
-    """Why it cannot take part on this machine; None if it can."""
+    """The reason why it cannot run on this machine; None if it can."""
     if contestant.kind == "bundle":
         if contestant.is_low_memory and "low_memory" not in signature(Pipeline.load).parameters:
             return "this runtime has no low-memory mode"
@@ -144,13 +143,13 @@ def why_absent(contestant: Contestant) -> str | None:
 
 
 def chosen(names: str | None, device: Device = "cpu") -> tuple[list[Contestant], list[str]]:
-    """The contestants of a comma-separated list; without one, all that can take part here.
+    """The contestants of a comma-separated list; without one, all that can run here.
 
     Returns:
         The contestants, the reference first, and a sentence for each that is left out.
 
     Raises:
-        OptionError: If a name is unknown, or one that was asked for cannot take part.
+        OptionError: If a name is unknown, or a requested contestant cannot run.
     """
     known = {contestant.name: contestant for contestant in (*BASELINES[device], *of_this_project(device))}
     if names is None:

@@ -1,7 +1,7 @@
-"""The first GPU, through its driver alone: whether it can be used, its name, how much of its memory is taken.
+"""The first GPU, through its driver alone: its availability, name and used memory.
 
-Every library that runs on it (PyTorch, ONNX Runtime, TensorRT) shares the driver's primary context, so that
-one way to count memory does for all of them.
+Every library that runs on it (PyTorch, ONNX Runtime, TensorRT) shares the driver's primary context, so one
+count of memory is valid for all of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def device_for(asked: str) -> Device:
 
 
 def why_no_gpu() -> str | None:
-    """Why the judge, PyTorch, cannot compute on a GPU here, in words; None if it can."""
+    """The reason why PyTorch, the reference, cannot use a GPU here; None if it can."""
     reason = cuda_libraries.why_no_driver()
     if reason is not None:
         return reason
@@ -48,7 +48,7 @@ def why_no_gpu() -> str | None:
 
 
 class Gpu:
-    """The GPU that CUDA calls the first, with its context made."""
+    """The first GPU of CUDA, with its context."""
 
     def __init__(self) -> None:
         self._driver = cuda_libraries.load("libcuda.so.1")
@@ -66,7 +66,7 @@ class Gpu:
         return name.value.decode()
 
     def used_bytes(self) -> int:
-        """Memory in use, by whomever."""
+        """Memory in use by all processes."""
         self._call("cuCtxSetCurrent", self._context)
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))

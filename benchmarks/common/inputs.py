@@ -45,7 +45,7 @@ def config_of(model: Model) -> FlowSepConfig:
 
 
 def frames_of(config: FlowSepConfig, seconds: float) -> int:
-    """Mel frames of a clip, to the nearest number that the model takes."""
+    """Mel frames of a clip, rounded to a number that the model accepts."""
     multiple = config.frame_multiple
     exact = seconds * config.audio.sampling_rate / config.audio.hop_length
     return max(1, round(exact / multiple)) * multiple
@@ -56,8 +56,8 @@ def make_inputs(
 ) -> dict[str, Array]:
     """Inputs of every stage, and of a whole clip: waveform, ids, mask, posterior noise and noise.
 
-    The noise is what `Separator.separate` draws for that seed, and `tokens`, if given, are its query's: so
-    that it separates the very same clip.
+    The noise is that of `Separator.separate` for the same seed, and `tokens`, if given, are those of its
+    query, so that it separates the same clip.
     """
     import torch
 
@@ -91,7 +91,7 @@ def tokens_of(bundle: Path) -> Tokens:
 
 
 def write_inputs(path: Path, arrays: Mapping[str, Array]) -> Path:
-    """Keeps them where workers read them."""
+    """Store the arrays for the workers."""
     np.savez(path, **arrays)  # type: ignore[arg-type]
     return path
 

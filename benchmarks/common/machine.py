@@ -37,7 +37,7 @@ def machine() -> dict[str, object]:
 
 
 def processor() -> str:
-    """Its name, as the system gives it."""
+    """Name of the processor, from the system."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -47,7 +47,7 @@ def processor() -> str:
 
 
 def sentence(facts: Mapping[str, object]) -> str:
-    """The same in one line, for under a table."""
+    """The description in one line, for below a table."""
     found = facts["versions"]
     assert isinstance(found, Mapping)
     libraries = ", ".join(f"{name} {number}" for name, number in found.items())

@@ -1,7 +1,7 @@
-"""The model that a benchmark runs, in every form that a contestant takes, made once and kept.
+"""The model of a benchmark, in every form that a contestant needs, made once and cached.
 
-Whatever is made carries a key of everything it was made from (sizes, seed, this project's code, PyTorch's
-version): when one of these changes it is made again.
+Each form has a key of its sources (sizes, seed, this project's code, PyTorch's version) and is made again
+when one of them changes.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def choose(
 
 
 def with_bundle(model: Model, work: Path) -> Model:
-    """The same with a bundle, as `flowsep-export` makes it."""
+    """The model with a bundle made by `flowsep-export`."""
     if model.bundle is not None:
         return model
     return replace(model, bundle=_exported(model, work / model.name / "bundle", []))
 
 
 def with_half_bundle(model: Model, work: Path) -> Model:
-    """The same with a half-precision bundle: the one that is there, if it is, or `flowsep-export --fp16`."""
+    """The model with a half-precision bundle: the given one, or one made by `flowsep-export --fp16`."""
     if model.bundle is not None and Manifest.read(model.bundle).precision == "float16":
         return replace(model, half_bundle=model.bundle)
     return replace(model, half_bundle=_exported(model, work / model.name / "bundle-fp16", ["--fp16"]))
@@ -107,7 +107,7 @@ def _exported(model: Model, folder: Path, options: list[str]) -> Path:
         path
         for package in ("flowsep_ref", "flowsep_export", "flowsep_runtime")
         for path in _sources(package)
-        # how a bundle is run does not change what is in it
+        # the code that runs a bundle does not change its content
         if "backends" not in path.parts
     ]
     key = _digest(f"{_stamp(model)} torch {version('torch')} onnx {version('onnx')}", *code)
@@ -128,13 +128,13 @@ def _exported(model: Model, folder: Path, options: list[str]) -> Path:
 
 
 def build_engines(bundle: Path, batch: int, frames: int) -> None:
-    """TensorRT engines of a bundle for this GPU and one shape; what is there already stays.
+    """Build TensorRT engines of a bundle for this GPU and one shape; existing ones are kept.
 
     Raises:
         BackendError: If they cannot be built.
     """
     shape = ["--batch", str(batch), "--frames", str(frames)]
-    # what they give is measured against the judge in any case
+    # their results are compared with the reference anyway
     command = ["flowsep_export.cli", "--tensorrt", "--bundle", str(bundle), *shape, "--no-verify"]
     _run(command, f"building TensorRT engines for batch {batch}")
 
@@ -155,7 +155,7 @@ def with_plain_graphs(model: Model, work: Path, frames: int, batch: int) -> Mode
 
 
 def kept(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
-    """A folder, made unless one made from the same key is there; it appears whole or not at all."""
+    """A folder with a key, made if there is none with the same key; it appears whole or not at all."""
     note = folder / MADE_FROM
     if note.is_file() and note.read_text(encoding="utf-8") == key:
         return folder
@@ -196,7 +196,7 @@ def _write_weights(sizes: Sizes, folder: Path) -> None:
 
 
 def _run(command: list[str], doing: str) -> None:
-    """A module in a process of its own, so that what an export allocates is gone afterwards."""
+    """Run a module in a process of its own, so that an export's memory is freed afterwards."""
     say(doing)
     result = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
@@ -207,7 +207,7 @@ def _run(command: list[str], doing: str) -> None:
 
 
 def _stamp(model: Model) -> str:
-    """Says whether weights are still the same ones, without reading gigabytes."""
+    """Key of the weights without reading gigabytes: it changes when they change."""
     files = [model.weights] if model.weights.is_file() else sorted(model.weights.iterdir())
     files += [model.config] if model.config else []
     found = [(path, path.stat()) for path in files]

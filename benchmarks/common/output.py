@@ -18,7 +18,7 @@ FILE = click.Path(path_type=Path)
 
 
 def model_options(command: Function) -> Function:
-    """The options that say which model is measured."""
+    """The options that choose the model."""
     for option in (
         click.option(
             "--work",
@@ -59,7 +59,7 @@ def numbers(text: str, option: str, kind: type[int] | type[float]) -> list[float
     """The positive numbers of a comma-separated list, each once, in its order.
 
     Raises:
-        OptionError: If one is none, or not positive.
+        OptionError: If one is not a number, or not positive.
     """
     found: list[float] = []
     for piece in text.split(","):
@@ -78,7 +78,7 @@ def check_destinations(json_file: Path | None, markdown: Path | None, picture: P
     """Check the output files before an hour of measurement.
 
     Raises:
-        OptionError: If a file's folder is not there, or the picture cannot be drawn.
+        OptionError: If a file's folder does not exist, or the picture cannot be drawn.
     """
     for path in (json_file, markdown, picture):
         if path is not None and not path.parent.is_dir():
@@ -92,7 +92,7 @@ def check_destinations(json_file: Path | None, markdown: Path | None, picture: P
 def write_findings(
     text: str, content: Mapping[str, object], json_file: Path | None, markdown: Path | None
 ) -> None:
-    """Prints the tables, and writes tables and numbers where they are wanted.
+    """Print the tables, and write tables and numbers to the requested files.
 
     Raises:
         OutputError: If the disk does not take a file.

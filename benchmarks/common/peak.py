@@ -1,6 +1,6 @@
 """Peak performance of a device, measured with a large matrix product and a large copy in PyTorch.
 
-A number from a data sheet is reached by nothing; these two are reached by something.
+No program reaches the number of a data sheet; these two are reached by these operations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def measured(device: str = "cuda", side: int = SIDE, copied: int = COPIED) -> Pe
     """The best of several tries, each of several calls in a row.
 
     Args:
-        device: PyTorch's name of it.
+        device: The device's name in PyTorch.
         side: Rows and columns of the square matrices.
         copied: Bytes to copy.
     """
@@ -56,7 +56,7 @@ def measured(device: str = "cuda", side: int = SIDE, copied: int = COPIED) -> Pe
 
 
 def wait(device: str) -> None:
-    """Until the device has done all that was asked of it; a CPU has."""
+    """Wait until the device has finished; a CPU always has."""
     if device == "cuda":
         import torch
 

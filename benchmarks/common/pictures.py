@@ -19,7 +19,7 @@ MARKERS = "osD^vP*X"
 
 @contextmanager
 def new_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that many inches; it is written when the block ends well."""
+    """A figure of a size in inches; it is written when the block ends without an error."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -1,7 +1,7 @@
-"""Plain ONNX graphs, one a stage, as anyone would export them: the reference's own methods through
-`torch.onnx.export`, with its defaults, at the very shapes that are measured.
+"""Plain ONNX graphs, one per stage: the reference's methods through `torch.onnx.export`, with its defaults,
+at the measured shapes.
 
-Nothing of `flowsep_export`'s rewrites is in them: what those gain is what the benchmark is to show.
+They have none of `flowsep_export`'s rewrites; the benchmark shows the gain of those.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ from benchmarks.common.models import ROOT, Model
 from benchmarks.common.task import Task
 from flowsep_runtime.errors import BackendError
 
-#: Seconds before a worker's turn: the threads of the one before may still spin.
+#: Seconds before a worker's turn, because the threads of the previous one may still spin.
 PAUSE = 0.05
 
 
 class WorkerError(BackendError):
-    """A worker that gave up; the message says what it said last."""
+    """A worker that failed; the message has its last output."""
 
 
 def task_of(contestant: Contestant, model: Model, threads: int, inputs: Path) -> Task:
@@ -50,7 +50,7 @@ class Process:
     """A worker that runs."""
 
     def __init__(self, name: str, task: Task, cache: Path) -> None:
-        """Starts it; whatever its backend caches goes below `cache`."""
+        """Start the worker; the caches of its backend are below `cache`."""
         self.name = name
         self._started = time.perf_counter()
         # closed in `end`: it is read when the process is dead
@@ -71,7 +71,7 @@ class Process:
             raise
 
     def ask(self, command: str, **arguments: object) -> dict[str, Any]:
-        """Has it do one thing and waits.
+        """Send a command and wait for the answer.
 
         Raises:
             WorkerError: If it fails or ends.
@@ -85,7 +85,7 @@ class Process:
         return time.perf_counter() - self._started
 
     def end(self) -> None:
-        """Ends it, whatever it does."""
+        """Kill the worker."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
@@ -118,7 +118,7 @@ class Process:
 
 @contextmanager
 def running(name: str, task: Task, cache: Path) -> Iterator[Process]:
-    """A worker for as long as the block takes."""
+    """A worker that runs until the end of the block."""
     process = Process(name, task, cache)
     try:
         yield process

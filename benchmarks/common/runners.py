@@ -1,6 +1,7 @@
 """The model's stages on each kind of backend, for a worker: numpy arrays in and out.
 
-Nothing heavy is imported before a contestant needs it: a cold start is to count its own imports only.
+Heavy libraries are imported only when a contestant needs them, so that a cold start counts its own imports
+only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 #: A step of the solver's loop, and what a backend computes once before it.
 VELOCITY, FEATURES = "velocity", "features"
 
-#: All of it, where it is measured as one piece.
+#: The whole clip, measured in one piece.
 CLIP = "clip"
 
 #: The modes of torch.compile that launch a compiled function as one CUDA graph.
@@ -47,23 +48,23 @@ class Runner(Protocol):
         """Runs a stage."""
 
     def timed(self, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
-        """Runs a stage; seconds, of the velocity for a step of the loop."""
+        """Run a stage; return seconds, for the velocity of one step of the loop."""
 
     def clip(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
         """Mixture and query to waveform `[B, 160·T + 32]`."""
 
 
 class Stages(Protocol):
-    """A backend that leaves the order of the stages to `whole_clip`; its arrays may be its own."""
+    """A backend whose stages `whole_clip` calls in order; its arrays may have a type of their own."""
 
     def put(self, array: Array) -> Any:
-        """An array of the host's, as the backend takes it."""
+        """Convert an array of the host for the backend."""
 
     def run(self, stage: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
         """Runs a stage on its own arrays."""
 
     def get(self, array: Any) -> Floats:
-        """An array of its own, on the host."""
+        """Convert an array of the backend for the host."""
 
 
 def open_runner(task: Task) -> Runner:
@@ -92,8 +93,8 @@ def whole_clip(stages: Stages, inputs: Mapping[str, Array], steps: int, solver: 
 
 
 def stepped(stages: Stages, noise: Any, condition: Sequence[Any], steps: int, solver: str) -> Any:
-    """The loop of a backend that has none of its own: the runtime's solvers over `velocity`, on arrays of
-    the backend; `condition` is mixture latent, text and mask."""
+    """The solver's loop for a backend without one: the runtime's solvers over `velocity`, on arrays of the
+    backend; `condition` is mixture latent, text and mask."""
     method = solver_named(solver)
     # before the loop: an upload in it would wait for the work of the steps before
     times = [stages.put(np.full(len(noise), t, np.float32)) for t in method.times(steps)]
@@ -185,7 +186,7 @@ COMPILE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def settle_gpu(is_exact: bool) -> None:
-    """PyTorch's arithmetic on a GPU: float32 that is float32, unless half precision is asked for anyway.
+    """Set PyTorch's arithmetic on a GPU: true float32, unless half precision is requested.
 
     Convolutions are searched for at the first run, as in this project's backends: shapes stay the same.
     """
@@ -197,7 +198,7 @@ def settle_gpu(is_exact: bool) -> None:
 
 
 class PlainRunner:
-    """Plain graphs on ONNX Runtime or OpenVINO, with the backend's defaults but for threads and precision."""
+    """Plain graphs on ONNX Runtime or OpenVINO, with their defaults except for threads and precision."""
 
     def __init__(self, task: Task) -> None:
         assert task.plain is not None
@@ -273,8 +274,8 @@ class BundleRunner:
         return result if isinstance(result, tuple) else (result,)
 
     def timed(self, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
-        """The velocity is timed in the loop, where what stays the same has been computed once: from the end
-        of the first step to the end of the second. What comes before the first is `features`."""
+        """The velocity is timed in the loop, after its constants have been computed: from the end of the
+        first step to the end of the second. The time before the first step is `features`."""
         from flowsep_runtime.backends import DeviceBackend, SolverLoop
 
         backend = self.pipeline.backend
@@ -296,7 +297,7 @@ class BundleRunner:
         return {VELOCITY: second - first, FEATURES: max(0.0, first - start - (second - first))}
 
     def _timed_on(self, backend: DeviceBackend, stage: str, arguments: Sequence[Array]) -> dict[str, float]:
-        """Results stay on the device, as between stages; the upload of the arguments is in the time."""
+        """Results stay on the device, as between stages; the time includes the upload of the arguments."""
         with backend.session():
             if stage != VELOCITY:
                 names = [tensor.name for tensor in self.pipeline.manifest.graphs[stage].inputs]
@@ -333,12 +334,18 @@ class BundleRunner:
         return inputs["waveform"].shape == (1, self.pipeline.manifest.model.clip_samples)
 
     def separate(self, inputs: Mapping[str, Array], steps: int, solver: str) -> Floats:
-        """The same as `clip`, through what people call."""
+        """The same as `clip`, through the public API."""
         from flowsep_runtime import Separator
 
         rate = self.pipeline.manifest.model.sample_rate
         found = Separator(self.pipeline).separate(
-            inputs["waveform"][0], rate, QUERY, steps=steps, solver=solver, seed=SEED
+            inputs["waveform"][0],
+            rate,
+            QUERY,
+            steps=steps,
+            solver=solver,
+            seed=SEED,
+            kind="generated",
         )
         return found.target[None]
 

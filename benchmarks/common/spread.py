@@ -63,7 +63,7 @@ class Summary:
 
 
 def ratio(numerators: Summary, denominators: Summary) -> Summary:
-    """The ratio in every round: what drifts from round to round is in both and falls out.
+    """The ratio in every round: a drift from round to round is in both and cancels.
 
     Raises:
         ValueError: If one has more rounds than the other.

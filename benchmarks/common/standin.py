@@ -1,8 +1,8 @@
-"""A model of any sizes, filled with reproducible numbers: a benchmark needs the shapes, not the training.
+"""A model of any sizes with reproducible random numbers: a benchmark needs the shapes, not the training.
 
-The published checkpoint is a large download; its sizes are known.  Every tensor is drawn from a generator
+The published checkpoint is a large download; its sizes are known. Every tensor is drawn from a generator
 seeded by its name, with scales that keep activations near those of a trained model: half precision must
-neither overflow nor lose everything, and twenty Euler steps must stay finite.
+neither overflow nor underflow, and twenty Euler steps must stay finite.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKENIZER = "tokenizer.json"
 
 
 def stand_in(config: FlowSepConfig, seed: int = 0) -> FlowSep:
-    """A model of those sizes, the same at each call; the largest takes some seconds and 3 GB."""
+    """A model of given sizes, the same at each call; the largest takes some seconds and 3 GB."""
     with torch.device("meta"):
         wanted = FlowSep(config).state_dict()
     state = {key: _tensor(published_name(key), tuple(value.shape), seed) for key, value in wanted.items()}
@@ -36,7 +36,7 @@ def stand_in(config: FlowSepConfig, seed: int = 0) -> FlowSep:
 
 
 def write_stand_in(config: FlowSepConfig, folder: Path, seed: int = 0) -> None:
-    """The same as a folder that `FlowSep.from_checkpoint` takes, with the bundled tokenizer.
+    """Write the model as a folder that `FlowSep.from_checkpoint` takes, with the bundled tokenizer.
 
     A vocabulary too small for that tokenizer grows to its size: words are looked up, which takes no time.
     """

@@ -43,7 +43,7 @@ def spread(summary: Summary | None) -> str:
 
 
 def decibels(value: float) -> str:
-    """A whole number; `equal` where nothing differs, `not finite` where it is no number."""
+    """A whole number; `equal` for equal arrays, `not finite` for NaN."""
     if math.isnan(value):
         return "not finite"
     return "equal" if math.isinf(value) and value > 0 else f"{value:.0f}".replace("-", "−")

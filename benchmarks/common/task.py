@@ -1,4 +1,4 @@
-"""A worker's task, as a line of JSON carries it."""
+"""A worker's task, sent as a line of JSON."""
 
 from __future__ import annotations
 

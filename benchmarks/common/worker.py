@@ -1,4 +1,4 @@
-"""A contestant's own process: it loads one model, and does one thing at a time when it is told to.
+"""A contestant's own process: it loads one model and executes one command at a time.
 
 PyTorch, ONNX Runtime and OpenVINO each keep a pool of threads that spins for a while after work; in one
 process they slow each other down. Requests come as JSON lines on stdin, answers go as JSON lines to stdout;
@@ -34,7 +34,7 @@ from flowsep_runtime.errors import FlowSepWarning
 WARM_UPS = {"cpu": 1, "cuda": 3}
 
 #: A stage that takes milliseconds is called again, until so much time or so many calls have passed. A GPU
-#: raises its clock under load only, so that it gets the time in any case.
+#: raises its clock only under load, so it always runs for that time.
 LEAST_SECONDS, MOST_CALLS = 0.2, {"cpu": 20, "cuda": 1000}
 
 
@@ -53,7 +53,7 @@ class Worker:
             self._gpu_bytes_before = self._gpu.used_bytes()
 
     def open(self, stage: str, output: str) -> dict[str, Any]:
-        """Loads a stage, runs it once, and keeps what it gives."""
+        """Load a stage, run it once, and store its results."""
         arguments = [self._inputs[name] for name in STAGE_INPUTS[stage]]
         self._runner = open_runner(self._task)
         np.savez(output, *self._runner.call(stage, arguments))
@@ -78,7 +78,7 @@ class Worker:
         return {}
 
     def measure(self) -> dict[str, Any]:
-        """Median seconds of what is open, by name."""
+        """Median seconds of the loaded stages, by name."""
         assert self._timed is not None
         start, found = time.perf_counter(), []
         while True:
@@ -88,7 +88,7 @@ class Worker:
         return {name: statistics.median(seconds[name] for seconds in found) for name in found[0]}
 
     def close(self) -> dict[str, Any]:
-        """Forgets what is open and its memory."""
+        """Free the loaded stages."""
         self._runner = self._timed = None
         gc.collect()
         if self._task.device == "cuda" and self._task.kind == "torch":
@@ -100,7 +100,7 @@ class Worker:
         return {}
 
     def first(self, steps: int, solver: str, output: str) -> dict[str, Any]:
-        """Loads the model and separates a clip as a user does, of this project with `Separator`."""
+        """Load the model and separate a clip as a user does; this project uses `Separator`."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", FlowSepWarning)
             runner = open_runner(self._task)
@@ -122,8 +122,8 @@ class Worker:
         return {"seconds": time.perf_counter() - start, "peak_bytes": peak_memory()}
 
     def gpu_bytes(self, steps: int, solver: str) -> dict[str, Any]:
-        """Memory of the GPU that this process holds when every stage has run and none was given back: what
-        a backend once took for its arrays and its work it keeps."""
+        """GPU memory of this process after every stage has run and none was freed; backends keep the memory
+        that they have allocated."""
         self.clip(steps, solver)
         return {"gpu_bytes": self._gpu.used_bytes() - self._gpu_bytes_before}
 

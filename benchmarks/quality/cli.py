@@ -84,6 +84,7 @@ def command(
                 for contestant in chosen
                 for name in names
                 for count in counts
+                if SOLVERS[name].only_steps in (None, count)
             ]
         )
     )

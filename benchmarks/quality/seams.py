@@ -132,6 +132,7 @@ def command(
                 solver=solver,
                 seed=seed + number,
                 windows=joining,
+                kind="generated",
             )
             places = seams(len(mixture.mixture), separator.pipeline.manifest.model, joining)
             measured[joining].append(scores(result.target, mixture, places))

@@ -15,7 +15,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its interval (None where there is no way to tell), and the number of values behind it."""
+    """A mean, its interval (None if it cannot be estimated), and the number of values behind it."""
 
     mean: float
     low: float | None
@@ -51,5 +51,5 @@ class Resamples:
         whole = self.times_drawn @ below
         resampled = (self.times_drawn @ above)[whole != 0] / whole[whole != 0]
         low, high = np.percentile(resampled, INTERVAL)
-        # Rounding may put the mean of equal values outside.
+        # Rounding may move the mean of equal values outside the interval.
         return Estimate(mean, min(float(low), mean), max(float(high), mean), int(valid.sum()))

@@ -35,9 +35,9 @@ class Recipe:
     Attributes:
         count: Number of queries.
         seconds: Length of a mixture.
-        loudness: Of the target against the other sound, in dB.
+        loudness: Level of the target relative to the other sound, in dB.
         absent: Query for a class that is not in the mixture.
-        seed: Of everything.
+        seed: Seed of all random choices.
     """
 
     count: int = 300
@@ -126,7 +126,7 @@ def _materials(
 
 
 def _prepare(output: Path, force: bool) -> None:
-    """Makes the folder; a set that is there loses its manifest first, so that it is never half of each."""
+    """Make the folder; an existing set loses its manifest first, so that the two are never mixed."""
     manifest = output / MANIFEST
     try:
         if manifest.exists() and not force:
@@ -150,7 +150,7 @@ def _turns(labels: list[str], recipe: Recipe) -> list[str]:
 def _write_mixture(
     bank: SoundBank, labels: list[str], label: str, number: int, output: Path, recipe: Recipe
 ) -> dict[str, Any]:
-    """Draws and writes one mixture; its manifest row, which has yet to get a query."""
+    """Draw and write one mixture; return its manifest row, still without a query."""
     from flowsep_train.mixtures import level, mix
 
     rng = np.random.default_rng([recipe.seed, SOUNDS, number])
@@ -164,7 +164,7 @@ def _write_mixture(
     tracks: dict[str, Floats] = {"mixture": mixture.mixture}
     if not recipe.absent:
         tracks |= {"target": mixture.sources[0], "other": mixture.sources[1]}
-    # Two sounds that cancel each other out may be louder than their mixture; a file ends at full scale.
+    # Sounds that partly cancel may be louder than their mixture, but a file is limited to full scale.
     loudest = max(float(np.abs(track).max()) for track in tracks.values())
     scale = np.float32(min(1.0, 0.99 / loudest))
     files = {name: f"{AUDIO}/{number:04d}-{name}.flac" for name in tracks}

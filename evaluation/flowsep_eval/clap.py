@@ -1,4 +1,4 @@
-"""Embeddings of recordings and sentences by a CLAP model that the user has."""
+"""Embeddings of recordings and sentences by a CLAP model that the user provides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Clap:
 
     Args:
         folder: What `ClapModel.save_pretrained` and `ClapProcessor.save_pretrained` wrote, or a download of
-            such a repository. Nothing is fetched.
+            such a repository. Nothing is downloaded.
 
     Raises:
         OptionError: If there is none, or PyTorch and transformers are not installed.
@@ -33,7 +33,7 @@ class Clap:
             raise OptionError(
                 f"--clap needs {error.name}: pip install 'flowsep-engine[eval]' transformers."
             ) from None
-        # It would draw a bar of its own, on a terminal or not, and speak of weights that nothing here needs.
+        # It would draw its own progress bar and report unused weights.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
@@ -48,8 +48,8 @@ class Clap:
         self._sentences: dict[str, Floats] = {}
 
     def audio(self, waveforms: list[Floats]) -> Floats:
-        """Waveforms `[S]` at 16 kHz -> their embeddings, `[N, D]`. A checkpoint that takes its piece of a
-        long recording at random takes the same one at every call."""
+        """Waveforms `[S]` at 16 kHz -> their embeddings, `[N, D]`. If a checkpoint chooses a random piece of
+        a long recording, it is the same one at every call."""
         import torch
 
         length = round(len(waveforms[0]) * self._rate / SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""`flowsep-eval`: test sets, and how well a model does on them."""
+"""`flowsep-eval`: test sets, and scores of models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +16,7 @@ import click
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import backend_options, run, separation_options
 from flowsep_runtime.errors import FlowSepWarning, shown
-from flowsep_runtime.options import Options
+from flowsep_runtime.options import KINDS, Options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -125,7 +125,7 @@ def run_command(
     from flowsep_eval.clap import Clap
     from flowsep_eval.evaluation import check_audio, evaluate
     from flowsep_eval.manifest import read_manifest
-    from flowsep_eval.report import closing_line, report
+    from flowsep_eval.report import closing_line, report, set_title
     from flowsep_eval.writing import about, check_folder, check_pictures, set_names, write_report
     from flowsep_runtime import Separator
 
@@ -136,9 +136,14 @@ def run_command(
     embedder = None if clap is None else Clap(clap)
     separator = Separator.load(bundle, backend, precision, threads)
     pipeline = separator.pipeline
-    resolved = wanted.resolved(pipeline.manifest.model, pipeline.precision)
+    model = pipeline.manifest.model
+    kinds = (
+        sorted(KINDS, key=lambda kind: kind != model.default_kind) if wanted.kind is None else [wanted.kind]
+    )
+    resolved = [replace(wanted, kind=kind).resolved(model, pipeline.precision) for kind in kinds]
     settings = {
-        **asdict(resolved),
+        **asdict(resolved[0]),
+        "kinds": {found.kind: {"steps": found.steps, "solver": found.solver} for found in resolved},
         "precision": pipeline.precision,
         "threads": threads,
         "limit": limit,
@@ -150,20 +155,22 @@ def run_command(
         with _progress_bar("reading", total) as progress:
             for items in sets.values():
                 check_audio(items, progress)
-        with _progress_bar("evaluating", total) as progress:
-            scores = {
-                name: evaluate(
-                    separator,
-                    items,
-                    ceiling=not no_ceiling,
-                    clap=embedder,
-                    progress=progress,
-                    **resolved.fields(),
-                )
-                for name, items in sets.items()
-            }
+        scores, asked = {}, {}
+        with _progress_bar("evaluating", total * len(kinds)) as progress:
+            for name, items in sets.items():
+                for found in resolved:
+                    title = set_title(name, found.kind, kinds)
+                    asked[title] = found
+                    scores[title] = evaluate(
+                        separator,
+                        items,
+                        ceiling=not no_ceiling,
+                        clap=embedder,
+                        progress=progress,
+                        **found.fields(),
+                    )
         facts = about(separator, settings, dict(zip(sets, manifests, strict=True)))
-        write_report(output, scores, facts, separator)
+        write_report(output, scores, facts, separator, asked)
     if as_json:
         content = report(scores, facts)
         for found in content["sets"].values():
@@ -185,7 +192,7 @@ def _warn(sentence: str) -> None:
 
 @contextmanager
 def _remarks() -> Iterator[None]:
-    """Says every warning once, at the end, where no progress bar is in the way."""
+    """Print every warning once, at the end, when there is no progress bar."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", FlowSepWarning)

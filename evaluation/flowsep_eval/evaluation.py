@@ -1,4 +1,4 @@
-"""Separating a test set and scoring what comes out, one query after the other."""
+"""Separation of a test set and scores of the outputs, query by query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowsep_eval import metrics
-from flowsep_eval.ceiling import through_autoencoder_and_vocoder
+from flowsep_eval.ceiling import masked_by_autoencoder, through_autoencoder_and_vocoder
 from flowsep_eval.clap import Clap
 from flowsep_eval.manifest import Item, read_mono
 from flowsep_eval.mel import SAMPLE_RATE, Floats, mel_magnitudes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from flowsep_runtime.options import OptionFields
 
-#: Seconds by which a target's length may differ from its mixture's before it is worth a warning.
+#: Largest difference between the lengths of target and mixture without a warning, in seconds.
 LENGTHS_AGREE = 0.1
 
 
@@ -62,7 +62,7 @@ def evaluate(
     Args:
         separator: The model.
         items: Of `read_manifest`.
-        ceiling: Also score the targets through autoencoder and vocoder.
+        ceiling: Also score what a perfect flow would give.
         clap: For CLAPScore and FAD.
         progress: Called after every item.
         options: The fields of `Options`. The seed is that of the noise (item k has a seed of its own, made of
@@ -79,6 +79,8 @@ def evaluate(
     if not items:
         raise OptionError("There is nothing to evaluate: the test set is empty.")
     wanted = Options(**options)
+    kind = wanted.kind or separator.pipeline.manifest.model.default_kind
+    perfect = masked_by_autoencoder if kind == "masked" else through_autoencoder_and_vocoder
     scored: list[ItemScore] = []
     embeddings: dict[str, list[Floats]] = {"output": [], "target": [], "mixture": []}
     for number, item in enumerate(items):
@@ -87,7 +89,7 @@ def evaluate(
         output = separated(separator, tracks.mixture, item.query, replace(wanted, seed=own_seed))
         rendered = None
         if ceiling and tracks.target is not None:
-            rendered = through_autoencoder_and_vocoder(separator.pipeline, tracks.target, tracks.mixture)
+            rendered = perfect(separator.pipeline, tracks.target, tracks.mixture)
         values = score(tracks, output.waveform, rendered)
         if clap is not None:
             sounds = {"output": output.waveform, "mixture": tracks.mixture}
@@ -109,7 +111,7 @@ def evaluate(
 
 
 def check_audio(items: Iterable[Item], progress: Callable[[], None] | None = None) -> None:
-    """Reads every item's audio once: better now than after an hour of separations.
+    """Read every item's audio once, to find faults before hours of separations.
 
     Raises:
         AudioError: With the manifest's line, if audio cannot be read or a mixture is silent.
@@ -157,17 +159,16 @@ def _warn(sentence: str) -> None:
 
 
 def separated(separator: Separator, mixture: Floats, query: str, options: Options) -> Output:
-    """One separation; silence where the backend fails or gives what is no sound."""
+    """One separation; silence if the backend fails or the output is not finite."""
     start = time.perf_counter()
     try:
         result = separator.separate(mixture, SAMPLE_RATE, query, **options.fields())
     except BackendError as error:
         return Output(np.zeros_like(mixture), time.perf_counter() - start, str(error))
     seconds = time.perf_counter() - start - result.timings.get("load", 0.0)
-    waveform = result.masked if options.kind == "masked" else result.target
-    if not np.isfinite(waveform).all():
+    if not np.isfinite(result.target).all():
         return Output(np.zeros_like(mixture), seconds, "The output holds numbers that are not finite.")
-    return Output(waveform, seconds)
+    return Output(result.target, seconds)
 
 
 def score(tracks: Tracks, output: Floats, rendered: Floats | None = None) -> dict[str, float]:
@@ -176,7 +177,7 @@ def score(tracks: Tracks, output: Floats, rendered: Floats | None = None) -> dic
     Args:
         tracks: The query's audio.
         output: What came out, `[S]`.
-        rendered: The target through autoencoder and vocoder, `[S]`.
+        rendered: The result of a perfect flow, `[S]`.
 
     Returns:
         By name, as `ItemScore.values` has them.
@@ -212,7 +213,7 @@ def _centred(waveform: Floats) -> Floats:
 
 
 def clap_scores(embedded: dict[str, Floats], sentence: Floats) -> dict[str, float]:
-    """CLAPScores of output, mixture and, where there is one, target against the query."""
+    """CLAPScores of output, mixture and target, if there is one, for the query."""
     return {
         "clap_score" + ("" if name == "output" else f"_{name}"): metrics.cosine_similarity(
             embedding, sentence

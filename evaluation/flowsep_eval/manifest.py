@@ -1,7 +1,7 @@
-"""A test set's manifest: JSON lines, one object a query.
+"""A test set's manifest: JSON lines, one object per query.
 
-`mixture`, `query` and `target` are all that a row needs; `target` is null where the sound that the query
-names is not in the mixture. Paths are absolute or relative to the manifest's folder.
+A row needs `mixture`, `query` and `target`; `target` is null if the sound that the query names is absent.
+Paths are absolute or relative to the manifest's folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KNOWN = ("id", "mixture", "query", "target", "other", "label", "other_label", "k
 
 
 class ManifestError(FlowSepError):
-    """A manifest that cannot be read, or a row that says too little."""
+    """A manifest that cannot be read, or an incomplete row."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Item:
 
 
 def read_manifest(path: str | os.PathLike[str], limit: int | None = None) -> list[Item]:
-    """Reads a manifest; the audio files are only looked for.
+    """Read a manifest and check that its audio files exist.
 
     Args:
-        path: JSON lines; empty lines are passed over.
+        path: JSON lines; empty lines are skipped.
         limit: The number of rows to read; None is all.
 
     Raises:
@@ -153,7 +153,7 @@ def read_mono(path: Path, where: str = "") -> Floats:
     """A whole audio file, its channels averaged, at 16 kHz: `[S]`.
 
     Raises:
-        AudioError: If it is no audio, or holds samples that are no numbers.
+        AudioError: If it is not audio, or has samples that are not finite.
     """
     try:
         recording = read_audio(path)

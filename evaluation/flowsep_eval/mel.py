@@ -1,7 +1,7 @@
 """Mel spectrograms for the scores: the bands of docs/model.md#front-end, in numpy.
 
-It is written again here so that scoring needs no PyTorch and is the same whatever model is scored; a test
-holds it and the model's own front end together.
+They are implemented again so that scores need no PyTorch and are the same for every model; a test compares
+them with the model's front end.
 """
 
 from __future__ import annotations

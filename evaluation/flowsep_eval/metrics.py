@@ -1,7 +1,7 @@
-"""The metrics, one function each.
+"""The metrics, one function for each.
 
-All of them see 60 dB and no more: what lies further below the mixture (or, of a ratio, beyond ±60 dB) counts
-as that. So silence has a score too, and no single output decides a mean.
+All are limited to 60 dB: a level further below the mixture, or a ratio beyond ±60 dB, counts as 60 dB.
+Silence therefore has a score too, and no single output decides a mean.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flowsep_eval.mel import Floats
 
-#: Decibels that count, in every metric.
+#: Limit of all metrics, in decibels.
 RANGE_DB = 60.0
 #: dB below the mixture from which on an output for an absent sound counts as empty.
 ABSENT_DB = 15.0
@@ -27,7 +27,7 @@ def log_mel_distance(estimate: Floats, target: Floats, floor: float) -> float:
 
     Args:
         estimate, target: Mel magnitudes `[T, 64]`, linear.
-        floor: What both are raised to at least (`floor_below` the mixture), above 0.
+        floor: Lower limit of both (`floor_below` the mixture), above 0.
 
     Source: the L1 distance of log-mel spectrograms that the paper's autoencoder and BigVGAN are trained by,
     in decibels.
@@ -46,7 +46,7 @@ def si_sdr(estimate: NDArray[np.floating], target: NDArray[np.floating]) -> floa
         estimate, target: Arrays of one shape: waveforms without offset, or mel magnitudes.
 
     Returns:
-        −60 for an estimate that is zero everywhere, NaN for a target that is: there is nothing to be like.
+        −60 for an estimate that is zero everywhere, NaN for a target that is.
 
     Source: Le Roux et al., "SDR – half-baked or well done?", ICASSP 2019, equation 3.
     """

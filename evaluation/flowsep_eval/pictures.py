@@ -1,4 +1,4 @@
-"""Two pictures: bars a class, and spectrograms of the best, the median and the worst output."""
+"""Two pictures: bars by class, and spectrograms of the best, the median and the worst output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN_DB = 60.0
 
 
 def class_bars(sets: Mapping[str, Scores], path: Path) -> None:
-    """Bars a class with their 95 % intervals: a panel a metric, a colour a test set."""
+    """Bars by class with 95 % intervals: one panel per metric, one colour per test set."""
     classes = {name: scores.by_label() for name, scores in sets.items()}
     labels = sorted({label for found in classes.values() for label in found}, reverse=True)
     panels = [
@@ -89,7 +89,7 @@ Example = tuple[str, tuple[tuple[str, Floats | None], ...]]
 
 
 def example_page(examples: list[Example], path: Path) -> None:
-    """A row an example: the mel spectrograms of mixture, target and output, on the mixture's scale."""
+    """One row per example: the mel spectrograms of mixture, target and output, on the mixture's scale."""
     with _figure(path, 11.0, 0.4 + 2.1 * len(examples)) as figure:
         axes = figure.subplots(len(examples), 3, squeeze=False)
         for row, (title, sounds) in zip(axes, examples, strict=True):
@@ -118,11 +118,11 @@ def _spectrogram(axis: Axes, waveform: Floats, loudest: float) -> None:
 
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that many inches; it is written when the block ends well."""
+    """A figure of a size in inches; it is written when the block ends without an error."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    # A query with two dollar signs is no formula.
+    # A query with two dollar signs is not a formula.
     with matplotlib.rc_context({"text.parse_math": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure

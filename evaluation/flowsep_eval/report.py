@@ -1,9 +1,9 @@
-"""The report of an evaluation: as data, and as tables to read."""
+"""The report of an evaluation, as data and as tables."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,13 +61,13 @@ CEILINGS = (
 
 
 def report(sets: Mapping[str, Scores], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything, as JSON takes it: numbers that do not exist are null.
+    """The report for JSON; missing numbers are null.
 
     Args:
         sets: Scores by the name of their test set.
         about: What was evaluated and how; stands first.
     """
-    everything = together(sets.values())
+    everything = together(by_default(sets, about["settings"]).values())
     return {
         "format": FORMAT,
         **about,
@@ -111,26 +111,47 @@ def _plain(summary: Summary) -> dict[str, dict[str, float | int | None]]:
     return {name: asdict(estimate) for name, estimate in sorted(summary.items())}
 
 
+def set_title(name: str, kind: str, kinds: Collection[str]) -> str:
+    """A test set's name in a report; where several kinds of results are scored, the kind stands behind it."""
+    return name if len(kinds) == 1 else f"{name}, {kind}"
+
+
+def by_default(sets: Mapping[str, Scores], settings: Mapping[str, Any]) -> dict[str, Scores]:
+    """The sets of the first kind of results, which is the bundle's default."""
+    kinds = settings["kinds"]
+    if len(kinds) == 1:
+        return dict(sets)
+    return {name: scores for name, scores in sets.items() if name.endswith(f", {next(iter(kinds))}")}
+
+
+def _schedules(settings: Mapping[str, Any]) -> str:
+    """The kinds of results and the solver steps that each took, as in `masked: 1 step of mean`."""
+    return "; ".join(
+        f"{kind}: {found['steps']} step{'s' if found['steps'] > 1 else ''} of {found['solver']}"
+        for kind, found in settings["kinds"].items()
+    )
+
+
 def _unusual(settings: Mapping[str, Any]) -> str:
     """Options other than the defaults, each followed by a comma."""
-    words = [] if settings["kind"] == "generated" else [f"{settings['kind']} mixtures"]
-    words += [f"{settings[name]:g} {name}" for name in ("guidance", "candidates") if settings[name] != 1]
+    words = [f"{settings[name]:g} {name}" for name in ("guidance", "candidates") if settings[name] != 1]
     return "".join(f"{word}, " for word in words)
 
 
 def markdown(sets: Mapping[str, Scores], about: Mapping[str, Any]) -> str:
     """The tables: sets, ceilings, classes; every number with its 95 % interval."""
     totals = {name: scores.overall() for name, scores in sets.items()}
-    if len(sets) > 1:
-        totals[ALL] = together(sets.values()).overall()
-    counts = {name: len(scores.scored) for name, scores in sets.items()}
-    counts[ALL] = sum(counts.values())
     settings, bundle = about["settings"], about["bundle"]
-    everything = together(sets.values())
+    default = by_default(sets, settings)
+    everything = together(default.values())
+    if len(default) > 1:
+        totals[set_title(ALL, next(iter(settings["kinds"])), settings["kinds"])] = everything.overall()
+    counts = {name: len(scores.scored) for name, scores in sets.items()}
+    counts |= {name: len(everything.scored) for name in totals.keys() - counts.keys()}
     lines = [
         f"# Evaluation of {bundle['name']}",
         "",
-        f"{settings['steps']} {settings['solver']} steps, {_unusual(settings)}"
+        f"{_schedules(settings)}; {_unusual(settings)}"
         f"{settings['precision']} precision on "
         f"{bundle['backend']}, seed {settings['seed']}; bundle `{bundle['digest'][:12]}`; "
         f"{everything.seconds:.2f} s a clip (median). In brackets: 95 % bootstrap intervals.",
@@ -157,7 +178,7 @@ def _ceilings(name: str, total: Summary) -> list[str]:
         for title, suffix in (
             ("the mixture itself (doing nothing)", "_mixture"),
             ("the model", ""),
-            ("the target through VAE and vocoder (a perfect flow)", "_ceiling"),
+            ("a perfect flow: the target through the VAE", "_ceiling"),
             ("the target itself", "_target"),
         )
         if any(column.metric + suffix in total for column in columns)

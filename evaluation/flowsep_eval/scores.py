@@ -1,4 +1,4 @@
-"""Scores of a test set, and what they come to: per query, per class, overall."""
+"""Scores of a test set: per query, per class and overall."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowsep_eval.manifest import Item
 from flowsep_eval.mel import Floats
 from flowsep_eval.metrics import frechet_distance
 
-#: Estimates by metric; a metric that applies to no row is not in it.
+#: Estimates by metric; without the metrics that apply to no row.
 Summary = Mapping[str, Estimate]
 
 #: Ratio of the mean log-mel distance after to that before.
@@ -61,7 +61,7 @@ class Scores:
 
     @property
     def failed(self) -> int:
-        """Number of separations that gave nothing."""
+        """Number of failed separations."""
         return sum(score.failed is not None for score in self.scored)
 
     def overall(self) -> Summary:
@@ -93,7 +93,7 @@ class Scores:
 
 
 def together(parts: Iterable[Scores]) -> Scores:
-    """Several sets as one."""
+    """Join several sets."""
     parts = list(parts)
     keys = set().union(*(part.embeddings for part in parts))
     embeddings = {

@@ -1,4 +1,4 @@
-"""A report's folder: what is said about the run, and the files, written together."""
+"""The folder of a report: the description of the run, and files that are written together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from flowsep_runtime.versions import installed
 
 REPORT, TABLES, CLASSES, EXAMPLES = "report.json", "report.md", "classes.png", "examples.png"
 LIBRARIES = ("numpy", "soxr", "onnxruntime", "onnxruntime-gpu", "transformers")
-EXAMPLE_SETS = 8  # more would make a page that no one scrolls through
+EXAMPLE_SETS = 8  # more would make the page too long
 
 
 def check_pictures() -> None:
-    """Raises: OptionError: matplotlib is missing, which is better known before an hour of work."""
+    """Raises: OptionError: If matplotlib is missing; checked before an hour of work."""
     if find_spec("matplotlib") is None:
         raise OptionError("The report's pictures need matplotlib: pip install 'flowsep-engine[eval]'.")
 
@@ -90,9 +90,20 @@ def about(separator: Separator, settings: Mapping[str, Any], manifests: Mapping[
 
 
 def write_report(
-    folder: Path, sets: Mapping[str, Scores], facts: Mapping[str, Any], separator: Separator
+    folder: Path,
+    sets: Mapping[str, Scores],
+    facts: Mapping[str, Any],
+    separator: Separator,
+    asked: Mapping[str, Options],
 ) -> None:
     """Writes `report.json`, `report.md`, `classes.png` and `examples.png`: all of them, or none.
+
+    Args:
+        folder: Where to; `check_folder` has made it.
+        sets: Scores by name.
+        facts: Of `about`.
+        separator: Makes the examples once more.
+        asked: Options of each set's separations, by the same names.
 
     Raises:
         OutputError: If the disk does not take them.
@@ -103,20 +114,21 @@ def write_report(
         with replacing(paths) as (tables, classes, page, data):
             tables.write_text(markdown(sets, facts), encoding="utf-8")
             class_bars(sets, classes)
-            example_page(examples(sets, facts["settings"], separator), page)
+            example_page(examples(sets, asked, separator), page)
             data.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{shown(folder)} cannot be written: {error.strerror or error}.") from None
 
 
-def examples(sets: Mapping[str, Scores], settings: Mapping[str, Any], separator: Separator) -> list[Example]:
-    """Best, median and worst of every set, separated once more: keeping all audio would take gigabytes."""
-    options = Options(**{field.name: settings[field.name] for field in fields(Options)})
+def examples(sets: Mapping[str, Scores], asked: Mapping[str, Options], separator: Separator) -> list[Example]:
+    """Best, median and worst query of every set, separated again, because all audio would take gigabytes."""
     found: list[Example] = []
     for name, scores in list(sets.items())[:EXAMPLE_SETS]:
         for place, score in chosen(scores):
             tracks = read_tracks(score.item)
-            output = separated(separator, tracks.mixture, score.item.query, replace(options, seed=score.seed))
+            output = separated(
+                separator, tracks.mixture, score.item.query, replace(asked[name], seed=score.seed)
+            )
             sounds = (
                 (f"{score.item.id}: mixture with {score.item.other_label or 'other sounds'}", tracks.mixture),
                 ("target" if tracks.target is not None else "target (not there)", tracks.target),

@@ -1,1 +1,1 @@
-"""FlowSep, stage by stage, from PyTorch to a bundle of ONNX graphs that was checked against it."""
+"""FlowSep, stage by stage, from PyTorch to a verified bundle of ONNX graphs."""

@@ -1,7 +1,7 @@
-"""A bundle appears whole or not at all.
+"""Bundles that appear whole or not at all.
 
-It is written into a temporary folder beside its place and renamed at the end, so that a place never
-holds half a bundle, whatever interrupts the export.
+A bundle is written into a temporary folder beside its destination and renamed at the end, so an interrupted
+export leaves no part of a bundle.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from flowsep_runtime.errors import OptionError, shown
 
 
 def check_destination(destination: Path, force: bool) -> None:
-    """Refuse a place that is taken, before hours of work are spent.
+    """Refuse a destination that exists, before hours of work.
 
     Raises:
-        OptionError: something is there that is no bundle, or a bundle without `force`.
+        OptionError: it holds something other than a bundle, or a bundle without `force`.
     """
     if not os.path.lexists(destination):
         return
@@ -45,9 +45,9 @@ def check_destination(destination: Path, force: bool) -> None:
 
 @contextmanager
 def new_bundle(destination: Path, force: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `destination` when the block ends well, and goes when it does not.
+    """A temporary folder that becomes `destination` when the block succeeds, and is removed when it fails.
 
-    Parents that are not there are made, and removed again when the block fails.
+    Missing parents are made, and removed again when the block fails.
 
     Raises:
         OptionError: the place is taken (see `check_destination`) or cannot be written.
@@ -73,7 +73,7 @@ def new_bundle(destination: Path, force: bool = False) -> Iterator[Path]:
         if not finished:
             shutil.rmtree(scratch, ignore_errors=True)
             for folder in reversed(made):
-                # a folder that someone else has put something into stays
+                # a folder into which another program has put something stays
                 if not any(folder.iterdir()):
                     folder.rmdir()
 
@@ -90,7 +90,7 @@ def _replace(scratch: Path, destination: Path) -> None:
     if not destination.exists():
         os.rename(scratch, destination)
         return
-    # a folder cannot be renamed over one that is not empty: the old one steps aside first
+    # a folder cannot be renamed over one that is not empty, so the old one is renamed first
     old = scratch.with_name(scratch.name.replace(".writing", ".old"))
     os.rename(destination, old)
     try:

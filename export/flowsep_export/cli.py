@@ -1,4 +1,4 @@
-"""`flowsep-export`: from a checkpoint to a bundle."""
+"""`flowsep-export`: converts a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from flowsep_export.tensorrt.options import EngineRequest, engine_options
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import run
 from flowsep_runtime.errors import OptionError, shown
-from flowsep_runtime.solvers import SOLVERS
+from flowsep_runtime.options import KINDS, Kind
+from flowsep_runtime.solvers import SOLVERS, solver_taking
 
 if TYPE_CHECKING:
     from flowsep_export.export import Source
@@ -84,6 +85,27 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     show_default=True,
     help="Solver that --precision fast takes by default.",
 )
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="generated",
+    show_default=True,
+    help="The result that this bundle gives by default.",
+)
+@click.option(
+    "--complement",
+    metavar="SENTENCE",
+    help="How the model is asked for everything but a sound: 'everything except {query}'.  "
+    "[default: it was not trained for that]",
+)
+@click.option(
+    "--masked-steps", type=click.IntRange(1), help="Solver steps for masked results.  [default: as for all]"
+)
+@click.option(
+    "--masked-solver",
+    type=click.Choice(list(SOLVERS)),
+    help="Solver for masked results; mean is one evaluation.  [default: as for all]",
+)
 @engine_options
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -99,6 +121,10 @@ def command(
     steps: int,
     fast_steps: int,
     fast_solver: str,
+    kind: Kind,
+    complement: str | None,
+    masked_steps: int | None,
+    masked_solver: str | None,
     tensorrt: bool,
     bundle: Path | None,
     batch: Range,
@@ -112,6 +138,9 @@ def command(
 
     Every stage is verified against PyTorch; beyond tolerance nothing is written.
     """
+    if complement is not None and complement.count("{query}") != 1:
+        raise OptionError("--complement must have {query} in the sound's place, once.")
+    _masked(masked_steps, masked_solver, steps)
     heard = recording or (EXAMPLE if EXAMPLE.is_file() else None)
     request = EngineRequest(batch, frames, builder_level, workspace, heard, not no_verify)
     if tensorrt:
@@ -145,8 +174,14 @@ def command(
             half=fp16,
             verified=not no_verify,
             force=force,
-            default_steps=steps,
-            fast=(min(fast_steps, steps), fast_solver),
+            defaults={
+                "default_steps": steps,
+                "fast_steps": min(fast_steps, steps),
+                "fast_solver": fast_solver,
+                "default_kind": kind,
+                "complement": complement,
+                **_masked(masked_steps, masked_solver, steps),
+            },
             progress=progress,
         )
     engines = request.build(output, source.model) if tensorrt else None
@@ -165,6 +200,16 @@ def command(
     click.echo(f"{shown(output)}: {manifest.precision}, {size:.0f} MB, {seconds:.0f} s")
     if engines is not None:
         engines.show()
+
+
+def _masked(masked_steps: int | None, masked_solver: str | None, steps: int) -> dict[str, object]:
+    """The manifest's fields for masked results; one option alone goes with what holds for all."""
+    if masked_steps is None and masked_solver is None:
+        return {}
+    solver = masked_solver or "euler"
+    chosen = masked_steps or SOLVERS[solver].only_steps or steps
+    solver_taking(solver, chosen)
+    return {"masked_steps": chosen, "masked_solver": solver}
 
 
 def _checkpoint_path(checkpoint: str | None) -> Path:

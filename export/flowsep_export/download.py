@@ -1,7 +1,7 @@
-"""The published checkpoint, fetched once from Zenodo into the user's cache folder.
+"""Download of the published checkpoint from Zenodo into the user's cache folder.
 
-A download that breaks off leaves a `.part` file and goes on from there the next time.  The file gets
-its name only when size and checksum are the record's: a file of that name needs no network again.
+An interrupted download leaves a `.part` file and resumes from it. The file gets its name only when size and
+checksum match the record, so a file of that name needs no network.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def published_checkpoint(
     Args:
         progress: called after every block.
         base_url: of the Zenodo API; default `ZENODO`.
-        folder: where to keep it; default `flowsep/checkpoints` in the user's cache folder.
+        folder: destination; default `flowsep/checkpoints` in the user's cache folder.
 
     Raises:
         DownloadError: no network, no such file, a wrong checksum, no room on the disk.
@@ -115,7 +115,7 @@ def _fetch(remote: RemoteFile, part: Path, progress: Progress) -> str:
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if done and not resumes:
-            # this server sends the whole file whatever is asked
+            # this server ignores ranges and sends the whole file
             digest, done = hashlib.md5(usedforsecurity=False), 0
         with part.open("ab" if resumes else "wb") as file:
             while block := response.read(BLOCK):

@@ -6,7 +6,7 @@ from flowsep_runtime.errors import FlowSepError
 
 
 class ExportError(FlowSepError):
-    """The export was asked for rightly and did not succeed: nothing was written."""
+    """The export failed for other reasons than misuse: nothing was written."""
 
     exit_code = 1
 
@@ -16,15 +16,15 @@ class VerificationError(ExportError):
 
 
 class RangeError(ExportError):
-    """An activation that half precision cannot hold, or only with too little to spare."""
+    """An activation beyond the limit of half precision."""
 
 
 class DownloadError(ExportError):
-    """The published checkpoint cannot be had from the network."""
+    """The published checkpoint cannot be downloaded."""
 
 
 class TokenizerError(FlowSepError):
-    """No tokenizer there, or not this model's."""
+    """The tokenizer is missing, or belongs to another model."""
 
 
 class EngineError(ExportError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,20 +41,16 @@ from flowsep_runtime.bundle.manifest import (
 )
 from flowsep_runtime.versions import installed
 
-#: Called with what is being done and the share of the whole that is done, in [0, 1].
+#: Called with the current task and the completed share in [0, 1].
 Progress = Callable[[str, float], None]
-
-
-#: The default of the published command line.
-DEFAULT_STEPS = 20
 
 
 @dataclass(frozen=True)
 class Source:
     """A model and everything else that its bundle needs.
 
-    `recording [S]` (mono, at the model's rate) is what calibration and verification run on besides
-    random numbers; `is_real` says whether it is one, or a synthetic stand-in.
+    `recording [S]` (mono, at the model's rate) is the input of calibration and verification besides random
+    numbers; `is_real` is false for a synthetic one.
     """
 
     model: FlowSep
@@ -73,8 +70,7 @@ def export_bundle(
     verified: bool = True,
     force: bool = False,
     range_limit: float = LIMIT,
-    default_steps: int = DEFAULT_STEPS,
-    fast: tuple[int, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     progress: Progress = lambda doing, done: None,
 ) -> Manifest:
     """Write a bundle.
@@ -86,8 +82,8 @@ def export_bundle(
         verified: measure every stage against the reference, and write nothing beyond tolerance.
         force: replace a bundle that is there.
         range_limit: the largest half-precision activation allowed on calibration input.
-        default_steps: solver steps that the runtime takes where it is told no others.
-        fast: the same, and the solver, for fast arithmetic; None for those of exact arithmetic.
+        defaults: fields of `ModelEntry` that say what the runtime does where it is told nothing else, such
+            as `default_steps` and `default_kind`.
         progress: called before each piece of work.
 
     Raises:
@@ -104,7 +100,7 @@ def export_bundle(
         manifest = Manifest(
             name=source.name,
             precision=precision,
-            model=_model_entry(source.model, default_steps, fast),
+            model=_model_entry(source.model, defaults or {}),
             tokenizer=TokenizerEntry(FILE, sha256_of(folder / FILE), pad_id(source.tokenizer)),
             graphs=exported,
             stages=verify.unverified(precision),
@@ -153,7 +149,7 @@ def _write_graphs(
                 ranges[graph.name] = largest
         progress(f"converting {graph.name}", 0.6 * (index + 0.4) / len(table))
         entries[graph.name] = _write_graph(graph, program, folder)
-        # the largest graph's weights are 1.8 GB: do not wait for the collector
+        # the largest graph's weights are 1.8 GB: free them now
         del program
         gc.collect()
     return entries, ranges
@@ -209,9 +205,8 @@ def _tensor_entry(spec: TensorSpec) -> TensorEntry:
     return TensorEntry(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
 
 
-def _model_entry(model: FlowSep, default_steps: int, fast: tuple[int, str] | None) -> ModelEntry:
+def _model_entry(model: FlowSep, defaults: Mapping[str, Any]) -> ModelEntry:
     config = model.config
-    fast_steps, fast_solver = fast or (None, "euler")
     return ModelEntry(
         text_width=config.text.d_model,
         sample_rate=config.audio.sampling_rate,
@@ -224,9 +219,7 @@ def _model_entry(model: FlowSep, default_steps: int, fast: tuple[int, str] | Non
         frame_multiple=config.frame_multiple,
         text_length=config.text.max_length,
         vocoder_tail=vocoder_tail(config),
-        default_steps=default_steps,
-        fast_steps=fast_steps,
-        fast_solver=fast_solver,
+        **defaults,
     )
 
 

@@ -1,7 +1,7 @@
-"""The nine graphs of a bundle: what each computes, on what, under which names.
+"""The nine graphs of a bundle: their modules, example inputs and names.
 
-A graph is a row of the table that `graphs` returns.  Which graphs stand behind which stage, and the
-names of their inputs and outputs, are the runtime's contract (`flowsep_runtime.bundle.manifest`).
+A graph is a row of the table that `graphs` returns. The graphs of each stage and the names of their inputs
+and outputs are defined by the runtime (`flowsep_runtime.bundle.manifest`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXAMPLE_GROUPS = 3  # of `frame_multiple` mel frames; not 1, which torch.export 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output; a text in `shape` names a dynamic axis, or says how long it is."""
+    """An input or output; a text in `shape` names a dynamic axis or gives its length as a formula."""
 
     name: str
     shape: tuple[int | str, ...]
@@ -35,7 +35,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file: a module and the tensors it takes and gives."""
+    """One ONNX file: a module with its inputs and outputs."""
 
     name: str
     module: nn.Module
@@ -52,7 +52,7 @@ class Graph:
         )
 
     def dynamic_shapes(self) -> tuple[dict[int, object], ...]:
-        """The dynamic axes of each input, as `torch.export.export` takes them."""
+        """The dynamic axes of each input, in the form of `torch.export.export`."""
         return tuple(
             {i: self.axes[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} for spec in self.inputs
         )

@@ -1,4 +1,4 @@
-"""Half precision, strongly typed: which weights become half, and where float32 stays.
+"""Half precision, strongly typed: the weights that become half, and the parts that stay float32.
 
 The reference computes normalisation statistics, softmax, the snake and T5's residual stream in
 float32 whatever the weights' type is, and every layer casts its input to its weights' type.  So the
@@ -24,7 +24,7 @@ HALF_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.Linear, nn.Embedding
 #: Layers whose weights, and so whose arithmetic, stay float32: patterns of qualified names.
 FLOAT32_ISLANDS = (
     "text_encoder.*.DenseReluDense.wo",  # T5's overflow: its product and the residual beyond half's range
-    "text_encoder.*.relative_attention_bias",  # added to scores that are float32
+    "text_encoder.*.relative_attention_bias",  # added to scores in float32
     "unet.time_embed.*",  # angles: half is too coarse, and it runs once a schedule
     "unet.*.emb_layers.*",
 )
@@ -37,7 +37,7 @@ FLOAT32_OUTPUTS = (
 
 
 def halve(model: FlowSep) -> FlowSep:
-    """A copy of the model whose layers compute in half precision; what stays float32 is shared."""
+    """A copy of the model whose layers compute in half precision; the float32 parts are shared."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     for name, layer in model.named_modules():
         if isinstance(layer, HALF_LAYERS) and not _matches(name, FLOAT32_ISLANDS):
@@ -65,7 +65,7 @@ def mixed_nodes(path: Path) -> list[str]:
     A node whose types do not follow from the graph is among them.
     """
     model = onnx.load(path, load_external_data=False)
-    # not strict: it would stop at the first fault, without a name
+    # not strict, because that stops at the first fault and names no node
     graph = onnx.shape_inference.infer_shapes(model).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info)}
     types |= {value.name: value.type.tensor_type.elem_type for value in graph.output}

@@ -21,11 +21,11 @@ from flowsep_export.stage_inputs import StageInputs
 from flowsep_ref import FlowSep
 from flowsep_runtime.bundle.manifest import RangeEntry
 
-LIMIT = 3e4  # half precision ends at 65504: a recording louder than the calibration's needs some room
+LIMIT = 3e4  # half precision ends at 65504; this leaves room for recordings louder than the calibration's
 
 
 class _Float32Run(fx.Interpreter):
-    """Runs a half-precision graph in float32 and keeps the largest magnitude among its half tensors."""
+    """Run a half-precision graph in float32 and record the largest magnitude of its half tensors."""
 
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__(program.module(check_guards=False))
@@ -102,7 +102,7 @@ def graph_inputs(
     """Inputs of a graph in the float32 model's separation of each case.
 
     Args:
-        graph: its name.
+        graph: name of the graph.
         table: the float32 graphs.
         model: the float32 model they were made of.
         cases: inputs of all stages.

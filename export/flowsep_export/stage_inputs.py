@@ -1,8 +1,8 @@
 """Inputs for the verification of stages: numbers from a generator, and a real recording.
 
-`StageInputs` has an input for every stage.  Random ones are independent of each other, so that a
-fault of one stage cannot hide that of the next; a recording's come from the reference's own run, so
-that every stage sees the numbers that it will see in use.
+`StageInputs` has an input for every stage. Random ones are independent of each other, so a fault of one stage
+cannot hide one of the next; a recording's come from the reference's own run, so that every stage sees the
+numbers that it will see in use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUERY = "a dog barking in the distance"
 
 @dataclass(frozen=True)
 class StageInputs:
-    """Inputs of every stage, B batch, T mel frames, t latent frames; float32 but for ids and mask."""
+    """Inputs of every stage, B batch, T mel frames, t latent frames; float32 except for ids and mask."""
 
     waveform: Tensor  # [B, 160·T]
     input_ids: Tensor  # [B, 50] int64
@@ -75,7 +75,7 @@ CHAIN = "chain"
 
 
 def chain(model: Any, i: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Mixture and query to the target's log-mel and waveform, every stage on what the one before gave."""
+    """Mixture and query to the target's log-mel and waveform, every stage on the output of the one before."""
     mean, std = model.encode_mixture(model.log_mel(i["waveform"]))
     text = model.encode_text(i["input_ids"], i["attention_mask"])
     latent = model.solve(
@@ -100,7 +100,7 @@ def random_inputs(config: FlowSepConfig, frames: int, batch: int, seed: int) -> 
         waveform=normalise(normal(batch, frames * config.audio.hop_length)),
         input_ids=torch.randint(0, config.text.vocab_size, (batch, tokens), generator=rng),
         attention_mask=(torch.arange(tokens)[None] < lengths).long(),
-        # log-mels of recordings lie about -5 ± 2.5, with the floor at log(1e-5)
+        # log-mels of recordings are about -5 ± 2.5, with the floor at log(1e-5)
         log_mel=(normal(*mel) * 2.5 - 5.0).clamp(min=float(np.log(1e-5))),
         posterior_noise=normal(*latent),
         noise=normal(*latent),
@@ -149,7 +149,7 @@ def read_recording(path: Path, rate: int, clip_samples: int) -> Floats:
     """A clip of a recording `[S]`, mono, at the model's rate.
 
     Raises:
-        AudioError: not audio, or nothing in it.
+        AudioError: not audio, or silent.
     """
     recording = read_audio(path)
     samples = np.ascontiguousarray(recording.samples.mean(axis=1, keepdims=True))
@@ -160,7 +160,7 @@ def read_recording(path: Path, rate: int, clip_samples: int) -> Floats:
 
 
 def synthetic_mixture(config: FlowSepConfig) -> Floats:
-    """A clip `[S]` where there is no recording: a gliding harmonic tone, bursts of noise, silence."""
+    """A synthetic clip `[S]` in place of a recording: a gliding harmonic tone, bursts of noise, silence."""
     rate = config.audio.sampling_rate
     time = np.arange(config.clip_samples) / rate
     phase = 2 * np.pi * np.cumsum(220.0 + 80.0 * np.sin(2 * np.pi * 0.4 * time)) / rate

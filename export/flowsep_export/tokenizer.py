@@ -1,4 +1,4 @@
-"""The tokenizer that goes into a bundle, from wherever the user has it."""
+"""The tokenizer of a bundle, from a file, a folder or the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PADDING = "<pad>"
 
 
 def load_tokenizer(source: str | Path, text: TextConfig) -> Tokenizer:
-    """Read a tokenizer and hold it against the model.
+    """Read a tokenizer and check that it fits the model.
 
     Args:
         source: a `tokenizer.json`, a folder (with that file, or with T5's `spiece.model`), or the
@@ -54,7 +54,7 @@ def load_tokenizer(source: str | Path, text: TextConfig) -> Tokenizer:
 
 
 def pad_id(tokenizer: Tokenizer) -> int:
-    """The id that fills up to the text encoder's length; T5's is 0."""
+    """The padding id; T5's is 0."""
     found = tokenizer.token_to_id(PADDING)
     return 0 if found is None else found
 

@@ -1,6 +1,6 @@
 """Comparison of every exported stage, and of the chain of all stages, with the reference.
 
-The stages run through `flowsep_runtime.Pipeline`, as they will in use.
+The stages run through `flowsep_runtime.Pipeline`, as in use.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TOLERANCE: Mapping[Precision, float] = {"float32": 5e-5, "float16": 2e-2}
 #: Relative error allowed to the whole chain, in which the errors of five stages add up.
 CHAIN_TOLERANCE: Mapping[Precision, float] = {"float32": 2.5e-4, "float16": 1e-1}
 
-#: Root mean square (-40 dB of full scale) of the quietest waveform that an error is held against. PyTorch
-#: itself lies 6e-5 from float64 on an output of -67 dB, by rounding alone.
+#: Root mean square (-40 dB of full scale) of the quietest waveform that an error is compared with. PyTorch
+#: itself is 6e-5 from float64 on an output of -67 dB, by rounding alone.
 QUIETEST = 1e-2
 
 #: Checks whose outputs are waveforms in [-1, 1]; other outputs are of the order of one.
@@ -42,7 +42,7 @@ Check = Callable[[Any, Mapping[str, Any]], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs, and where they come from."""
+    """Inputs and their source."""
 
     kind: Literal["random", "recording"]
     inputs: StageInputs
@@ -81,7 +81,7 @@ Judge = Callable[[Check, StageInputs], Sequence[np.ndarray[Any, Any]]]
 
 
 def reference_judge(model: FlowSep) -> Judge:
-    """The PyTorch model says what is right."""
+    """Judge by the PyTorch model."""
 
     def judge(check: Check, inputs: StageInputs) -> Sequence[np.ndarray[Any, Any]]:
         with torch.inference_mode():
@@ -91,7 +91,7 @@ def reference_judge(model: FlowSep) -> Judge:
 
 
 def bundle_judge(pipeline: Pipeline) -> Judge:
-    """A bundle on the CPU says what is right: it was held against the PyTorch model when it was exported."""
+    """Judge by a bundle on the CPU, which was compared with the PyTorch model at export."""
     return lambda check, inputs: check(pipeline, inputs.arrays())
 
 
@@ -104,7 +104,7 @@ def verify(
 ) -> dict[str, StageEntry]:
     """Measure every stage of a bundle (its manifest need not be written yet) against the reference.
 
-    One stage's graphs are in memory at a time, but for the chain's.
+    Only one stage's graphs are in memory at a time, except for the chain.
 
     Returns:
         The manifest's entry of every stage, and of the chain.
@@ -124,7 +124,7 @@ def measure(
     cases: Sequence[Case],
     progress: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, StageEntry]:
-    """The errors of every stage, and of the chain: the largest of what `opened` gives for it."""
+    """The errors of every stage, and of the chain: the largest over all pipelines of `opened`."""
     entries = {}
     for name, check in checks().items():
         progress(name)
@@ -142,7 +142,7 @@ def measure(
 
 def variants(manifest: Manifest, stage: str) -> list[Manifest]:
     """The bundle, and copies of its manifest in which the stage's variants replace the graphs."""
-    graphs = GRAPHS_OF.get(stage, ())  # the chain repeats what its stages were checked for
+    graphs = GRAPHS_OF.get(stage, ())  # the variants of the chain's stages are checked with the stages
     own = [
         replace(manifest, graphs={**manifest.graphs, **replaced}, variants={})
         for replaced in manifest.variants.values()

@@ -2,4 +2,4 @@
 
 
 class RecipeError(RuntimeError):
-    """A step of the recipe cannot go on; the message is one sentence that says what to do."""
+    """A step of the recipe cannot continue; the message is one sentence with the remedy."""

@@ -1,4 +1,4 @@
-"""Reads one file of an unpacked Debian package, also from inside the archives that games keep sounds in.
+"""Files of unpacked Debian packages, and of the archives in them.
 
 An address `archive!inside` names a member:
 

@@ -1,4 +1,4 @@
-"""Make the bundled model from nothing: `python -m recipes.nano.build --work DIR`.
+"""Make the bundled model from scratch: `python -m recipes.nano.build --work DIR`.
 
 Recordings, phrasings, the four trainings, the model, its bundle and its scores.  Each stage is a
 command that anybody could type (`--dry-run` prints them), and each goes on where it was stopped, so
@@ -21,8 +21,8 @@ from recipes.nano.phrasings import CAPTIONS
 HERE = Path(__file__).parent
 CONFIG = HERE / "model.yaml"
 
-# For two CPU cores: hours, not days. Discriminators double a step's cost; within these hours more steps are
-# worth more than they, so --adversarial-from lies behind the end.
+# For two CPU cores: hours, not days. Discriminators double the cost of a step; in these hours more steps gain
+# more, so --adversarial-from lies after the end.
 VOCODER = ["--steps", "3650", "--batch", "8", "--learning-rate", "1e-3", "--adversarial-from", "3650"]
 VAE = ["--steps", "2200", "--batch", "6"]
 FLOW = ["--steps", "26000", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "2", "--naming", "0.05"]
@@ -30,6 +30,8 @@ FLOW += ["--mean", "0.8", "--masking", "2"]
 SHARDS = 120
 #: Solver steps of the bundle.
 STEPS = 4
+#: Options of the bundle: it filters the mixture by default, against the complement, by one evaluation.
+MASKED = ["--kind", "masked", "--complement", "everything except {query}", "--masked-solver", "mean"]
 
 #: The sets of the model card. The third has mixtures of the first.
 TEST_SETS = {
@@ -107,6 +109,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
                 bundle,
                 "--steps",
                 str(STEPS),
+                *MASKED,
                 "--force",
             ],
         ),

@@ -62,7 +62,7 @@ def write_cache(folder: Path, clips: Iterable[Clip]) -> list[Entry]:
     """Store `clips` as a new cache and return its index.
 
     Raises:
-        RecipeError: the folder exists, for a training run may have its files mapped.
+        RecipeError: the folder exists; a training may have mapped its files.
     """
     if folder.exists():
         raise RecipeError(f"{folder} exists already; choose a new folder or delete it.")

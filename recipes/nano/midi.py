@@ -1,4 +1,4 @@
-"""Random playing for the instrument classes: a score, as a Standard MIDI File, and FluidSynth to play it."""
+"""Random music for the instrument classes: a score as a Standard MIDI File, played by FluidSynth."""
 
 from __future__ import annotations
 

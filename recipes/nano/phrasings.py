@@ -1,8 +1,7 @@
-"""Sentences for the text encoder: every class's own words in the forms that people ask in.
+"""Sentences for the text encoder: every class's words in common forms of queries.
 
-Six captions a class are too few to learn English from.  A table of words (`sounds/words.tsv`: what
-makes the sound, what it does, what is heard) and the templates below give thousands; the held-out
-captions are not among them.
+Six captions per class are too few to learn from. A table of words (`sounds/words.tsv`: what makes the sound,
+what it does, what is heard) and the templates below give thousands; the held-out captions are not among them.
 
 `python -m recipes.nano.phrasings --output DIR` writes a drawn thousand a class, and a tokenizer of
 their words.

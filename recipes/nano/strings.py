@@ -1,6 +1,6 @@
 """Strings of single sounds: keys to typing, steps to walking, blows to hammering.
 
-A tenth of a second of a key says little; what people call typing is many keys with their rhythm.
+A single key of a tenth of a second is not recognisable; typing is a rhythm of many keys.
 """
 
 from __future__ import annotations

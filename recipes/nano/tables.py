@@ -1,4 +1,4 @@
-"""The lists in `sounds/`: which recordings stand for which class, and how people would ask for them."""
+"""The lists in `sounds/`: recordings of every class, and phrasings of queries."""
 
 from __future__ import annotations
 

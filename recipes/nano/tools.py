@@ -1,4 +1,4 @@
-"""The programs of other people that the synthesised sounds are made with."""
+"""External programs that make the synthesised sounds."""
 
 from __future__ import annotations
 

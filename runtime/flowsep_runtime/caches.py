@@ -65,7 +65,7 @@ def _memory(name: str) -> Path:
 
 
 def read_checked(path: Path) -> bytes | None:
-    """What `write_checked` wrote; None if it is not there, or was damaged, and then it is removed.
+    """Content that `write_checked` wrote; None if it is missing, or damaged and therefore removed.
 
     Raises:
         OSError: If it is there and cannot be read.

@@ -1,4 +1,4 @@
-"""Numbers that callers give: they reach engines and other C libraries, which take what comes."""
+"""Checks of numbers from callers, before they reach C libraries that check nothing."""
 
 from __future__ import annotations
 

@@ -15,6 +15,9 @@ from flowsep_runtime.backends import DeviceBackend
 #: `stage(name)`: a context around the work of a stage, for example to time it.
 StageContext: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
+#: Called with (steps done, steps) after every step.
+StepProgress: TypeAlias = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -27,22 +30,32 @@ class Clip:
     mask: Floats  # [1, 50]
 
 
-def generate_on_device(
+@dataclass(frozen=True)
+class ClipResult:
+    """Results of a clip's way through all stages."""
+
+    mixture: Floats  # log-mel of the mixture [B, T, 64]
+    log_mel: Floats  # log-mel of the target [B, T, 64]
+    waveform: Floats  # [B, 160 T + 32], of no sample if no waveform was asked for
+
+
+def run_on_device(
     backend: DeviceBackend,
     clip: Clip,
     steps: int,
     solver: str,
     host_solve: Callable[[Floats], Floats],
-    progress: Callable[[int, int], None] | None,
+    progress: StepProgress | None,
     stage: StageContext,
-) -> Floats:
-    """The target's waveform [B, 160 T + 32].
+    vocode: bool,
+) -> ClipResult:
+    """A mixture's waveform to its target.
 
     The loop may be one piece of work for the device: all its steps are reported when it is done.
 
     Args:
         backend: Where the clip goes through.
-        clip, steps, solver, progress, stage: As for `Pipeline.generate`.
+        clip, steps, solver, progress, stage, vocode: As for `Pipeline.run`.
         host_solve: Mixture latent to solution, reporting its steps: for a solver that the backend's loop does
             not know.
     """
@@ -71,8 +84,14 @@ def generate_on_device(
                 progress(done, steps)
         with timed("decode_latent"):
             target = backend.keep("decode_latent", {"latent": on_host if latent is None else latent})
-        with timed("vocode"):
-            return np.asarray(backend.keep("vocode", target)["waveform"].numpy(), np.float32)
+        waveform = np.zeros((batch, 0), np.float32)
+        if vocode:
+            with timed("vocode"):
+                waveform = backend.keep("vocode", target)["waveform"].numpy()
+        # A graph's outputs are valid until it runs again, and each of these ran once.
+        return ClipResult(
+            *(np.asarray(a, np.float32) for a in (log_mel.numpy(), target["log_mel"].numpy(), waveform))
+        )
 
 
 def _rows(array: Floats, batch: int) -> Floats:

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias, TypedDict, cast, get_args
 from flowsep_runtime.bundle.manifest import ModelEntry
 from flowsep_runtime.checks import real_number, whole_number
 from flowsep_runtime.errors import OptionError, QueryError
-from flowsep_runtime.solvers import solver_named
+from flowsep_runtime.solvers import solver_named, solver_taking
 
 MOST_STEPS = 10_000
 
@@ -40,41 +40,46 @@ class OptionFields(TypedDict, total=False):
     candidates: int
     windows: Joining
     window: float | None
-    kind: Kind
+    kind: Kind | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of a separation besides its queries; None is the bundle's default.
 
+    Attributes:
+        steps: Solver steps, at least 1.
+        solver: A name of `solvers.SOLVERS`.
+        seed: Seed of all noise, 0 or more.
+        mono: Separate only the mean of all channels: the target is the same in all channels, and one mask
+            filters them all.
+        guidance: Extrapolation from the velocity for the negative query to that for the query: 1 is the query
+            alone, more exaggerates the difference. Values other than 1 double the solver's work.
+        negative: A description of sounds to keep out; None is the empty query. Needs a guidance other than 1.
+        candidates: Generate this many targets, with this seed and the following ones, and keep the one that
+            explains the mixture best (`candidates.py`), query by query; in a long recording, group of windows
+            by group.
+        windows: Way in which the windows of a long recording are put together.
+        window: Length of the windows in seconds, rounded up to what the model takes. A short window saves the
+            time that silence behind a short recording would take; docs/long-recordings.md has its cost in
+            quality.
+        kind: The target: the model's own waveform ("generated"), or the mixture's samples through a mask
+            ("masked").
+
     Raises:
         OptionError: If a value is out of range.
     """
 
     steps: int | None = None
-    """Solver steps, at least 1."""
     solver: str | None = None
-    """A name of `solvers.SOLVERS`."""
     seed: int = 0
-    """Seed of all noise, 0 or more."""
     mono: bool = False
-    """Separate the mean of all channels only: the target is the same in all channels, and one mask filters
-    them all."""
     guidance: float = 1.0
-    """Distance to go from the answer to the negative query towards the answer to the query: 1 is the query
-    alone, more exaggerates the difference. Other values than 1 double the solver's work."""
     negative: str | None = None
-    """A description of sounds to keep out; None is the empty query. Needs a guidance other than 1."""
     candidates: int = 1
-    """Generate this many targets, with this seed and the following ones, and keep the one that explains the
-    mixture best (`candidates.py`), query by query; in a long recording, group of windows by group."""
     windows: Joining = "joint"
-    """Way in which the windows of a long recording are put together."""
     window: float | None = None
-    """Length of the windows in seconds, rounded up to what the model takes. A short window saves the time
-    that silence behind a short recording would take; docs/long-recordings.md has its cost in quality."""
-    kind: Kind = "generated"
-    """The main result."""
+    kind: Kind | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (("steps", 1, MOST_STEPS), ("seed", 0, None), ("candidates", 1, 1000)):
@@ -94,7 +99,7 @@ class Options:
             )
         if self.windows not in JOININGS:
             raise OptionError(f"There are no windows {self.windows!r}: choose from {', '.join(JOININGS)}.")
-        if self.kind not in KINDS:
+        if self.kind is not None and self.kind not in KINDS:
             raise OptionError(f"There is no kind {self.kind!r}: choose from {', '.join(KINDS)}.")
 
     def fields(self) -> OptionFields:
@@ -109,11 +114,14 @@ class Options:
             precision: The arithmetic that runs.
 
         Raises:
-            OptionError: If the window is not above 0 and at most the model's clip.
+            OptionError: If the window is not above 0 and at most the model's clip, or the solver does not
+                take the steps.
         """
         self.windowed(model)
-        steps, solver = model.schedule(precision, self.steps, self.solver)
-        return ResolvedOptions(**asdict(self) | {"steps": steps, "solver": solver})
+        kind = self.kind or model.default_kind
+        steps, solver = model.schedule(precision, self.steps, self.solver, kind)
+        solver_taking(solver, steps)
+        return ResolvedOptions(**asdict(self) | {"steps": steps, "solver": solver, "kind": kind})
 
     def windowed(self, model: ModelEntry) -> ModelEntry:
         """The model's sizes, with a clip as long as the windows that are asked for."""
@@ -136,3 +144,4 @@ class ResolvedOptions(Options):
 
     steps: int
     solver: str
+    kind: Kind

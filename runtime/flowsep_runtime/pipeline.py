@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,10 @@ from flowsep_runtime.backends import (
     open_chosen,
 )
 from flowsep_runtime.bundle.manifest import STAGES, Manifest
-from flowsep_runtime.device_pipeline import Clip, StageContext, generate_on_device
-from flowsep_runtime.errors import BackendError, OptionError
+from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, StepProgress, run_on_device
+from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
-from flowsep_runtime.solvers import solver_named
+from flowsep_runtime.solvers import solver_taking
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,6 @@ class QueryFeatures:
 
     keys_values: Floats
     mask_bias: Floats
-
-
-@dataclass(frozen=True)
-class _Invariants:
-    mixture_features: Floats
-    query: QueryFeatures
 
 
 class Pipeline:
@@ -179,8 +173,8 @@ class Pipeline:
         if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, len(state))):
             raise ValueError(f"t must be a scalar or [batch]: {times.shape}")
         features = self.time_features(np.atleast_1d(times))
-        invariants = self._invariants(len(state), state.shape[2], mixture_latent, text, mask)
-        return self.velocity_from(state, features, invariants.mixture_features, invariants.query)
+        mixture, query = self._invariants(len(state), state.shape[2], mixture_latent, text, mask)
+        return self.velocity_from(state, features, mixture, query)
 
     def query_features(self, text: ArrayLike, mask: ArrayLike) -> QueryFeatures:
         """Hidden states [B, 50, D] and mask [B, 50] -> their keys and values, for `velocity_from`."""
@@ -223,7 +217,7 @@ class Pipeline:
         mask: ArrayLike,
         steps: int,
         solver: str = "euler",
-        progress: Callable[[int, int], None] | None = None,
+        progress: StepProgress | None = None,
     ) -> Floats:
         """Follows the velocity from noise at t = 0 to a latent at t = 1 (docs/model.md#solver).
 
@@ -238,32 +232,28 @@ class Pipeline:
             Latent [B, 8, t, 16], still times `scale_factor`.
 
         Raises:
-            OptionError: If there is no such solver or steps < 1.
+            OptionError: If there is no such solver, or it does not take that many steps.
         """
-        method = solver_named(solver)
-        if steps < 1:
-            raise OptionError(f"steps must be at least 1 and not {steps}.")
+        method = solver_taking(solver, steps)
         x = self._latent(noise, "noise")
         time_features = self.time_features(method.times(steps))
-        invariants = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
+        mixture, query = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
         if isinstance(self.backend, SolverLoop):
             schedule = Schedule(
                 solver,
                 steps,
                 x,
                 time_features,
-                invariants.mixture_features,
-                invariants.query.keys_values,
-                invariants.query.mask_bias,
+                mixture,
+                query.keys_values,
+                query.mask_bias,
             )
             solution = self.backend.solve(schedule, progress)
             if solution is not None:
                 return solution
 
         def velocity(x: Floats, k: int) -> Floats:
-            return self.velocity_from(
-                x, time_features[k : k + 1], invariants.mixture_features, invariants.query
-            )
+            return self.velocity_from(x, time_features[k : k + 1], mixture, query)
 
         for done, state in enumerate(method.integrate(velocity, x, steps), 1):
             x = state
@@ -284,18 +274,28 @@ class Pipeline:
         clip: Clip,
         steps: int,
         solver: str = "euler",
-        progress: Callable[[int, int], None] | None = None,
+        progress: StepProgress | None = None,
         stage: StageContext = lambda name: nullcontext(),
     ) -> Floats:
+        """Waveform [B, 160 T + 32] of the target, at 16 kHz and in [-1, 1]: all of `run`."""
+        return self.run(clip, steps, solver, progress, stage).waveform
+
+    def run(
+        self,
+        clip: Clip,
+        steps: int,
+        solver: str = "euler",
+        progress: StepProgress | None = None,
+        stage: StageContext = lambda name: nullcontext(),
+        vocode: bool = True,
+    ) -> ClipResult:
         """All stages in a row but for the text's: a mixture's waveform to the target's.
 
         Args:
             clip: Normalised waveform, noise and text; see there for shapes.
             steps, solver, progress: As for `solve`.
             stage: `stage(name)` is entered for every stage's work.
-
-        Returns:
-            Waveform [B, 160 T + 32] at 16 kHz, in [-1, 1].
+            vocode: False to leave the vocoder out.
         """
         self._waveform(clip.waveform)
 
@@ -305,27 +305,30 @@ class Pipeline:
 
         # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
         if isinstance(self.backend, DeviceBackend) and not self.low_memory:
-            return generate_on_device(self.backend, clip, steps, solver, solve, progress, stage)
+            return run_on_device(self.backend, clip, steps, solver, solve, progress, stage, vocode)
         with stage("log_mel"):
-            log_mel = self.log_mel(clip.waveform)
+            mixture = self.log_mel(clip.waveform)
         with stage("encode_mixture"):
-            mean, std = self.encode_mixture(log_mel)
+            mean, std = self.encode_mixture(mixture)
             mixture_latent = mean + std * clip.posterior_noise
         with stage("solve"):
             latent = solve(mixture_latent)
         with stage("decode_latent"):
             log_mel = self.decode_latent(latent)
-        with stage("vocode"):
-            return self.vocode(log_mel)
+        waveform = np.zeros((len(log_mel), 0), np.float32)
+        if vocode:
+            with stage("vocode"):
+                waveform = self.vocode(log_mel)
+        return ClipResult(mixture, log_mel, waveform)
 
     def _invariants(
         self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
-    ) -> _Invariants:
+    ) -> tuple[Floats, QueryFeatures]:
         mixture = self._latent(mixture_latent, "mixture_latent")
         if mixture.shape[2] != frames:
             raise ValueError(f"mixture_latent has {mixture.shape[2]} frames and x {frames}")
         query = self.query_features(text, mask)
-        return _Invariants(
+        return (
             _of_batch(self.mixture_features(mixture), batch, "mixture_latent"),
             QueryFeatures(
                 _of_batch(query.keys_values, batch, "text"), _of_batch(query.mask_bias, batch, "mask")

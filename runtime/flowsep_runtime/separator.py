@@ -34,19 +34,23 @@ BUNDLED = Path(__file__).parent / "assets" / "nano"
 
 @dataclass(frozen=True)
 class Separation:
-    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32."""
+    """Result of `Separator.separate`. All audio has the input's shape, rate and level, in float32.
+
+    Attributes:
+        target: The sound that was asked for: the mixture's own samples through a mask, or, of kind
+            "generated", the model's own waveform, up to 8 kHz.
+        residual: The rest of the mixture, without the sound. With a masked target, target + residual =
+            mixture, sample by sample.
+        timings: Seconds by stage; "load" is the time in which graphs were made ready for the first time.
+        real_time_factor: Seconds of work, without "load", for a second of audio: below 1 is faster than real
+            time.
+    """
 
     target: Floats
-    """The generated target: the model's own waveform, up to 8 kHz."""
-    masked: Floats
-    """The mixture's own samples through the mask that the target implies."""
     residual: Floats
-    """The rest of the mixture: masked + residual = mixture, sample by sample."""
     sample_rate: float
     timings: dict[str, float]
-    """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
     real_time_factor: float
-    """Seconds of work, without "load", for a second of audio: below 1 is faster than real time."""
 
 
 class Separator:
@@ -123,7 +127,7 @@ class Separator:
         noise = np.random.default_rng(0).standard_normal(latent, np.float32)
         waveform = np.zeros((min(channels, largest_batch(self.pipeline)), model.clip_samples), np.float32)
         clip = Clip(waveform, noise, noise, text, np.asarray(tokens.attention_mask, np.float32))
-        self.pipeline.generate(clip, run.options.steps, run.options.solver)
+        self.pipeline.run(clip, run.options.steps, run.options.solver, vocode=not run.masked)
 
     def separate(
         self,
@@ -156,7 +160,7 @@ class Separator:
             options: The fields of `Options`.
 
         Returns:
-            Target, masked target and residual at the input's level, rate, shape and exact length. A silent
+            Target and residual at the input's level, rate, shape and exact length. A silent
             channel (or one that is constant) gives a silent target; if all are, a `FlowSepWarning` says so
             and no model runs.
 
@@ -182,6 +186,8 @@ class Separator:
     ) -> list[Separation]:
         """Separates the sounds that several queries name; the mixture is encoded once for all of them.
 
+        They share the mixture: their masks add up to at most 1, and what is left is no query's.
+
             dog, rain = separator.separate_all(samples, 44100, ["dog barking", "rain"])
 
         Args and errors are those of `separate`.
@@ -201,11 +207,11 @@ class Separator:
         shape, factor = np.shape(audio), work * sample_rate / len(mixture)
         separations = []
         for number in range(len(run.queries)):
-            target = np.concatenate([part.targets[number] for part in known])
-            masked = np.concatenate([part.masked[number] for part in known])
-            residual = (mixture - masked).reshape(shape)
-            target, masked = target.reshape(shape), masked.reshape(shape)
-            separations.append(Separation(target, masked, residual, sample_rate, run.seconds, factor))
+            target, residual = (
+                np.concatenate([tracks[number] for tracks in each]).reshape(shape)
+                for each in ([part.targets for part in known], [part.residuals for part in known])
+            )
+            separations.append(Separation(target, residual, sample_rate, run.seconds, factor))
         return separations
 
     def stream(

@@ -1,8 +1,9 @@
 """Solvers of dx/dt = v(x, t) from t = 0 (noise) to t = 1 (sound), docs/model.md#solver.
 
-A solver is a row of `SOLVERS`: the times at which it asks for the velocity, known before the loop starts so
-that the time features of the whole schedule can be computed in one go, and the integration itself. The rows
-are every method on every grid of times; `euler` is the published one.
+A solver is a row of `SOLVERS`: the times at which it evaluates the velocity, known before the loop so that
+all time features are computed together, and the integration itself. The rows are every method on every grid
+of times (`euler` is the published one), and `mean`, which does not integrate: one evaluation gives the mean
+of all targets that fit the mixture and the query.
 
 Methods: Euler, midpoint, Heun (the explicit ones of Hairer, Norsett, Wanner, "Solving ordinary differential
 equations I", sections II.1 and III.1) and Adams-Bashforth of two and three steps, whose weights follow from
@@ -27,10 +28,15 @@ Times: TypeAlias = NDArray[np.float64]
 
 class Solver(NamedTuple):
     """`times(steps)` gives the evaluation times [evaluations]; `integrate(velocity, x, steps)` yields the
-    state after each step."""
+    state after each step.
+
+    Attributes:
+        only_steps: The one number of steps that it takes; None: any.
+    """
 
     times: Callable[[int], Floats]
     integrate: Callable[[Velocity, Floats, int], Iterator[Floats]]
+    only_steps: int | None = None
 
 
 class _Method(NamedTuple):
@@ -104,6 +110,12 @@ _METHODS: Mapping[str, _Method] = {
 }
 
 
+def _mean(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
+    """The mean of all targets. The flow is trained on x_1 - x_0, and at t = 0 the state says nothing of x_1:
+    with the noise at its own mean, 0, the velocity is the mean of x_1."""
+    yield velocity(np.zeros_like(x), 0)
+
+
 def _on_grid(method: _Method, warp: Callable[[Times], Times]) -> Solver:
     def grid(steps: int) -> Times:
         return warp(np.arange(steps + 1) / steps)
@@ -118,7 +130,7 @@ SOLVERS: Mapping[str, Solver] = {
     method + suffix: _on_grid(_METHODS[method], warp)
     for suffix, warp in _GRIDS.items()
     for method in _METHODS
-}
+} | {"mean": Solver(lambda steps: np.zeros(1, np.float32), _mean, only_steps=1)}
 
 
 def euler_steps(solver: str, steps: int) -> Floats | None:
@@ -140,3 +152,19 @@ def solver_named(name: str) -> Solver:
         return SOLVERS[name]
     except KeyError:
         raise OptionError(f"There is no solver {name!r}: choose from {', '.join(SOLVERS)}.") from None
+
+
+def solver_taking(name: str, steps: int) -> Solver:
+    """The row of that name, if it takes that many steps.
+
+    Raises:
+        OptionError: If there is none, or it does not.
+    """
+    solver = solver_named(name)
+    if steps < 1:
+        raise OptionError(f"steps must be 1 or more and not {steps}.")
+    if solver.only_steps not in (None, steps):
+        raise OptionError(
+            f"The solver {name} takes {solver.only_steps} step and not {steps}: leave steps out."
+        )
+    return solver

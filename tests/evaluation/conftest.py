@@ -35,7 +35,9 @@ class Pretender(Separator):
         self.seeds.append(options.pop("seed"))
         self.more.append(options)
         target = self.answer(audio, query)
-        return Separation(target, audio * np.float32(0.5), audio - target, sample_rate, {"load": 0.0}, 0.1)
+        if options["kind"] == "masked":
+            target = audio * np.float32(0.5)
+        return Separation(target, audio - target, sample_rate, {"load": 0.0}, 0.1)
 
 
 @pytest.fixture

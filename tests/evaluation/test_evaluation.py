@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from flowsep_eval import evaluate, read_manifest
-from flowsep_eval.ceiling import through_autoencoder_and_vocoder
+from flowsep_eval.ceiling import masked_by_autoencoder, through_autoencoder_and_vocoder
 from flowsep_eval.evaluation import item_seed
 from flowsep_eval.pictures import chosen
 from flowsep_eval.scores import together
@@ -178,6 +178,22 @@ def test_the_ceiling_renders_the_targets_own_latent(toy_bundle: Path, test_set: 
     assert long.shape == (25000,) and np.isfinite(long).all()
     # silence in the mixture stays silence
     assert not through_autoencoder_and_vocoder(pipeline, 0 * target, 0 * mixture).any()
+
+
+def test_the_ceiling_of_a_mask_is_the_mixture_through_the_decoded_shares(
+    toy_bundle: Path, test_set: Path
+) -> None:
+    pipeline = Separator.load(toy_bundle, threads=1).pipeline
+    target, rest = tone(300.0), tone(3000.0)
+    found = masked_by_autoencoder(pipeline, target, target + rest)
+    assert found.shape == target.shape and np.isfinite(found).all()
+    left = masked_by_autoencoder(pipeline, rest, target + rest)
+    # the shares of two sounds add up to one: so do the masked mixtures, without the mean
+    whole = target + rest
+    np.testing.assert_allclose(found + left, whole - whole.mean(), atol=1e-4)
+    assert not masked_by_autoencoder(pipeline, 0 * target, 0 * target).any()
+    long = masked_by_autoencoder(pipeline, np.tile(target, 3)[:25000], np.tile(whole, 3)[:25000])
+    assert long.shape == (25000,) and np.isfinite(long).all()
 
 
 def test_sets_together_are_all_their_rows(pretend: Pretend, test_set: Path) -> None:

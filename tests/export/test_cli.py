@@ -72,12 +72,17 @@ def test_without_verification_no_error_is_claimed(
         "--steps=7",
         "--fast-steps=3",
         "--fast-solver=ab2",
+        "--kind=masked",
+        "--complement=all but {query}",
+        "--masked-solver=mean",
         f"--output={tmp_path / 'bundle'}",
     )
     assert code == 0 and "not verified" in out
     model = Manifest.read(tmp_path / "bundle").model
     assert model.schedule("exact", None, None) == (7, "euler")
     assert model.schedule("fast", None, None) == (3, "ab2")
+    assert model.schedule("fast", None, None, "masked") == (1, "mean")
+    assert (model.default_kind, model.complement) == ("masked", "all but {query}")
     errors = [entry.error for entry in Manifest.read(tmp_path / "bundle").stages.values()]
     assert {error.relative for error in errors} == {error.real_relative for error in errors} == {None}
 

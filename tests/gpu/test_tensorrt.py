@@ -233,6 +233,28 @@ def test_a_separator_warms_up_and_separates(pipeline: Pipeline, on_cpu: Pipeline
     assert len(machine.cuda.memory) == memory, "the first separation had to prepare something"
 
 
+@pytest.mark.parametrize(("solver", "steps"), [("mean", 1), ("euler", 2), ("heun", 2)])
+def test_masks_of_a_clip_and_of_a_long_recording_are_those_of_the_processor(
+    pipeline: Pipeline, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch, solver: str, steps: int
+) -> None:
+    backend: Any = pipeline.backend
+    run = backend.keep
+    ran: list[str] = []
+
+    def watched(graph: str, inputs: Any) -> Any:
+        ran.append(graph)
+        return run(graph, inputs)
+
+    monkeypatch.setattr(backend, "keep", watched)
+    for samples in (9000, 3 * MODEL.clip_samples):
+        audio = normal(3, samples)
+        options: Any = {"kind": "masked", "solver": solver, "steps": steps}
+        found = Separator(pipeline).separate(audio, 16000, "rain", **options)
+        expected = Separator(on_cpu).separate(audio, 16000, "rain", **options)
+        assert np.allclose(found.target, expected.target, atol=1e-5)
+    assert "decode_latent" in ran and "vocode" not in ran
+
+
 def test_more_channels_than_the_engines_take_go_in_turns(pipeline: Pipeline, on_cpu: Pipeline) -> None:
     audio = normal(3, 6000, 4)
     found = Separator(pipeline).separate(audio, 16000, "rain", steps=1)

@@ -38,7 +38,6 @@ PROGRAMS = {
     "python -m recipes.nano.phrasings": ("recipes.nano.phrasings", []),
     "python -m recipes.nano.prepare": ("recipes.nano.prepare", []),
     "python -m recipes.nano.example": ("recipes.nano.example", []),
-    "python -m recipes.nano.picture": ("recipes.nano.picture", []),
     "python -m benchmarks.latency": ("benchmarks.latency.cli", []),
     "python -m benchmarks.cost.graphs": ("benchmarks.cost.graphs", []),
     "python -m benchmarks.latency.scaling": ("benchmarks.latency.scaling", []),

@@ -1,4 +1,4 @@
-"""What callers give by mistake is one sentence, and never reaches an engine or another C library."""
+"""Wrong arguments give one sentence, and never reach a C library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD = np.random.default_rng(0).uniform(-0.5, 0.5, (2000, 2)).astype(np.float32)
 def test_channels_first_is_named_and_reaches_no_resampler(
     separator: Separator, monkeypatch: pytest.MonkeyPatch, samples: int
 ) -> None:
-    """As librosa and torchaudio give it: soxr overflows its stack with some ten thousand channels."""
+    """Channels first, as in librosa: soxr overflows its stack with some ten thousand channels."""
     monkeypatch.setattr("soxr.resample", lambda *_: pytest.fail("reached soxr"))
     audio = np.zeros((2, samples), np.float32)
     sentence = rf"has 2 samples of {samples} channels: .*at most 64 channels, so transpose"

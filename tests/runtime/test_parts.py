@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from flowsep_runtime import BundleError, Manifest, OptionError
 from flowsep_runtime.app.outputs import check_outputs, default_output, replacing, slug
-from flowsep_runtime.separation.masking import masked_mixture
 from flowsep_runtime.separation.queries import Tokenizer
 from flowsep_runtime.separation.windows import cross_fade, window_starts
 
@@ -47,43 +45,6 @@ def test_a_cross_fade_moves_smoothly_from_one_to_the_other() -> None:
     assert np.all(np.diff(track[:, 0]) <= 0)
     assert np.abs(np.diff(track[:, 0])).max() < 0.04
     assert (track[:50] == 1).all() and (track[100:] == 0).all()
-
-
-def tone(frequency: float, rate: int, seconds: float = 1.0) -> Any:
-    return np.sin(2 * np.pi * frequency * np.arange(int(rate * seconds)) / rate).astype(np.float32)
-
-
-@pytest.mark.parametrize("rate", [8000, 16000, 44100, 192000])
-def test_a_mask_keeps_the_targets_tone_with_the_mixtures_phase(rate: int) -> None:
-    wanted, other = tone(500, rate), tone(2100, rate)
-    generated = -wanted  # as loud, and of the opposite phase
-    masked = masked_mixture(wanted + other, generated, rate, rate / 2)
-    inner = slice(rate // 10, -rate // 10)
-    assert np.abs(masked - wanted)[inner].max() < 0.02
-
-
-def test_an_equal_target_keeps_the_whole_mixture_and_a_silent_one_nothing() -> None:
-    mixture = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
-    assert np.allclose(masked_mixture(mixture, mixture, 16000, 8000), mixture, atol=1e-5)
-    assert not masked_mixture(mixture, np.zeros_like(mixture), 16000, 8000).any()
-    assert not masked_mixture(np.zeros_like(mixture), np.zeros_like(mixture), 16000, 8000).any()
-
-
-def test_the_mask_extends_above_the_targets_band() -> None:
-    mixture = np.random.default_rng(0).standard_normal(96000).astype(np.float32)
-    spectrum = np.fft.rfft(mixture)
-    spectrum[np.fft.rfftfreq(96000, 1 / 48000) > 7500] = 0
-    target: Any = np.fft.irfft(spectrum).astype(np.float32) / 2
-    masked = masked_mixture(mixture, target, 48000, 7200)
-    power = np.abs(np.fft.rfft(masked)) ** 2 / np.maximum(np.abs(np.fft.rfft(mixture)) ** 2, 1e-9)
-    assert np.median(power[np.fft.rfftfreq(96000, 1 / 48000) > 10000]) == pytest.approx(0.25, rel=0.1)
-
-
-def test_long_signals_are_masked_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    mixture, target = np.random.default_rng(0).standard_normal((2, 30000)).astype(np.float32)
-    whole = masked_mixture(mixture, target, 16000, 8000)
-    monkeypatch.setattr("flowsep_runtime.separation.masking.BLOCK_FRAMES", 7)
-    assert np.allclose(masked_mixture(mixture, target, 16000, 8000), whole, atol=1e-6)
 
 
 def test_tokens_are_padded_and_cut_with_the_end_kept(toy_bundle: Path) -> None:

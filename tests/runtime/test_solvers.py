@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsep_runtime.solvers import SOLVERS, Solver, euler_steps
+from flowsep_runtime import OptionError
+from flowsep_runtime.solvers import SOLVERS, Solver, euler_steps, solver_taking
 
 # the first step of ab3 is Euler's, whose error is of the second order
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "ab2": 2, "ab3": 2}
 EVALUATIONS = {"midpoint": 2, "heun": 2}
-NAMES = list(SOLVERS)
+NAMES = [name for name, solver in SOLVERS.items() if solver.only_steps is None]
 
 
 def method_of(name: str) -> str:
@@ -35,6 +36,23 @@ def error(solver: Solver, steps: int) -> float:
     w = FREQUENCIES
     exact = (STARTS + 1 / (1 + w**2)) * np.e + (w * np.sin(w) - np.cos(w)) / (1 + w**2)
     return float(np.linalg.norm(last - exact))
+
+
+def test_the_mean_is_the_velocity_of_no_noise_at_the_start() -> None:
+    asked: list[tuple[float, int]] = []
+
+    def velocity(
+        x: np.ndarray[tuple[int, ...], np.dtype[np.float32]], k: int
+    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        asked.append((float(np.abs(x).max()), k))
+        return x + np.float32(7)
+
+    solver = solver_taking("mean", 1)
+    (state,) = solver.integrate(velocity, np.full(3, 5, np.float32), 1)
+    assert state.tolist() == [7, 7, 7]
+    assert asked == [(0, 0)] and solver.times(1).tolist() == [0]
+    with pytest.raises(OptionError, match="takes 1 step"):
+        solver_taking("mean", 2)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -65,7 +65,11 @@ def weights() -> dict[str, Floats]:
     }
 
 
-def write_toy_bundle(folder: Path, others: Mapping[str, Callable[[Builder], None]] | None = None) -> Path:
+def write_toy_bundle(
+    folder: Path,
+    others: Mapping[str, Callable[[Builder], None]] | None = None,
+    model: ModelEntry = MODEL,
+) -> Path:
     """Writes the bundle into a new folder and returns the folder; `others` replaces the nodes of graphs."""
     folder.mkdir()
     nodes = {**NODES, **(others or {})}
@@ -75,7 +79,7 @@ def write_toy_bundle(folder: Path, others: Mapping[str, Callable[[Builder], None
     Manifest(
         name="toy",
         precision="float32",
-        model=MODEL,
+        model=model,
         tokenizer=TokenizerEntry(entry.name, entry.sha256, PAD),
         graphs=graphs,
         stages={stage: StageEntry(names, StageError(tolerance=5e-5)) for stage, names in STAGES.items()},

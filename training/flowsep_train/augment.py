@@ -1,7 +1,7 @@
-"""Random changes of a recording: its voice (pitch, tempo), its tint (equalisation) and its room.
+"""Random changes of a recording: voice (pitch, tempo), timbre (equalisation) and room.
 
-All arithmetic is on mono float32 `[S]` at 16 kHz. What is drawn for a track holds for the whole of it:
-one voice, one microphone, one room.
+All arithmetic is on mono float32 `[S]` at 16 kHz. The changes of a track hold for the whole track: one voice,
+one microphone, one room.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Augmentation:
 
     @classmethod
     def none(cls) -> Augmentation:
-        """Recordings as they are."""
+        """No changes."""
         return cls(speed=0, pitch=0, stretch=0, equalise=0, low_pass=0, reverberate=0, gain=(1.0, 1.0))
 
     def draw(self, rng: np.random.Generator) -> Effects:
@@ -76,7 +76,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Effects:
-    """One voice in one place: what was drawn for a track.
+    """One voice in one place: the changes of a track.
 
     A track of several recordings gives each of them its `voice` and the whole of them `place`, which is
     cheaper and lets the room ring on between them. A recording by itself is simply called with.
@@ -92,7 +92,7 @@ class Effects:
         return revoice(x, self.pitch, self.tempo)
 
     def place(self, x: Audio) -> Audio:
-        """Tint and room; keeps the length."""
+        """Timbre and room; keeps the length."""
         x = self.tint(x)
         return x if self.room is None else reverberate(x, self.room)
 
@@ -133,8 +133,8 @@ class Equaliser:
 def revoice(x: Audio, pitch: float = 1.0, tempo: float = 1.0) -> Audio:
     """Multiply all frequencies by `pitch` and the tempo by `tempo`: `[S]` to `[S / tempo]`, rounded.
 
-    Where the two are alike it is a playback at another speed. Otherwise a phase vocoder stretches
-    the sound first, for what resampling to the pitch then does to its length.
+    If both are equal, it is a playback at another speed. Otherwise a phase vocoder first compensates the
+    change of length by the resampling.
     """
     n = max(round(len(x) / tempo), min(len(x), 1))
     if pitch != tempo:

@@ -1,4 +1,4 @@
-"""`flowsep-train`: the trainings from the command line."""
+"""`flowsep-train`: the command line of the trainings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLISHED = "published sizes"
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which model: sizes, work folder, where to start from."""
+    """The options that choose the model: sizes, work folder, start."""
     for option in (
         click.option(
             "--from",
@@ -41,7 +41,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where recordings are."""
+    """The options for recordings."""
     for option in (
         click.option(
             "--skip-missing",
@@ -258,7 +258,7 @@ def bank_of(
 
 
 def needed(part: str, option: str, value: Path | None) -> Path:
-    """The value of an option that a part cannot do without."""
+    """The value of an option that a part requires."""
     if value is None:
         raise click.UsageError(f"training the {part} needs {option}.")
     return value

@@ -45,7 +45,7 @@ class Column(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """Looks at every `period`-th sample: the waveform folded into an image of that width."""
+    """Discriminator of every `period`-th sample: the waveform folded into an image of that width."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class ResolutionDiscriminator(nn.Module):
-    """Looks at the magnitudes of one short-time spectrum."""
+    """Discriminator of the magnitudes of one short-time spectrum."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class ResolutionDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """All of both kinds."""
+    """All discriminators of both kinds."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Discriminators(nn.Module):
         )
 
     def forward(self, waveform: Tensor) -> list[Verdict]:
-        """`[B, S]` to one verdict a discriminator."""
+        """`[B, S]` to one result for each discriminator."""
         return [judge(waveform) for judge in self.all]
 
 

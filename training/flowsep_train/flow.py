@@ -21,11 +21,11 @@ from flowsep_train.text import QueryEncoder, complement
 SIGMA_MIN = 1e-4
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
-#: Share of mixtures that are asked for what is not in them: the target is silence, the rest everything.
+#: Share of mixtures with queries for absent sounds: the target is silence, the rest is everything.
 ABSENT = 0.25
 #: Pieces are an eighth of a clip, a quarter, half of one, or whole.
 SHARES = (8, 4, 2, 1)
-#: A sound is heard at a place if its latent lies so far from silence there, in the mean over its numbers.
+#: Mean distance of a latent from silence from which on a sound counts as audible at a place.
 AUDIBLE = 0.3
 
 
@@ -102,7 +102,7 @@ class FlowBatches:
         return int(rng.choice(SHARES, p=weights / weights.sum()))
 
     def __call__(self, rng: np.random.Generator, number: int) -> FlowBatch:
-        """Batch `number`, of the generator that belongs to it."""
+        """Batch `number`, from its own generator."""
         self.drawn += 1
         if self.drawn % self.REFRESH == 0:
             self.cache.refresh()

@@ -1,12 +1,11 @@
-"""Mixtures as latents on disk: what the flow is trained on.
+"""Mixtures as latents on disk, the training data of the flow.
 
-Encoding a clip costs more than a training step on it, and the same clip teaches something new with
-every other noise, time, piece and phrasing.  A cache is a folder of shards, each an array
-`[clips, 4, 8, t, 16]` in half precision beside a list of the classes.  The four rows of a clip are
-the mixture's mean and deviation, the mean of its first sound, and the mean of everything else in it.
-A clip is one mixture, or several short ones in a row: short ones teach more sounds an hour, whole
-ones what a long clip looks like.  A cache can grow while a training reads it, and is all that a
-training elsewhere needs.
+Encoding a clip costs more than a training step on it, and the same clip gives new examples with other noise,
+times, pieces and phrasings. A cache is a folder of shards, each an array `[clips, 4, 8, t, 16]` in half
+precision beside a list of the classes. The four rows of a clip are the mixture's mean and deviation, the mean
+of its first sound, and the mean of everything else in it. A clip is one mixture, or several short ones in a
+row: short ones teach more sounds an hour, whole ones what a long clip looks like. A cache can grow while a
+training reads it, and is all that a training elsewhere needs.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Latents = NDArray[np.float16]
 SECTIONS = 4
 #: Share of clips that are one mixture.
 WHOLE = 0.15
-#: Mixtures that are drawn in search of one that is long enough.
+#: Number of attempts to draw a mixture that is long enough.
 TRIES = 200
 #: A short mixture lies at most this far below the published level, in dB.
 QUIETER = 15.0
@@ -138,7 +137,7 @@ def write_cache(
     seed: int,
     written: Callable[[int], None] = lambda shards: None,
 ) -> None:
-    """Write the shards of a cache that are not there yet, and the latent of silence.
+    """Write the missing shards of a cache, and the latent of silence.
 
     Args:
         folder: of the cache.
@@ -178,7 +177,7 @@ class LatentCache:
         """Latent of a silent clip, unscaled `[8, t, 16]`."""
 
     def refresh(self) -> None:
-        """Take in shards that were written since."""
+        """Add shards that were written since."""
         for path in sorted(self.folder.glob("shard-*.npy")):
             if path.stem not in self.shards:
                 labels = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

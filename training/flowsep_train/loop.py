@@ -73,7 +73,7 @@ def train_text(
     seed: int = 0,
     learning_rate: float | None = None,
 ) -> None:
-    """Train the text encoder to tell the classes of their phrasings, in one go (minutes)."""
+    """Train the text encoder to classify phrasings, without checkpoints (minutes)."""
     lightning.seed_everything(seed, verbose=False)
     encoder = parts.untrained("text")
     if parts.base is None:
@@ -196,7 +196,7 @@ def decoder_imitation(parts: ModelParts, cache: LatentCache, run: Run) -> Decode
 
 
 def mixed(captions: Phrases, sentences: Phrases | None, share: int = 30) -> Phrases:
-    """Captions and made sentences of every class, each kind half of the whole.
+    """Captions and generated sentences of every class, half of each kind.
 
     Args:
         captions: by label.
@@ -212,7 +212,7 @@ def mixed(captions: Phrases, sentences: Phrases | None, share: int = 30) -> Phra
 
 
 def rate(part: str, run: Run) -> float:
-    """The learning rate that was asked for, or the part's own."""
+    """The given learning rate, or the part's default."""
     return LEARNING_RATE[part] if run.learning_rate is None else run.learning_rate
 
 
@@ -240,7 +240,7 @@ class Repeatable(Callback):
 
 
 class Batches(lightning.LightningDataModule):
-    """A stream of batches that starts behind the last one that was trained on."""
+    """A stream of batches that starts after the last trained one."""
 
     def __init__(self, draw: Callable[[np.random.Generator, int], Any], run: Run, progress: Progress) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ def fit(
     """Run one training to its end, from `work/<part>/last.ckpt` if that is there."""
     if run.threads:
         torch.set_num_threads(run.threads)
-    # its advertisements and its account of the devices are not for our users
+    # its advertisements and its list of devices are not for users
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     folder = work / part

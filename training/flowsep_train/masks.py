@@ -1,4 +1,4 @@
-"""The loss of a mask: what a separation by masking gets wrong, in a form that a flow can learn from.
+"""The loss of a mask: the error of a separation by masking, in a differentiable form.
 
 A mask is the share of a time-frequency cell that belongs to the target.  It follows from the log-mel
 spectrograms of a target and of everything else, and those from latents.  The decoder costs several

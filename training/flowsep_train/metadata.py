@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-#: Files that a folder of recordings is searched for.
+#: Extensions of recordings in a folder.
 SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"})
 #: Every n-th recording of a labelled folder is held out as `test`.
 HELD_OUT = 10
@@ -38,12 +38,12 @@ class Recording:
 
 @dataclass
 class Listing:
-    """Recordings and what they are called.
+    """Recordings and their labels.
 
     Attributes:
         recordings: of all splits.
         captions: phrasings by label; a label that is missing here is its own only phrasing.
-        alone: labels that stand for one recording each, named by its path, for want of a class.
+        alone: labels of single recordings without a class, named by their paths.
     """
 
     recordings: list[Recording] = field(default_factory=list)
@@ -52,12 +52,12 @@ class Listing:
 
 
 def list_sounds(path: str | Path, root: str | Path | None = None, skip_missing: bool = False) -> Listing:
-    """Every recording of a cache, a metadata file or a labelled folder; told apart by what is there.
+    """Every recording of a cache, a metadata file or a labelled folder; distinguished by their content.
 
     Args:
         path: the folder or the metadata file.
         root: what a metadata file's relative paths start from (see `read_metadata`).
-        skip_missing: leave out rows of a metadata file whose recording is not there.
+        skip_missing: leave out rows of a metadata file whose recording is missing.
 
     Raises:
         ValueError: it is none of the three, or has a fault, or has no recording.

@@ -1,4 +1,4 @@
-"""Mixtures of two sounds, with queries for each of them (docs/model.md#training)."""
+"""Mixtures of sounds, with queries for each of them (docs/model.md#training)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def draw_mixture(
 
 
 def mix(sources: list[Audio], labels: tuple[str, ...]) -> Mixture:
-    """Add sounds up, bring the mixture to the published normalisation, and them by the same gain."""
+    """Add sounds, normalise the mixture as published, and scale the sounds by the same gain."""
     whole = np.sum(sources, axis=0)
     mean = whole.mean()
     gain = np.float32(0.5 / (np.abs(whole - mean).max() + 1e-8))

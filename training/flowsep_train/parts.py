@@ -1,4 +1,4 @@
-"""The four parts that are trained one after the other, wherever their weights come from."""
+"""The four parts that are trained one after the other, and the sources of their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectrograms in the TensorBoard log: what goes in, what should come out, what does."""
+"""Spectrograms in the TensorBoard log: input, target and output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOWEST, HIGHEST = -11.5, 2.0
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A training that can show what it does."""
+    """A training with pictures of its state."""
 
     def pictures(self, batch: Any) -> dict[str, Tensor]:
         """Images by name, `[rows, T, 64]` in log-mel, time first."""

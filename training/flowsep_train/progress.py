@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class Progress(Callback):
-    """A bar on a terminal, a line every two minutes elsewhere; stops the training after `batches`.
+    """A progress bar on a terminal, a line every two minutes elsewhere; stops the training after `batches`.
 
     It counts for itself and keeps the count in the checkpoint: Lightning's limits count optimiser
     steps, which are two a batch for the vocoder, and its batch counter is one behind when a

@@ -18,10 +18,10 @@ from flowsep_train.metadata import Recording, list_sounds
 
 __all__ = ["Audio", "Augmentation", "Recording", "SoundBank", "fade"]
 
-#: Files up to this long are decoded whole and kept for a while, longer ones piece by piece.
+#: Longest file that is decoded as a whole and cached; longer ones are read in pieces.
 WHOLE_SECONDS = 30
 KEPT_FILES = 32
-#: Pieces that are drawn from a recording before it is taken to be silent.
+#: Pieces that are drawn from a recording before it counts as silent.
 TRIES = 4
 
 
@@ -86,8 +86,8 @@ class SoundBank:
     def track(self, label: str, samples: int, rng: np.random.Generator) -> Audio:
         """A track of one class, augmented, `[samples]`; peak 1.
 
-        Most recordings of a class are one bark, one key: they are strung together. A recording that is
-        a class of its own is a scene and stands by itself, unless it is shorter than a third of the track.
+        Most recordings of a class are a single bark or key, so several are joined. A recording that is a
+        class of its own is a scene and stands by itself, unless it is shorter than a third of the track.
         """
         effects = self.augmentation.draw(rng)
         out = self.scene(label, samples, effects, rng) if label in self.alone else None
@@ -175,7 +175,7 @@ def decoded(path: Path) -> Audio:
 
 @contextmanager
 def opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """A sound file; what is wrong with it becomes one sentence."""
+    """Open a sound file; a fault becomes one sentence."""
     try:
         with soundfile.SoundFile(path) as file:
             yield file

@@ -1,8 +1,8 @@
 """Training of a small text encoder, and the hidden states of every phrasing.
 
-The published encoder, FLAN-T5, has read the web; a small one starts without knowing that "a dog
-barks" and "barking dog" are one thing.  Telling the classes of the trained phrasings apart for a few
-hundred steps takes seconds and teaches it that.  Either is frozen while the flow is trained.
+The published encoder, FLAN-T5, was trained on text of the web; a small one does not know that "a dog barks"
+and "barking dog" are the same. A few hundred steps of classifying the phrasings teach it that in seconds.
+Either is frozen while the flow is trained.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def pooled(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 class QueryEncoder:
-    """Captions to hidden states, with a memory: the encoder is frozen and captions come again.
+    """Captions to hidden states, with a cache, because the encoder is frozen and captions repeat.
 
     No module of its own, so that a flow's checkpoints do not carry the text encoder.
 

@@ -15,7 +15,7 @@ from flowsep_ref.vocoder import Vocoder
 from flowsep_train.discriminators import Discriminators, discriminator_loss, generator_loss
 from flowsep_train.schedule import cosine
 
-#: Mel bands below this (-80 dB) are inaudible: without it the gaps between sounds are all of the loss.
+#: Floor of mel bands (-80 dB, inaudible): without it, gaps between sounds dominate the loss.
 FLOOR = -9.2
 
 #: Against an adversarial weight of 1; HiFi-GAN's 45 for the mel loss, shared with the spectral one.

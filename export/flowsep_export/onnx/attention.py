@@ -15,13 +15,13 @@ LOWEST_BIAS = -1e4
 
 
 def soften_in_half(model: onnx.ModelProto) -> int:
-    """Take the casts to float32 and back from around the softmax of attention in half, in place.
+    """Remove the casts to float32 and back around the softmax of half-precision attention, in place.
 
     MatMul, Add, Softmax, MatMul in one type is the pattern that TensorRT turns into one kernel, which
     computes the softmax in float32 inside. Scores that are float32 themselves (T5's) stay as they are.
 
     Returns:
-        How many attentions were changed.
+        Number of changed attentions.
     """
     graph = model.graph
     maker, readers = makers(graph), users(graph)

@@ -30,12 +30,12 @@ from flowsep_export.rewrites.snake import TRANSLATIONS
 from flowsep_runtime.bundle.manifest import FileEntry
 
 OPSET = 20
-EMBED_AT_MOST = 64 << 20  # bytes of weights: beyond, they go into a file of their own, which backends can map
-EMBED_TENSOR = 64 << 10  # bytes: beside a file of weights, smaller tensors stay in the graph
-FOLD_AT_MOST = 1 << 40  # elements: weights that are sliced or transposed are so once, here
+EMBED_AT_MOST = 64 << 20  # bytes of weights; larger ones go into a file of their own, which backends can map
+EMBED_TENSOR = 64 << 10  # bytes; smaller tensors stay in the graph even if there is a file of weights
+FOLD_AT_MOST = 1 << 40  # elements; slices and transposes of weights are computed here, once
 
-# Those of onnxscript's default rules that find something here; all of them take as long as everything else.
-# The rule that merges two Casts stays out: from float32 to half and back is a rounding, not nothing.
+# The default rules of onnxscript that apply here; all of them would double the time. Without the rule that
+# merges two Casts: from float32 to half and back is a rounding, not an identity.
 REWRITES = (
     rules.no_op_cast_rule,
     rules.transpose_transpose_rule,
@@ -49,7 +49,7 @@ REWRITES = (
 
 
 def trace(graph: Graph) -> ExportedProgram:
-    """The graph as torch.export sees it, dynamic in the table's axes."""
+    """The graph traced by torch.export, dynamic in the table's axes."""
     with _quiet(), torch.no_grad():
         return torch.export.export(
             graph.module, graph.example(), dynamic_shapes=graph.dynamic_shapes(), strict=False
@@ -158,7 +158,7 @@ def _forget_the_exporter(model: ir.Model) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks, which no user can act on."""
+    """Suppress the exporter's messages, which no user can act on."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -24,11 +24,11 @@ HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
 
 
 def rewrite_for_cuda(model: onnx.ModelProto) -> int:
-    """Both passes, in place: attention without casts around its softmax, then fused where nothing is added to
-    its scores.
+    """Both passes, in place: attention without casts around its softmax, then fused if its scores have no
+    bias.
 
     Returns:
-        How many attentions were fused; with 0, the CUDA provider gains nothing.
+        Number of fused attentions; with 0, the CUDA provider gains nothing.
     """
     soften_in_half(model)
     return fuse_attention(model)
@@ -36,7 +36,7 @@ def rewrite_for_cuda(model: onnx.ModelProto) -> int:
 
 @dataclass(frozen=True)
 class _Attention:
-    """Queries, keys and values `[B, N, H · D]`, as they are before the heads are told apart."""
+    """Queries, keys and values `[B, N, H · D]`, before the heads are split."""
 
     tensors: tuple[str, str, str]
     heads: int
@@ -47,11 +47,11 @@ class _Attention:
 def fuse_attention(model: onnx.ModelProto) -> int:
     """Put one operator for every half-precision softmax(s · q kᵀ) v over heads, in place.
 
-    Attention with a bias on its scores (the query's mask) stays: fused kernels want a bias whose rows are
-    aligned, which those of 50 tokens are not.
+    Attention with a bias on its scores (the query's mask) stays: fused kernels need a bias with aligned rows,
+    and rows of 50 tokens are not aligned.
 
     Returns:
-        How many attentions were fused.
+        Number of fused attentions.
     """
     graph = model.graph
     maker, readers = makers(graph), users(graph)
@@ -87,7 +87,7 @@ def _attention(
     users: Mapping[str, list[onnx.NodeProto]],
     constants: Mapping[str, onnx.TensorProto],
 ) -> _Attention | None:
-    """The attention around a softmax; None if there is none of this form."""
+    """The attention around a softmax; None if it has another form."""
     scores = maker.get(softmax.input[0])
     weighted = _only_user(softmax.output[0], users, "MatMul")
     if scores is None or scores.op_type != "MatMul" or weighted is None:

@@ -1,4 +1,4 @@
-"""Makes the two graphs that the runtime carries (`flowsep_runtime.backends.device_graphs`).
+"""Script that makes the two graphs of the runtime (`flowsep_runtime.backends.device_graphs`).
 
 python -m flowsep_export.onnx.device_graphs
 """
@@ -13,7 +13,7 @@ from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_p
 
 
 def device_graphs() -> dict[str, onnx.ModelProto]:
-    """Both, by name."""
+    """Both graphs by name."""
     posterior = [
         helper.make_node("Mul", ["std", "noise"], ["deviation"]),
         helper.make_node("Add", ["mean", "deviation"], ["mixture_latent"]),

@@ -1,4 +1,4 @@
-"""Weights that lose nothing in half precision are stored in half precision.
+"""Storage in half precision for weights that are exact in it.
 
 A model whose weights were rounded to half (the bundled one) would otherwise take twice the space in a
 float32 bundle.  Each such initializer becomes float16, followed by a Cast under the old name: backends
@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-SMALLEST = 16 << 10  # bytes of float32: below, the Cast costs more than it saves
+SMALLEST = 16 << 10  # bytes of float32; for smaller ones, the Cast costs more than it saves
 
 
 def store_as_half(model: ir.Model) -> int:
     """Store every large float32 initializer that is exact in float16 as such, in place.
 
     Returns:
-        How many initializers changed.
+        Number of changed initializers.
     """
     graph = model.graph
     casts = []

@@ -1,8 +1,8 @@
 """Reshapes with constant shapes.
 
-The exporter computes the shape of every Reshape from Shape, Gather and Concat, as if nothing were
-known.  Where the dynamic axes are the input's own, or all but one are, ONNX can say it in a constant:
-0 keeps the input's axis, -1 is what is left.  Backends fuse attention only around such Reshapes.
+The exporter computes the shape of every Reshape from Shape, Gather and Concat, even where it is known. If at
+most one dynamic axis differs from the input's, ONNX can express the shape as a constant: 0 keeps the input's
+axis, -1 is the rest. Backends fuse attention only around such Reshapes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def make_reshapes_static(model: ir.Model) -> int:
     """Replace computed shapes by constants, in place.
 
     Returns:
-        How many Reshapes were changed.
+        Number of changed Reshapes.
     """
     constants: dict[tuple[int, ...], ir.Value] = {}
     changed = 0

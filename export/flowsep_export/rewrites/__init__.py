@@ -1,8 +1,8 @@
 """Exact rewrites: modules that compute what a reference module computes, in fewer or faster operations.
 
 Each is an identity in exact arithmetic, has a test of its own on random input and a paragraph in
-docs/rewrites.md.  A pass takes a module and gives a copy in which every module of one kind is
-replaced; weights are shared, not copied.
+docs/rewrites.md. A pass returns a copy of a module in which every module of one kind is replaced; weights are
+shared, not copied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def replaced(root: Module, kind: type[nn.Module], by: Callable[[Any], nn.Module]
     Args:
         root: stays as it is.
         kind: exact class of the modules to replace, below `root`.
-        by: makes the module that takes the place of one.
+        by: makes the replacement of a module.
     """
     tensors = [*root.parameters(), *root.buffers()]
     memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors}

@@ -50,6 +50,11 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     help="What to separate, as often as wanted; every argument is then a recording.",
 )
 @click.option(
+    "--remove",
+    metavar="QUERY",
+    help="Give everything but this sound; every argument is then a recording.",
+)
+@click.option(
     "-o",
     "--output",
     help="Where the sound goes; the extension is the format; - is standard output.  "
@@ -76,7 +81,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     envvar="FLOWSEP_NO_CACHE",
     help="Neither use nor keep encoded queries, compiled graphs and results of checks.",
 )
-@click.option("--list-backends", is_flag=True, help="Say what each engine can do here, and do nothing else.")
+@click.option("--list-backends", is_flag=True, help="List the backends and their abilities, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write what is left of the mixture.")
 @click.option(
@@ -100,6 +105,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 def command(
     arguments: tuple[str, ...],
     queries: tuple[str, ...],
+    remove: str | None,
     output: str | None,
     output_dir: Path | None,
     bundle: Path | None,
@@ -135,6 +141,10 @@ def command(
     from flowsep_runtime.app.outputs import make_folder
     from flowsep_runtime.app.plot import check_plot
 
+    if remove is not None:
+        if queries:
+            raise OptionError("--remove and --query exclude each other: leave one out.")
+        queries = (remove,)
     if demo:
         output_dir = output_dir or Path("flowsep-demo")
         make_folder(output_dir)
@@ -148,11 +158,12 @@ def command(
     if plot is not None:
         check_plot(plot)
     extras = Extras(residual, save_mixture, plot, clip_mode)
-    if len(sources) > 1 or (len(asked) > 1 and (residual or plot)):
-        for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
-            if path is not None:
-                raise OptionError(f"{option} names one file: give one recording and one query.")
-    jobs = plan(sources, asked, output, output_dir, force)
+    for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
+        if path is not None and len(sources) > 1:
+            raise OptionError(f"{option} names one file: give one recording.")
+    if plot is not None and len(asked) > 1:
+        raise OptionError("--plot shows one result: give one query.")
+    jobs = plan(sources, asked, output, output_dir, force, removes=remove is not None)
     if output_dir is not None:
         make_folder(output_dir)
 
@@ -235,15 +246,18 @@ def _told(job: Job | None = None) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class _Speaker:
-    """Says what was done: in words or as JSON, on stdout unless the sound goes there."""
+    """Says what was done: in words or as JSON, on stdout unless the sound goes there.
+
+    Attributes:
+        several: True if there is more than one recording.
+    """
 
     as_json: bool
     on_stderr: bool
     several: bool
-    """True if there is more than one recording."""
 
     def done_before(self, job: Job) -> None:
-        for path in job.done:
+        for _, path in job.done:
             if self.as_json:
                 answer = {"input": _path(job.source), "output": str(path), "skipped": True}
                 click.echo(json.dumps(answer), err=self.on_stderr)
@@ -288,6 +302,7 @@ class _Speaker:
                 "description": pipeline.backend.description,
                 "precision": pipeline.precision,
                 "query": query,
+                "removed": job.removes,
                 **asdict(options),
                 "timings": report.timings,
                 "real_time_factor": report.real_time_factor,

@@ -94,9 +94,8 @@ def separation_options(command: Function) -> Function:
         click.option(
             "--kind",
             type=click.Choice(KINDS),
-            default=Options.kind,
-            show_default=True,
-            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.",
+            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.  "
+            "[default: the bundle's]",
         ),
     ):
         command = option(command)
@@ -162,7 +161,7 @@ def steady_streams() -> None:
 
 
 def is_closed(stream: TextIO) -> bool:
-    """Whether a standard stream is one that `steady_streams` has put there."""
+    """True for a standard stream that `steady_streams` has set."""
     return getattr(stream, "name", None) == os.devnull
 
 

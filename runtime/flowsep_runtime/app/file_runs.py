@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 from flowsep_runtime.app.jobs import Job
 from flowsep_runtime.app.outputs import check_outputs, replacing
 from flowsep_runtime.app.plot import Plot
-from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.clipping import ClipMode
 from flowsep_runtime.audio.reading import AudioReader
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
 
 if TYPE_CHECKING:
-    from flowsep_runtime.options import Options
+    from flowsep_runtime.options import ResolvedOptions
     from flowsep_runtime.separation.run import Progress
     from flowsep_runtime.separator import Separator
 
 
 @dataclass(frozen=True)
 class Extras:
-    """Files beside the results, of a job with one query (the mixture: of any), and how all are written."""
+    """Files beside the results, the picture of a job with one query, and how all are written."""
 
     residual: Path | None = None
     mixture: Path | None = None
@@ -33,12 +32,15 @@ class Extras:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of a run."""
+    """Result of a run.
+
+    Attributes:
+        timings: Seconds by stage; "load" is the time in which graphs were made ready for the first time.
+        real_time_factor: Seconds of work, without "load", for a second of audio.
+    """
 
     timings: dict[str, float]
-    """Seconds by stage; "load" is the time in which graphs were made ready for the first time."""
     real_time_factor: float
-    """Seconds of work, without "load", for a second of audio."""
 
 
 class FileRun:
@@ -62,17 +64,23 @@ class FileRun:
         self._files = [*self._encodings, *([] if extras.plot is None else [extras.plot])]
         check_outputs([path for path in [*sounds, extras.plot] if path is not None], job.source, force)
 
-    def run(self, separator: Separator, options: Options, progress: Progress | None = None) -> Report:
+    def run(self, separator: Separator, options: ResolvedOptions, progress: Progress | None = None) -> Report:
         """Separates and writes; every file appears at the end, whole, or not at all.
 
         Raises:
             FlowSepError: Whatever goes wrong.
         """
-        reader, extras = self._reader, self._extras
+        reader, extras, job = self._reader, self._extras, self.job
+        queries = [query for query, _ in job.outputs]
+        if options.kind == "masked" or extras.residual is not None:
+            # Sounds share the mixture: each keeps its share whichever results are there already.
+            queries += [query for query, _ in job.done]
+        complement = separator.pipeline.manifest.model.complement_of(queries[0])
+        asks_for_rest = job.removes and options.kind == "generated" and complement is not None
         parts = separator.stream(
             reader.blocks(),
             reader.sample_rate,
-            [query for query, _ in self.job.outputs],
+            [complement] if asks_for_rest and complement is not None else queries,
             samples=reader.frames,
             progress=progress,
             **options.fields(),
@@ -81,21 +89,23 @@ class FileRun:
             places = dict(zip(self._files, temporary, strict=True))
             plot = None if extras.plot is None else Plot(reader.sample_rate, reader.frames)
             with ExitStack() as stack:
-                writers = [self._writer(stack, path, places) for _, path in self.job.outputs]
+                writers = [self._writer(stack, path, places) for _, path in job.outputs]
                 beside = {
                     name: self._writer(stack, path, places)
                     for name, path in (("residual", extras.residual), ("mixture", extras.mixture))
                     if path is not None
                 }
                 for part in parts:
-                    results = part.masked if options.kind == "masked" else part.targets
-                    for writer, result in zip(writers, results, strict=True):
+                    results, rest = part.targets, part.rest
+                    if job.removes and not asks_for_rest:
+                        results, rest = part.residuals, part.mixture - part.residuals[0]
+                    # The results that are there already come last.
+                    for writer, result in zip(writers, results, strict=False):
                         writer.write(result)
-                    residual: Floats = part.mixture - part.masked[0]
                     for name, writer in beside.items():
-                        writer.write(residual if name == "residual" else part.mixture)
+                        writer.write(rest if name == "residual" else part.mixture)
                     if plot is not None:
-                        plot.add(part.mixture, results[0], residual)
+                        plot.add(part.mixture, results[0], rest)
             if plot is not None and extras.plot is not None:
                 plot.draw(places[extras.plot], self.job.outputs[0][0], extras.plot)
         work = sum(seconds for stage, seconds in parts.timings.items() if stage != "load")

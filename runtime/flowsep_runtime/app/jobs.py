@@ -15,14 +15,19 @@ STANDARD = "-"  # standard input or output, by the custom of command lines
 
 @dataclass(frozen=True)
 class Job:
-    """One recording and what is to be made of it."""
+    """One recording and what is to be made of it.
+
+    Attributes:
+        source: None is standard input.
+        outputs: Query and its file; None is standard output.
+        done: Query and file of results that are there from an earlier run, and stay.
+        removes: True if the results are the recording without the sounds.
+    """
 
     source: Path | None
-    """None is standard input."""
     outputs: tuple[tuple[str, Path | None], ...]
-    """Query and its file; None is standard output."""
-    done: tuple[Path, ...] = ()
-    """Files that are there from an earlier run, and stay."""
+    done: tuple[tuple[str, Path], ...] = ()
+    removes: bool = False
 
     @property
     def name(self) -> str:
@@ -69,6 +74,7 @@ def plan(
     output: str | None = None,
     folder: Path | None = None,
     force: bool = False,
+    removes: bool = False,
 ) -> list[Job]:
     """The work to be done, and where its results go.
 
@@ -82,6 +88,7 @@ def plan(
         output: The one result's file, or "-".
         folder: Where results go; None is beside the recording.
         force: Whether results of an earlier run are made again.
+        removes: True if the results are the recordings without what the queries name.
 
     Raises:
         OptionError: If one file would be written twice, or is a recording, or `output` cannot be.
@@ -92,13 +99,18 @@ def plan(
     if output is not None and folder is not None:
         raise OptionError("--output and --output-dir exclude each other: leave one out.")
     if output == STANDARD or (sources == [None] and single and output is None and folder is None):
-        return [Job(sources[0], ((queries[0], None),))]
+        return [Job(sources[0], ((queries[0], None),), removes=removes)]
     if output is not None:
-        return [Job(sources[0], ((queries[0], Path(output)),))]
+        return [Job(sources[0], ((queries[0], Path(output)),), removes=removes)]
     if None in sources and folder is None:
         raise OptionError("Results of standard input need a place: give --output or --output-dir.")
 
-    named = {(source, query): _place(source, query, folder) for source in sources for query in queries}
+    label = "without {}" if removes else "{}"
+    named = {
+        (source, query): _place(source, label.format(query), folder)
+        for source in sources
+        for query in queries
+    }
     results = {path.resolve(): path for path in named.values()}
     if len(results) < len(named):
         paths = [path.resolve() for path in named.values()]
@@ -111,15 +123,16 @@ def plan(
             continue
         wanted = [(query, named[source, query]) for query in queries]
         # Results appear whole or not at all, so one that is there is complete.
-        done = [path for _, path in wanted if batch and not force and path.exists()]
-        jobs.append(Job(source, tuple(pair for pair in wanted if pair[1] not in done), tuple(done)))
+        done = [pair for pair in wanted if batch and not force and pair[1].exists()]
+        outputs = tuple(pair for pair in wanted if pair not in done)
+        jobs.append(Job(source, outputs, tuple(done), removes))
     return jobs
 
 
-def _place(source: Path | None, query: str, folder: Path | None) -> Path:
+def _place(source: Path | None, label: str, folder: Path | None) -> Path:
     known = source is not None and source.suffix.lower() in CONTAINERS
     suffix = source.suffix if source is not None and known else ".wav"
-    path = default_output(source or Path("standard-input"), query, suffix)
+    path = default_output(source or Path("standard-input"), label, suffix)
     return path if folder is None else folder / path.name
 
 

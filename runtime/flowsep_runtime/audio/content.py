@@ -19,7 +19,7 @@ class Content:
         self._start, self._window = 0, b""
 
     def at(self, start: int, count: int) -> bytes:
-        """So many bytes, at most `WINDOW`, or those that there are."""
+        """Bytes from a position: up to `WINDOW`, or to the end of the file."""
         if not self._start <= start <= start + count <= self._start + len(self._window):
             self._file.seek(start)
             parts, missing = [], WINDOW
@@ -30,7 +30,7 @@ class Content:
         return self._window[start - self._start : start - self._start + count]
 
     def find(self, pattern: re.Pattern[bytes], start: int) -> int | None:
-        """Where the next match of a pattern of at most 64 bytes begins."""
+        """Start of the next match of a pattern of at most 64 bytes."""
         while start < self.length:
             window = self.at(start, WINDOW)
             if found := pattern.search(window):
@@ -41,23 +41,26 @@ class Content:
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of a file that libsndfile reads as a file of its own."""
+    """A range of a file that libsndfile reads as a file of its own.
+
+    Attributes:
+        prefix: Stands before it.
+        patches: Bytes that take the place of others, by their place in the file.
+        least: Samples of each channel that must come out of it; fewer are a loss.
+        is_guessed: True if the file does not state the length that libsndfile expects.
+        remark: Remark for the user, which follows the file's name.
+    """
 
     start: int
     end: int
     prefix: bytes = b""
-    """Stands before it."""
     patches: dict[int, bytes] = field(default_factory=dict)
-    """Bytes that take the place of others, by their place in the file."""
     least: int = 0
-    """Samples of each channel that must come out of it; fewer are a loss."""
     is_guessed: bool = False
-    """Whether the length that libsndfile expects of it stands nowhere."""
     remark: str = ""
-    """What a user should know of it; goes on after the file's name."""
 
     def covers(self, length: int) -> bool:
-        """Whether it is the file as it is."""
+        """True for the unchanged file."""
         return (self.start, self.end) == (0, length) and not self.prefix and not self.patches
 
 

@@ -1,4 +1,4 @@
-"""What libsndfile does not read (M4A, WMA, WebM, the sound of videos), through PyAV, which carries FFmpeg.
+"""Files that libsndfile does not read (M4A, WMA, WebM, sound of videos), through PyAV and its FFmpeg.
 
 FFmpeg also knows formats that are lists of other files and addresses. Only those that hold their own sound
 are let in, so a file from a stranger opens nothing but itself.
@@ -187,7 +187,7 @@ class _Kept(io.RawIOBase):
 
 
 def is_installed() -> bool:
-    """Whether there is PyAV."""
+    """True if PyAV is installed."""
     return find_spec("av") is not None
 
 

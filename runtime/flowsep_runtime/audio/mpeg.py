@@ -29,7 +29,7 @@ _SLACK = 2  # frames that may be lost at a cut
 
 
 class _Frame(NamedTuple):
-    """What a frame's header of four bytes says."""
+    """Content of a frame's header of four bytes."""
 
     first: bool  # MPEG 1
     layer: int
@@ -50,7 +50,7 @@ class _Frame(NamedTuple):
         return (32, 17)[self.channels == 1] if self.first else (17, 9)[self.channels == 1]
 
     def goes_on(self, other: _Frame) -> bool:
-        """Whether they may stand in one stream."""
+        """True if both may be in one stream."""
         return self[:4] == other[:4]
 
 
@@ -74,7 +74,7 @@ def _frame(header: bytes) -> _Frame | None:
 
 @dataclass
 class _Stream:
-    """What one encoder wrote."""
+    """Frames written by one encoder."""
 
     start: int
     frames: int = 0
@@ -154,7 +154,7 @@ def _is_confirmed(content: Content, place: int, frame: _Frame) -> bool:
 
 
 def _after_tags(content: Content, place: int) -> int:
-    """Where the tags that begin here end: ID3 version 2 and 1, and APE."""
+    """End of the tags that begin here: ID3 version 2 and 1, and APE."""
     while True:
         header = content.at(place, 32)
         if header[:3] == b"ID3" and len(header) >= 10:

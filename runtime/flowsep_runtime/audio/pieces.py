@@ -129,7 +129,7 @@ def _wav(content: Content) -> Iterator[Piece]:
 
 
 def _chunk(content: Content, start: int, name: bytes) -> int | None:
-    """Where a chunk of a RIFF file begins."""
+    """Start of a chunk of a RIFF file."""
     place = start + 12
     while len(header := content.at(place, 8)) == 8:
         if header[:4] == name:
@@ -143,7 +143,7 @@ _CHUNK_NAME = re.compile(rb"[A-Za-z0-9_ ]{4}")
 
 
 def _end(content: Content, place: int) -> tuple[int, bool]:
-    """Where the chunks from here on end, and whether the file, or another RIFF, goes on with nothing else."""
+    """End of the chunks from here on, and whether only the file's end, or another RIFF, follows."""
     while place < content.length:
         header = content.at(place, 8)
         if header[:4] == b"RIFF":

@@ -1,8 +1,8 @@
 """Backends that run the graphs of a bundle.
 
 A backend is one small object that runs a graph by its name; a new one is a module with `why_not`,
-`arithmetic` and `open`, and a row of `BACKENDS`. The pipeline asks for nothing else, except that a backend
-may run the whole solver loop itself, such as in one CUDA graph, by being a `SolverLoop` as well.
+`arithmetic` and `open`, and a row of `BACKENDS`. The pipeline needs nothing else. A backend may also run the
+whole solver loop itself, such as in one CUDA graph, by being a `SolverLoop` as well.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from flowsep_runtime.errors import OptionError
 from flowsep_runtime.processors import default_threads, most_threads
 
 #: "exact": float32 arithmetic. "fast": the quickest arithmetic of the backend on this machine whose error is
-#: known to be small; float32 where it has no quicker one.
+#: known to be small; float32 if it has none.
 Arithmetic: TypeAlias = Literal["exact", "fast"]
 
-#: What a caller may ask for: "auto" is "fast" where that is another arithmetic than "exact".
+#: Values for callers: "auto" is "fast" if that is another arithmetic than "exact".
 Precision: TypeAlias = Literal["exact", "fast", "auto"]
 
 
@@ -35,14 +35,14 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The name it has in `BACKENDS`."""
+        """The backend's name in `BACKENDS`."""
 
     @property
     def description(self) -> str:
         """Backend, arithmetic and threads, in words: "openvino, bf16, 2 threads"."""
 
     def load(self, graph: str) -> None:
-        """Makes a graph ready to run; a graph that is ready already costs nothing.
+        """Load a graph; without effect if it is loaded.
 
         Raises:
             BackendError: If the backend refuses it.
@@ -59,14 +59,14 @@ class Backend(Protocol):
         """
 
     def free(self, graph: str) -> None:
-        """Gives back the memory of a graph, loaded or not; it is loaded again when it is next wanted."""
+        """Free the memory of a graph, loaded or not; its next use loads it again."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run of a solver, with everything that stays the same inside its loop.
+    """One run of a solver, with the constants of its loop.
 
-    All arrays have the batch of `x`, but for `time_features`, which has one row for each time of the solver.
+    All arrays have the batch of `x`, except `time_features`, which has one row for each time of the solver.
     """
 
     solver: str
@@ -106,7 +106,7 @@ class DeviceBackend(Protocol):
         """The batches that it can run."""
 
     def session(self) -> AbstractContextManager[None]:
-        """Alone with the device; its arrays are valid inside only."""
+        """Context with exclusive use of the device; arrays on the device are valid only inside it."""
 
     def keep(self, graph: str, inputs: Mapping[str, Any]) -> Mapping[str, ArrayOnDevice]:
         """Run a graph, also one of `device_graphs.py`, on arrays of host and device; what has batch 1 goes
@@ -171,14 +171,14 @@ def refuse_half(name: str, manifest: Manifest, precision: Arithmetic) -> None:
     """Check for a backend that computes a half-precision graph in half precision.
 
     Raises:
-        OptionError: If the bundle is such a one and the precision "exact".
+        OptionError: If the bundle is half precision and the precision "exact".
     """
     if precision == "exact" and manifest.precision == "float16":
         raise OptionError(f"The {name} backend computes this bundle in half precision: add --precision fast.")
 
 
 def why_not(name: str) -> str | None:
-    """Why this machine cannot run a backend, in words; None if it can."""
+    """The reason why this machine cannot run a backend; None if it can."""
     return _module(name).why_not()
 
 
@@ -249,8 +249,8 @@ def threads_in_words(threads: int | None) -> str:
 
 
 def give_memory_back() -> None:
-    """Hands what was freed back to the system: glibc keeps freed blocks of up to 32 MB, and the weights of a
-    graph are thousands of them."""
+    """Return freed memory to the system: glibc keeps freed blocks of up to 32 MB, and the weights of a graph
+    are thousands of them."""
     with suppress(AttributeError, OSError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""SHA-256 of files; that of a large file is computed once and remembered.
+"""SHA-256 of files; that of a large file is computed once and cached.
 
 Hashing a bundle of several gigabytes costs seconds at every start. A large file's digest is kept under the
 user's cache folder with the file's size, inode and times of change, and is computed again as soon as one of

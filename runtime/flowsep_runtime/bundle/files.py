@@ -1,7 +1,8 @@
-"""The files of a bundle from a stranger: each lies in the folder, is a plain file, and reads no other.
+"""The files of a bundle from others: each is a regular file in the folder and refers to no file outside the
+bundle.
 
-What a name in a manifest or in a graph leads to is looked at before anything is opened: a link, a path with
-folders in it or a named pipe could show files of this machine to a backend, or make it wait for ever.
+Every file that a manifest or a graph names is checked before it is opened: a link, a path with folders in it
+or a named pipe could show files of this machine to a backend, or make it wait for ever.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from flowsep_runtime.bundle.onnx_references import GraphError, references
 from flowsep_runtime.errors import BundleError, shown
 
 MANIFEST_NAME = "manifest.json"
-LARGEST_MANIFEST = 1 << 20  # bytes; a manifest is some kilobytes, and a stranger's must not fill the memory
+LARGEST_MANIFEST = 1 << 20  # bytes; a manifest is some kilobytes, and a foreign one must not fill the memory
 LARGEST_GRAPH = 2 << 30  # bytes; protocol buffers end there, larger weights lie beside the graph
 LARGEST_TOKENIZER = 64 << 20  # bytes; the published one has 2.4 MB
 
 
 class RefusedFileError(ValueError):
-    """A file that must not be used; the message goes on after its name."""
+    """A file that must not be used; the message follows its name."""
 
 
 def is_plain_name(name: str) -> bool:
@@ -35,7 +36,7 @@ def inspected(folder: Path, name: str) -> os.stat_result:
     """The system's status of a file of a bundle.
 
     Raises:
-        RefusedFileError: If it lies elsewhere or is no plain file.
+        RefusedFileError: If it is outside the folder or not a regular file.
         OSError: If it is not there.
     """
     path = folder / name
@@ -52,7 +53,7 @@ def inspected(folder: Path, name: str) -> os.stat_result:
 
 
 def check_graph(folder: Path, name: str, data: Collection[str]) -> None:
-    """Holds a graph's references to other files against those that the manifest gives it.
+    """Compare a graph's references to other files with those of the manifest.
 
     Args:
         folder: The bundle.
@@ -79,7 +80,7 @@ def check_graph(folder: Path, name: str, data: Collection[str]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Makes a whole sentence of what is wrong with a file."""
+    """Add the file's name to a fault, for a whole sentence."""
     try:
         yield
     except FileNotFoundError:

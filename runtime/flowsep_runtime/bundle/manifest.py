@@ -1,4 +1,4 @@
-"""The bundle contract: what the exporter writes and every backend reads.
+"""The bundle format, which the exporter writes and every backend reads.
 
 A bundle is a folder with `manifest.json`, one ONNX file a graph (large weights beside it as external data)
 and `tokenizer.json`. The manifest is written last and atomically, so a folder without it is not a bundle.
@@ -41,30 +41,13 @@ from flowsep_runtime.bundle.files import (
     read_json,
 )
 from flowsep_runtime.bundle.files import MANIFEST_NAME as MANIFEST_NAME
+from flowsep_runtime.bundle.model_entry import LARGEST_ARRAY
+from flowsep_runtime.bundle.model_entry import ModelEntry as ModelEntry
 from flowsep_runtime.bundle.records import RecordError, from_json
 from flowsep_runtime.caches import write_whole
 from flowsep_runtime.errors import BundleError, shown
-from flowsep_runtime.solvers import SOLVERS
 
 FORMAT = 1
-LARGEST_ARRAY = 1 << 28  # numbers; a stranger's sizes must not fill it either
-
-#: The largest size that makes sense, so that no product of them overflows; see `LARGEST_ARRAY` too.
-LARGEST_SIZES: Mapping[str, int] = {
-    "text_width": 1 << 16,
-    "sample_rate": 768_000,
-    "hop_length": 1 << 16,
-    "clip_samples": 1 << 26,  # more than an hour
-    "mel_bins": 1 << 12,
-    "latent_channels": 1 << 12,
-    "latent_frequencies": 1 << 12,
-    "latent_stride": 1 << 10,
-    "frame_multiple": 1 << 16,
-    "text_length": 1 << 14,
-    "default_steps": 10_000,
-    "fast_steps": 10_000,
-    "vocoder_tail": 1 << 20,
-}
 DTYPES = ("float32", "int64")
 
 #: The names that a graph's inputs and outputs must have, in order.
@@ -82,7 +65,7 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 _VELOCITY_GRAPHS = ("velocity_text", "velocity_mixture", "velocity_time", "velocity")
 
-#: The graphs that stand behind each stage method of `Pipeline`.
+#: The graphs of each stage method of `Pipeline`.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "log_mel": ("log_mel",),
     "encode_text": ("encode_text",),
@@ -141,45 +124,10 @@ class StageError:
 
 @dataclasses.dataclass(frozen=True)
 class StageEntry:
-    """A stage: the graphs behind it and how exact they are."""
+    """A stage: its graphs and their errors."""
 
     graphs: tuple[str, ...]
     error: StageError
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelEntry:
-    """The sizes that the runtime needs; published values are the defaults."""
-
-    text_width: int
-    sample_rate: int = 16000  # Hz
-    hop_length: int = 160  # samples a mel frame
-    clip_samples: int = 163840  # the length that the model was trained on
-    mel_bins: int = 64
-    latent_channels: int = 8
-    latent_frequencies: int = 16
-    latent_stride: int = 4  # mel frames a latent frame
-    frame_multiple: int = 32  # mel frames come in multiples of this
-    text_length: int = 50  # tokens
-    default_steps: int = 20  # of Euler's method, in exact arithmetic
-    vocoder_tail: int = 32  # samples that the vocoder gives beyond hop_length * frames
-    fast_steps: int | None = None  # of `fast_solver`, in fast arithmetic; None: as in exact arithmetic
-    fast_solver: str = "euler"
-
-    @property
-    def clip_frames(self) -> int:
-        """Mel frames of a whole clip."""
-        return self.clip_samples // self.hop_length
-
-    def schedule(
-        self, precision: Literal["exact", "fast"], steps: int | None, solver: str | None
-    ) -> tuple[int, str]:
-        """Steps and solver to run with: where None, the bundle's own choice for an arithmetic."""
-        if precision == "exact" or self.fast_steps is None:
-            own = self.default_steps, "euler"
-        else:
-            own = self.fast_steps, self.fast_solver
-        return own[0] if steps is None else steps, solver or own[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +180,7 @@ class Manifest:
     format: int = FORMAT
 
     def graph(self, name: str, backend: str) -> GraphEntry:
-        """The entry of a graph for a backend: its variant, or the one for all."""
+        """The entry of a graph for a backend: its variant, or the common graph."""
         return self.variants.get(backend, {}).get(name) or self.graphs[name]
 
     @classmethod
@@ -293,28 +241,7 @@ class Manifest:
         Raises:
             RecordError: If it breaks the contract (a `ValueError`).
         """
-        for field in dataclasses.fields(self.model):
-            least = 0 if field.name == "vocoder_tail" else 1
-            value, most = getattr(self.model, field.name), LARGEST_SIZES.get(field.name)
-            if not isinstance(value, int) or most is None:
-                continue
-            if value < least:
-                raise RecordError(f"model.{field.name} must be at least {least}")
-            if value > most:
-                raise RecordError(f"model.{field.name} must be at most {most}")
-        model = self.model
-        if model.fast_solver not in SOLVERS:
-            raise RecordError(f"model.fast_solver is {model.fast_solver!r}, which this version does not have")
-        if model.clip_samples % (model.hop_length * model.frame_multiple):
-            raise RecordError("model.clip_samples must be a multiple of hop_length x frame_multiple")
-        if model.frame_multiple % model.latent_stride:
-            raise RecordError("model.frame_multiple must be a multiple of latent_stride")
-        latent = model.latent_channels * model.latent_frequencies * model.clip_frames
-        if (
-            max(latent, model.mel_bins * model.clip_frames, model.text_width * model.text_length)
-            > LARGEST_ARRAY
-        ):
-            raise RecordError("the sizes of model together are too large")
+        self.model.check()
         if not 0 <= self.tokenizer.pad_id < 1 << 31:
             raise RecordError("tokenizer.pad_id must be a token")
         missing = [name for name in GRAPHS if name not in self.graphs]

@@ -1,7 +1,7 @@
 """The files that an ONNX graph reads beside itself, found without the onnx package and before a backend
 opens it.
 
-A tensor of a graph may lie in another file, at a path that the graph names: a stranger's graph could name any
+A tensor of a graph may lie in another file, at a path that the graph names: a foreign graph could name any
 file of this machine. An `.onnx` file is a protocol buffer, that is fields of (number, kind, content), some of
 which hold messages of the same form; the few that lead to a tensor are followed, and the rest is skipped
 without being read. The numbers are those of `onnx.proto`.
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: How deep messages may lie in each other; protocol buffers themselves allow a hundred.
+#: Largest depth of nested messages; protocol buffers themselves allow a hundred.
 DEEPEST = 100
 
 LONGEST_ENTRY = 4096  # bytes of a key and its value: no file name is longer

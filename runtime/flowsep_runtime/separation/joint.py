@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowsep_runtime.arrays import Floats
+from flowsep_runtime.backends import DeviceBackend
+from flowsep_runtime.device_pipeline import Clip, ClipResult
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.pipeline import QueryFeatures
 from flowsep_runtime.separation.candidates import cost
@@ -37,6 +39,26 @@ class Group(NamedTuple):
     starts: list[int]
     waveforms: Floats
     sounding: NDArray[np.bool_]
+
+    def spread(self, rows: Floats) -> Floats:
+        """Results of the windows that are heard [R, ...] -> of all [N, C, ...], zeros in silence."""
+        spread = np.zeros((*self.sounding.shape, *rows.shape[1:]), np.float32)
+        spread[self.sounding] = rows
+        return spread
+
+
+class Solved(NamedTuple):
+    """Results of a group; Q counts queries.
+
+    Attributes:
+        mixtures: Log-mel spectrograms of the mixture [N, C, T, 64].
+        log_mels: Log-mel spectrograms of the targets [N, C, Q, T, 64].
+        waveforms: Waveforms of the targets [N, C, Q, 160 T + 32], if they were asked for.
+    """
+
+    mixtures: Floats
+    log_mels: Floats
+    waveforms: Floats | None
 
 
 class _Row(NamedTuple):
@@ -87,12 +109,13 @@ class GroupSolver:
         self._times: Floats | None = None
         self._past: _Past | None = None
 
-    def log_mels(self, group: Group, joined: bool) -> Floats:
-        """Log-mel spectrograms of the targets [N, C, Q, T, 64], zeros for those that are silent.
+    def solve(self, group: Group, joined: bool, vocode: bool) -> Solved:
+        """Solve some windows.
 
         Args:
-            group: The next windows.
-            joined: Whether they are to agree with those of the call before, and the next with them.
+            group: The next windows; silent ones give zeros.
+            joined: True if they are to agree with those of the call before, and the next with them.
+            vocode: True if waveforms are wanted too.
         """
         windows, channels = np.nonzero(group.sounding)
         run, pipeline = self._run, self._run.pipeline
@@ -100,10 +123,16 @@ class GroupSolver:
             self._past = None
             run.advance(len(group.starts) * run.steps_a_window)
             size = (run.model.clip_frames, run.model.mel_bins)
-            return np.zeros((*group.sounding.shape, len(self._texts), *size), np.float32)
-        waveforms = group.waveforms[windows, channels]
+            log_mels = np.zeros((*group.sounding.shape, len(self._texts), *size), np.float32)
+            waveforms = np.zeros((*log_mels.shape[:3], run.model.clip_samples), np.float32)
+            return Solved(log_mels[:, :, 0], log_mels, waveforms if vocode else None)
+        stays_on_device = isinstance(pipeline.backend, DeviceBackend) and self._negative is None
+        if stays_on_device and not joined and len(self._noise) == 1:
+            return self._solve_on_device(group, vocode)
         with run.stage("log_mel"):
-            (mixtures,) = self._in_batches(lambda w: (pipeline.log_mel(w),), waveforms)
+            (mixtures,) = self._in_batches(
+                lambda w: (pipeline.log_mel(w),), group.waveforms[windows, channels]
+            )
         with run.stage("encode_mixture"):
             mean, std = self._in_batches(pipeline.encode_mixture, mixtures)
         past = self._past if joined else None
@@ -113,7 +142,35 @@ class GroupSolver:
             best = attempt if best is None else _better(best, attempt, len(self._texts))
         assert best is not None
         self._past = best.past if joined else None
-        return best.log_mels
+        if not vocode:
+            return Solved(group.spread(mixtures), best.log_mels, None)
+        targets = best.log_mels[windows, channels]
+        vocoded = self.vocode(targets.reshape(-1, *targets.shape[2:])).reshape(*targets.shape[:2], -1)
+        return Solved(group.spread(mixtures), best.log_mels, group.spread(vocoded))
+
+    def _solve_on_device(self, group: Group, vocode: bool) -> Solved:
+        """One window on a backend that keeps a clip in its own memory from stage to stage."""
+        run, (start,) = self._run, group.starts
+        posterior, noise = self._noise[0].frames(start, start + run.window)
+        sounding = group.waveforms[group.sounding]
+        queries: list[list[ClipResult]] = []
+        for query in self._texts:
+            results = []
+            for first in range(0, len(sounding), self._batch):
+                waveforms = sounding[first : first + self._batch]
+                clip = Clip(waveforms, posterior, noise, query.text, np.asarray(query.mask, np.float32))
+                told = (lambda done, steps: run.advance(1)) if first == 0 else None
+                steps, solver = run.options.steps, run.options.solver
+                results.append(run.pipeline.run(clip, steps, solver, told, run.stage, vocode))
+            queries.append(results)
+        mixtures = np.concatenate([result.mixture for result in queries[0]])
+        log_mels = np.stack([np.concatenate([r.log_mel for r in results]) for results in queries], axis=1)
+        self.check(log_mels)
+        if not vocode:
+            return Solved(group.spread(mixtures), group.spread(log_mels), None)
+        vocoded = np.stack([np.concatenate([r.waveform for r in results]) for results in queries], axis=1)
+        self.check(vocoded)
+        return Solved(group.spread(mixtures), group.spread(log_mels), group.spread(vocoded))
 
     def vocode(self, log_mels: Floats) -> Floats:
         """Log-mel spectrograms [R, T, 64] -> waveforms [R, 160 T + 32]."""
@@ -150,9 +207,7 @@ class GroupSolver:
         with run.stage("decode_latent"):
             (decoded,) = self._in_batches(lambda z: (run.pipeline.decode_latent(z),), solved)
         self.check(decoded)
-        shape = (*group.sounding.shape, queries, *decoded.shape[1:])
-        log_mels = np.zeros(shape, np.float32)
-        log_mels[windows, channels] = decoded.reshape(len(windows), queries, *decoded.shape[1:])
+        log_mels = group.spread(decoded.reshape(len(windows), queries, *decoded.shape[1:]))
         costs = np.zeros(queries, np.float32)
         if run.options.candidates > 1:
             for row, target in zip(rows, decoded, strict=True):

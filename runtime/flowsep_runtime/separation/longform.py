@@ -6,33 +6,48 @@ Three ways to put the windows of a long recording together:
     cross-fade   each for itself, their waveforms faded over
     none         each for itself, one after the other
 
-A recording no longer than the model's clip is one window, and all three are the same.
+Masks are averaged over what windows share, whichever way. A recording no longer than the model's clip is one
+window, and all three are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import DeviceBackend
-from flowsep_runtime.device_pipeline import Clip
-from flowsep_runtime.separation.joint import Group, GroupSolver
+from flowsep_runtime.separation.averaging import WindowMean
+from flowsep_runtime.separation.joint import Group, GroupSolver, Solved
 from flowsep_runtime.separation.levels import LevelCurves, Window, curves, level_of
-from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.run import Run, largest_batch
+from flowsep_runtime.separation.shares import shares
 from flowsep_runtime.separation.vocoding import ChunkedVocoder
-from flowsep_runtime.separation.windows import Weights, cross_fade, next_start, window_weights
+from flowsep_runtime.separation.windows import Weights, next_start, window_weights
 
 GROUP = 4  # joint windows that are solved together
 SILENT = np.float32(np.log(1e-5))  # the log-mel spectrogram of silence, docs/model.md#front-end
 
 
+class Piece(NamedTuple):
+    """The next of a recording's results; masks and waveforms have a clock of their own.
+
+    Attributes:
+        masks: Masks from 0 to 1, [mel frames, channels, queries, 64].
+        waveforms: Generated targets [samples, channels, queries], at the recording's level; none for a masked
+            result.
+    """
+
+    masks: Floats
+    waveforms: Floats
+
+
 class LongForm:
-    """Takes a recording [samples, channels] block by block and gives its targets [samples, channels, queries]
-    as they become known, at its level and in its time, from its first sample to its last."""
+    """Takes a recording [samples, channels] block by block and gives its masks and targets as they become
+    known, from its first sample to its last."""
 
     def __init__(self, run: Run, channels: int) -> None:
         """
@@ -41,15 +56,13 @@ class LongForm:
             channels: Of the recording.
         """
         self._run, self._model, self._frame = run, run.model, run.frame
-        self._queries, negative = run.encode_queries()
-        self._batch = largest_batch(run.pipeline)
+        sentences, negative = run.encode_queries()
+        batch = largest_batch(run.pipeline)
         if not isinstance(run.pipeline.backend, DeviceBackend):
             # Nothing is quicker on a processor for being done together, but memory grows with it.
-            rows = channels * len(run.queries) * (2 if run.guided else 1)
-            self._batch = min(self._batch, rows)
+            batch = min(batch, channels * len(sentences) * (2 if run.guided else 1))
         self._tracks = (channels, len(run.queries))
-        self._solver = GroupSolver(run, self._queries, negative, self._batch)
-        self._noise = NoiseTrack(run.model, run.options.seed)
+        self._solver = GroupSolver(run, sentences, negative, batch)
         self._windows: list[Window] = []
         #: Whether anything but silence came so far, as far as windows were cut.
         self.heard = False
@@ -58,28 +71,28 @@ class LongForm:
         self._audio = np.zeros((0, channels), np.float32)
         self._audio_from = 0  # samples
         self._length: int | None = None  # samples, once it is known
-        self._given = 0  # samples
-        # Joint: sums of weighted spectrograms and of the weights, from the first mel frame not averaged yet.
-        self._sums = np.zeros((0, *self._tracks, run.model.mel_bins), np.float32)
-        self._cover = np.zeros((0, channels), np.float32)
-        self._averaged = 0
+        bands = (*self._tracks, run.model.mel_bins)
+        self._masks = WindowMean(bands, silence=0)
+        self._log_mels = WindowMean(bands, silence=float(SILENT))
+        self._waveforms = WindowMean(self._tracks, silence=0)
         self._vocoder = ChunkedVocoder(
             self._solver.vocode, run.model.clip_frames, run.model.hop_length, float(SILENT)
         )
-        # Alone: what the next window takes over from.
-        self._tail = np.zeros((0, channels * len(run.queries)), np.float32)
+        self._vocoded = 0  # samples
 
-    def push(self, block: Floats) -> Iterator[Floats]:
+    def push(self, block: Floats) -> Iterator[Piece]:
         """More of the recording."""
         self._audio = np.concatenate([self._audio, block])
         return self._go_on()
 
-    def finish(self) -> Iterator[Floats]:
-        """The recording is over: what is left of the targets."""
+    def finish(self) -> Iterator[Piece]:
+        """The recording is over: what is left of the results."""
         self._length = self._audio_from + len(self._audio)
         yield from self._go_on()
-        if len(self._tail):  # the last window ended with the recording, and no other was needed
-            yield self._tail.reshape(-1, *self._tracks)
+        last = self._windows[-1].start + self._run.window
+        masks = self._masks.take(last * self._model.latent_stride)
+        # The last window ended with the recording, and no other was needed.
+        yield Piece(masks, self._waveforms.take(max(self._waveforms.taken, self._faded_end(last))))
 
     def offsets(self, positions: Weights) -> NDArray[np.float64]:
         """The constant [positions, channels] that is no sound, at positions (in latent frames) for which
@@ -89,20 +102,18 @@ class LongForm:
 
     def forget_before(self, position: float) -> None:
         """No `offsets` will be asked for before that latent frame."""
-        keep = min(position, self._given / self._frame)
+        joined = self._run.options.windows == "joint" and not self._run.masked
+        keep = min(position, self._vocoded / self._frame) if joined else position
         solved = len(self._windows) - self._waiting
         while solved > 1 and self._windows[0].start + self._run.window <= keep:
             del self._windows[0]
             solved -= 1
 
-    def _go_on(self) -> Iterator[Floats]:
+    def _go_on(self) -> Iterator[Piece]:
         self._plan()
         while group := self._next_group():
             self._waiting -= len(group)
-            is_only = self._planned and len(self._windows) == 1
-            joint = self._run.options.windows == "joint"
-            solve = self._solve_jointly if joint and not is_only else self._solve_alone
-            yield from solve(group, self._planned and not self._waiting)
+            yield self._solve(group, is_last=self._planned and not self._waiting)
             needed = self._windows[len(self._windows) - max(1, self._waiting)].start * self._frame
             self._audio = self._audio[needed - self._audio_from :].copy()
             self._audio_from = needed
@@ -130,101 +141,73 @@ class LongForm:
         # The level moves on to that of the window after the group, so that one must be known.
         return waiting[:GROUP] if self._planned or len(waiting) > GROUP else []
 
-    def _solve_jointly(self, group: list[Window], is_last: bool) -> Iterator[Floats]:
-        starts = [window.start for window in group]
+    def _solve(self, group: list[Window], is_last: bool) -> Piece:
+        is_only = self._planned and len(self._windows) == 1
+        joined = self._run.options.windows == "joint" and not is_only
         waveforms = np.zeros((len(group), self._tracks[0], self._model.clip_samples), np.float32)
-        for start, waveform in zip(starts, waveforms, strict=True):
-            samples = self._samples(start, start + self._run.window)
-            level = self._levels(start * self._frame, len(samples))
+        for window, waveform in zip(group, waveforms, strict=True):
+            samples = self._samples(window.start, window.start + self._run.window)
+            # Windows that are joined hear what they share at one level.
+            level = self._levels(window.start * self._frame, len(samples)) if joined else window.level
             waveform[:, : len(samples)] = ((samples - level.offset).astype(np.float32) * level.gain).T
         sounding = np.stack([window.level.sounding for window in group])
-        log_mels = self._solver.log_mels(Group(starts, waveforms, sounding), joined=True)
-        end = (
-            starts[-1] + self._run.window - (0 if is_last else self._run.overlap)
-        ) * self._model.latent_stride
-        known = self._spectrograms(group, log_mels, end)
-        for samples in self._vocoder.push(known.reshape(len(known), -1, known.shape[3]), is_last):
+        wanted = Group([window.start for window in group], waveforms, sounding)
+        solved = self._solver.solve(wanted, joined, vocode=not (joined or self._run.masked))
+        masks = shares(solved.log_mels, solved.mixtures, bool(self._run.complements))
+        self._add(self._masks, group, masks)
+        end = group[-1].start + self._run.window - (0 if is_last else self._run.overlap)
+        known = self._masks.take(end * self._model.latent_stride)
+        if self._run.masked:
+            return Piece(known, np.zeros((0, *self._tracks), np.float32))
+        return Piece(known, (self._vocode if joined else self._fade)(group, solved, end, is_last))
+
+    def _add(self, mean: WindowMean, group: list[Window], values: Floats) -> None:
+        """Add mel frames [N, C, Q, T, 64]; a silent window leaves what it shares to its neighbour."""
+        for window, each in zip(group, values, strict=True):
+            weights = self._weights(window, self._model.latent_stride)
+            sounding = np.outer(weights, window.level.sounding).astype(np.float32)
+            mean.add(window.start * self._model.latent_stride, each.transpose(2, 0, 1, 3), sounding)
+
+    def _vocode(self, group: list[Window], solved: Solved, end: int, is_last: bool) -> Floats:
+        """One vocoder over the averaged spectrograms."""
+        self._add(self._log_mels, group, solved.log_mels)
+        log_mels = self._log_mels.take(end * self._model.latent_stride)
+        pieces = [np.zeros((0, *self._tracks), np.float32)]
+        for samples in self._vocoder.push(log_mels.reshape(len(log_mels), -1, log_mels.shape[3]), is_last):
             # The last frame may go on for a while after the last sample.
-            samples = samples[: None if self._length is None else self._length - self._given]
+            samples = samples[: None if self._length is None else self._length - self._vocoded]
             if not len(samples):
-                return
-            level = self._levels(self._given, len(samples))
-            self._given += len(samples)
+                break
+            level = self._levels(self._vocoded, len(samples))
+            self._vocoded += len(samples)
             scale = (level.presence / level.gain)[:, :, None]
-            yield samples.reshape(len(samples), *self._tracks) * scale
+            pieces.append(samples.reshape(len(samples), *self._tracks) * scale)
+        return np.concatenate(pieces)
 
-    def _spectrograms(self, group: list[Window], log_mels: Floats, end: int) -> Floats:
-        """Averages the windows' spectrograms [N, C, Q, T, 64] -> those of the recording [n, C, Q, 64], up to
-        the frame `end`, from which on the next window has a share."""
-        begin, last = self._averaged, (group[-1].start + self._run.window) * self._model.latent_stride
-        missing = last - begin - len(self._sums)
-        sums = np.pad(self._sums, ((0, missing), *[(0, 0)] * 3))
-        cover = np.pad(self._cover, ((0, missing), (0, 0)))
-        for window, spectrogram in zip(group, log_mels, strict=True):
-            # A recording's last window may begin before what has been averaged.
-            start = window.start * self._model.latent_stride
-            positions = (
-                np.arange(max(begin, start), start + self._model.clip_frames) + 0.5
-            ) / self._model.latent_stride
-            near = self._touching(positions[0], positions[-1])
-            weights = window_weights(
-                [each.start for each in near], self._run.window, self._run.overlap, positions
-            )
-            weight = np.outer(weights[near.index(window)], window.level.sounding).astype(np.float32)
-            span = slice(max(begin, start) - begin, start + self._model.clip_frames - begin)
-            cover[span] += weight
-            sums[span] += weight[:, :, None, None] * spectrogram[:, :, -len(weight) :].transpose(2, 0, 1, 3)
-        known = end - begin
-        self._sums, self._cover, self._averaged = sums[known:].copy(), cover[known:].copy(), end
-        weight = cover[:known, :, None, None]
-        return np.where(weight > 0, sums[:known] / np.where(weight > 0, weight, np.float32(1)), SILENT)
-
-    def _solve_alone(self, group: list[Window], is_last: bool) -> Iterator[Floats]:
+    def _fade(self, group: list[Window], solved: Solved, end: int, is_last: bool) -> Floats:
+        """The window's own waveforms, faded over from those of the one before."""
         (window,) = group
-        samples = self._samples(window.start, window.start + self._run.window)
-        piece = np.zeros((len(samples), *self._tracks), np.float32)
-        sounding = np.flatnonzero(window.level.sounding)
-        if len(sounding):
-            gain = window.level.gain[sounding]
-            sound = (samples - window.level.offset).astype(np.float32)[:, sounding]
-            waveforms = np.zeros((len(sounding), self._model.clip_samples), np.float32)
-            waveforms[:, : len(samples)] = (sound * gain).T
-            generated = self._generate(window.start, waveforms)[:, :, : len(samples)]
-            piece[:, sounding] = generated.transpose(2, 0, 1) / gain[:, None]
-        else:
-            self._run.advance(self._run.steps_a_window)
-        # A last window may begin before what was given already.
-        begin = window.start * self._frame
-        piece, begin = piece[max(0, self._given - begin) :], max(0, begin - self._given)
-        known = len(self._tail)
-        track = np.pad(self._tail, ((0, begin + len(piece) - known), (0, 0)))
-        cross_fade(track, known, piece.reshape(len(piece), -1), begin, known)
-        settled = len(track) - (0 if is_last else self._run.overlap * self._frame)
-        self._tail = track[settled:].copy()
-        self._given += settled
-        yield track[:settled].reshape(settled, *self._tracks)
+        assert solved.waveforms is not None
+        start = window.start * self._frame
+        count = len(self._samples(window.start, window.start + self._run.window))
+        samples = solved.waveforms[0, :, :, :count].transpose(2, 0, 1) / window.level.gain[:, None]
+        weights = self._weights(window, self._frame)[:count].astype(np.float32)
+        self._waveforms.add(start, samples, np.repeat(weights[:, None], self._tracks[0], axis=1))
+        return self._waveforms.take(self._faded_end(end))
 
-    def _generate(self, start: int, waveforms: Floats) -> Floats:
-        """Normalised waveforms [C, S] of one window -> its targets' [C, Q, S + 32]."""
-        run, queries = self._run, len(self._queries)
-        pipeline, options = run.pipeline, run.options
-        if not isinstance(pipeline.backend, DeviceBackend) or run.guided or options.candidates > 1:
-            everyone = np.ones((1, len(waveforms)), np.bool_)
-            log_mels = self._solver.log_mels(Group([start], waveforms[None], everyone), joined=False)[0]
-            generated = self._solver.vocode(log_mels.reshape(-1, *log_mels.shape[2:]))
-            return generated.reshape(len(waveforms), queries, -1)
-        # Such a backend keeps a clip in its own memory from stage to stage, and the loop is one piece.
-        posterior, noise = self._noise.frames(start, start + run.window)
-        results = []
-        for query in self._queries:
-            text, mask = query.text, np.asarray(query.mask, np.float32)
-            for first in range(0, len(waveforms), self._batch):
-                clip = Clip(waveforms[first : first + self._batch], posterior, noise, text, mask)
-                told = (lambda done, steps: run.advance(1)) if first == 0 else None
-                results.append(pipeline.generate(clip, options.steps, options.solver, told, run.stage))
-        together = np.concatenate(results)
-        self._solver.check(together)
-        return together.reshape(queries, len(waveforms), -1).transpose(1, 0, 2)
+    def _faded_end(self, end: int) -> int:
+        """A latent frame as a sample of the recording, none of which is beyond its end."""
+        return end * self._frame if self._length is None else min(end * self._frame, self._length)
+
+    def _weights(self, window: Window, per_frame: int) -> Weights:
+        """The window's weights against its neighbours', `per_frame` of them a latent frame."""
+        number = next(n for n, each in enumerate(self._windows) if each is window)
+        near = [each.start for each in self._windows[max(0, number - 1) : number + 1]]
+        if not (self._planned and number == len(self._windows) - 1):
+            near.append(window.start)  # another window follows; this one's own start says where it takes over
+        positions = window.start + (np.arange(self._run.window * per_frame) + 0.5) / per_frame
+        weights = window_weights(near, self._run.window, self._run.overlap, positions)
+        return np.asarray(weights[min(number, 1)])
 
     def _samples(self, begin: int, end: int) -> Floats:
         """The recording between two latent frames, as far as it goes."""

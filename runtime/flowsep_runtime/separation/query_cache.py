@@ -26,15 +26,15 @@ ON_DISK, BYTES_ON_DISK = 256, 64 << 20
 class Embeddings:
     """Hidden states [1, 50, D] by tokens, in float32 and read-only. Serves several threads."""
 
-    def __init__(self, manifest: Manifest, engine: str, precision: str, on_disk: bool = True) -> None:
+    def __init__(self, manifest: Manifest, backend: str, precision: str, on_disk: bool = True) -> None:
         """
         Args:
             manifest: Of the bundle: other files or another tokenizer share nothing.
-            engine, precision: What encodes; another engine's numbers differ in their last bits.
+            backend, precision: Origin of the numbers; another backend's differ in their last bits.
             on_disk: Whether to keep them in the cache folder too.
         """
-        encoder = [file.sha256 for file in manifest.graph("encode_text", engine).files]
-        self._source = repr((manifest.tokenizer.sha256, encoder, engine, precision))
+        encoder = [file.sha256 for file in manifest.graph("encode_text", backend).files]
+        self._source = repr((manifest.tokenizer.sha256, encoder, backend, precision))
         self._shape = (1, manifest.model.text_length, manifest.model.text_width)
         self._on_disk = on_disk
         self._known: OrderedDict[str, Floats] = OrderedDict()

@@ -61,6 +61,11 @@ class Run:
     def __post_init__(self) -> None:
         #: The model's sizes; its clip is a window.
         self.model: ModelEntry = self.options.windowed(self.pipeline.manifest.model)
+        complements = [self.model.complement_of(query) for query in self.queries] if self.masked else []
+        #: The complements of all queries, if the model knows them: masks are better with them.
+        self.complements = tuple(complement for complement in complements if complement is not None)
+        #: The sentences that the model is given.
+        self.sentences = (*self.queries, *self.complements)
         #: Samples a latent frame, and latent frames a window and of its overlap with the next one.
         self.frame = self.model.hop_length * self.model.latent_stride
         self.window = self.model.clip_samples // self.frame
@@ -72,21 +77,18 @@ class Run:
         return self.options.guidance != 1
 
     @property
+    def masked(self) -> bool:
+        """True if the targets are the mixture through masks, so that no vocoder runs."""
+        return self.options.kind == "masked"
+
+    @property
     def steps_a_window(self) -> int:
-        """Steps as they are counted for a window: one for each query and candidate."""
-        return self.options.steps * len(self.queries) * self.options.candidates
+        """Steps as they are counted for a window: one for each sentence and candidate."""
+        return self.options.steps * len(self.sentences) * self.options.candidates
 
     def heard(self, mixture: Floats) -> Floats:
         """The part of a mixture [n, C] that the model hears: [n, C] or, in mono, [n, 1]."""
         return mixture.mean(axis=1, keepdims=True) if self.options.mono else mixture
-
-    def band(self, sample_rate: float) -> float:
-        """The highest frequency in Hz that a target describes.
-
-        The resampler rolls off below half the model's rate; in a recording at that rate or below it,
-        nothing is cut.
-        """
-        return self.model.sample_rate / 2 * (0.9 if sample_rate > self.model.sample_rate else 1.0)
 
     def expect(self, samples: int, sample_rate: float) -> None:
         """Tell `progress` from now on how many steps a recording of that length takes."""
@@ -115,7 +117,7 @@ class Run:
         if stage == _AHEAD[0] and not self._loads_ahead:
             # Not before: a silent recording needs no model.
             self._loads_ahead = True
-            self.pipeline.load_ahead(_AHEAD)
+            self.pipeline.load_ahead([name for name in _AHEAD if not (name == "vocode" and self.masked)])
         with self.timed("load"):
             self.pipeline.load_stage(stage)
         with self.timed(stage):
@@ -132,8 +134,8 @@ class Run:
                     self.pipeline.free()
 
     def encode_queries(self) -> tuple[list[EncodedQuery], EncodedQuery | None]:
-        """Encode the queries and, with guidance, the negative one."""
-        encoded = [self._encode(query) for query in self.queries]
+        """Encode the sentences and, with guidance, the negative one."""
+        encoded = [self._encode(sentence) for sentence in self.sentences]
         if any(query.truncated for query in encoded):
             warnings.warn(
                 f"The query is longer than the {self.model.text_length} tokens that the model reads "

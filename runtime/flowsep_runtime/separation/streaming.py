@@ -1,5 +1,4 @@
-"""A recording that comes in blocks, at any rate, to parts of its targets and of the mixture through their
-masks."""
+"""A recording that comes in blocks, at any rate, to parts of its targets and residuals."""
 
 from __future__ import annotations
 
@@ -14,8 +13,8 @@ from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import SILENCE, centred
 from flowsep_runtime.audio.resampling import BlockResampler, resampled
 from flowsep_runtime.errors import FlowSepWarning
-from flowsep_runtime.separation.longform import LongForm
-from flowsep_runtime.separation.masking import MaskStream, masked_mixture
+from flowsep_runtime.separation.longform import LongForm, Piece
+from flowsep_runtime.separation.masking import MaskFilter
 from flowsep_runtime.separation.run import Run
 
 LEAST, MOST = 1, 8  # seconds that are passed on together
@@ -24,16 +23,29 @@ LEAST, MOST = 1, 8  # seconds that are passed on together
 @dataclass(frozen=True)
 class Part:
     """A piece of the result; consecutive parts are together exactly as long as the input. C is the number of
-    the mixture's channels."""
+    the mixture's channels.
+
+    Attributes:
+        start: Its first sample, counted in the input.
+        mixture: [n, C], as it came.
+        targets: The targets, one a query, each [n, C].
+        residuals: The mixture without each query's sound, [n, C]. With masked targets, target + residual =
+            mixture.
+    """
 
     start: int
-    """Its first sample, counted in the input."""
     mixture: Floats
-    """[n, C], as it came."""
     targets: tuple[Floats, ...]
-    """The generated targets, one a query, each [n, C]."""
-    masked: tuple[Floats, ...]
-    """The mixture through the mask that each target implies; masked + residual = mixture."""
+    residuals: tuple[Floats, ...]
+
+    @property
+    def rest(self) -> Floats:
+        """The mixture without all of the sounds [n, C]."""
+        first, *others = self.residuals
+        rest = first.copy()
+        for residual in others:
+            rest -= self.mixture - residual
+        return rest
 
 
 class Parts(Iterator[Part]):
@@ -96,7 +108,9 @@ def _whole(mixture: Floats, sample_rate: float, run: Run) -> Part:
     heard = run.heard(mixture)
     sound = centred(heard)
     sounding = np.flatnonzero(np.abs(sound).max(axis=0) > SILENCE)
-    targets = np.zeros((*heard.shape, len(run.queries)), np.float32)
+    tracks = (heard.shape[1], len(run.queries))
+    masks = np.zeros((1, *tracks, run.model.mel_bins), np.float32)
+    generated = np.zeros((len(mixture), *tracks), np.float32)
     if len(sounding):
         rate = run.model.sample_rate
         with run.timed("resample"):
@@ -105,49 +119,54 @@ def _whole(mixture: Floats, sample_rate: float, run: Run) -> Part:
         with run.model_in_use():
             long = LongForm(run, len(sounding))
             pieces = [*long.push(waveform), *long.finish()]
-        with run.timed("resample"):
-            generated = np.concatenate(pieces).reshape(length, -1)
-            generated = resampled(generated, rate, sample_rate, len(mixture))
-            targets[:, sounding] = generated.reshape(len(mixture), len(sounding), -1)
+        known = np.concatenate([piece.masks for piece in pieces])
+        masks = np.zeros((len(known), *masks.shape[1:]), np.float32)
+        masks[:, sounding] = known
+        if not run.masked:
+            with run.timed("resample"):
+                waveforms = np.concatenate([piece.waveforms for piece in pieces]).reshape(length, -1)
+                waveforms = resampled(waveforms, rate, sample_rate, len(mixture))
+                generated[:, sounding] = waveforms.reshape(len(mixture), len(sounding), -1)
     else:
         _warn_of_silence()
-    masked = np.zeros((*mixture.shape, len(run.queries)), np.float32)
-    band = run.band(sample_rate)
     with run.timed("mask"):
         # A constant offset is no sound: it stays in the residual.
-        centre = centred(mixture) if run.options.mono else sound
-        for query in range(len(run.queries)):
-            for channel in range(mixture.shape[1]) if run.options.mono and len(sounding) else sounding:
-                heard_one = 0 if run.options.mono else channel
-                masked[:, channel, query] = masked_mixture(
-                    centre[:, channel],
-                    targets[:, heard_one, query],
-                    sample_rate,
-                    band,
-                    sound[:, 0] if run.options.mono else None,
-                )
-    return Part(0, mixture, _each(targets, mixture.shape[1]), _each(masked, mixture.shape[1]))
+        masking = MaskFilter(sample_rate, run.model, mixture.shape[1], *tracks)
+        masked = np.concatenate([masking.push(centred(mixture), masks), masking.finish()])
+    return _part(0, mixture, masked if run.masked else generated, masked)
+
+
+def _part(start: int, mixture: Floats, targets: Floats, masked: Floats) -> Part:
+    """Mixture [n, C], targets [n, C or 1, queries] and masked mixture [n, C, queries]."""
+    residuals = mixture[:, :, None] - masked
+    targets = np.broadcast_to(targets, masked.shape)
+    return Part(
+        start,
+        mixture,
+        *(
+            tuple(np.ascontiguousarray(each[:, :, query]) for query in range(each.shape[2]))
+            for each in (targets, residuals)
+        ),
+    )
 
 
 class _Stream:
     """A recording of more than one window."""
 
     def __init__(self, sample_rate: float, run: Run, channels: int) -> None:
-        self._rate, self._run, self._channels = sample_rate, run, channels
+        self._rate, self._run = sample_rate, run
         self._heard = heard = 1 if run.options.mono else channels
         self._incoming = BlockResampler(sample_rate, run.model.sample_rate, heard)
         self._outgoing = BlockResampler(run.model.sample_rate, sample_rate, heard * len(run.queries))
-        # In mono one mask filters all channels.
-        band, filtered = run.band(sample_rate), channels if run.options.mono else 1
-        self._masks = [
-            [MaskStream(sample_rate, band, filtered) for _ in range(heard)] for _ in range(len(run.queries))
-        ]
-        per_frame = run.model.hop_length * run.model.latent_stride
-        self._frames_a_sample = run.model.sample_rate / sample_rate / per_frame
+        self._masking = MaskFilter(sample_rate, run.model, channels, heard, len(run.queries))
+        self._frames_a_sample = run.model.sample_rate / sample_rate / run.frame
         self._offset = np.zeros(heard)
         self._start = 0  # of the next part
         self._mixture = np.zeros((0, channels), np.float32)
-        self._targets = np.zeros((0, heard, len(run.queries)), np.float32)
+        self._filtered = 0  # samples whose mask is known
+        self._masks = 0  # frames that are known
+        self._masked = np.zeros((0, channels, len(run.queries)), np.float32)
+        self._generated = np.zeros((0, heard, len(run.queries)), np.float32)
 
     def parts(self, head: list[Floats], rest: Iterable[Floats]) -> Iterator[Part]:
         run = self._run
@@ -168,58 +187,65 @@ class _Stream:
             with run.model_in_use():
                 pieces = list(long.push(waveform))
             for piece in pieces:
-                with run.timed("resample"):
-                    target = self._outgoing.push(piece.reshape(len(piece), -1))
-                yield from self._part(long, target)
+                yield from self._known(long, piece)
         with run.timed("resample"):
             length = max(1, round(taken * run.model.sample_rate / self._rate))
             waveform = self._incoming.finish(length)
         with run.model_in_use():
             pieces = [*long.push(waveform), *long.finish()]
         for piece in pieces:
+            yield from self._known(long, piece)
+        self._go_on(long, taken)
+        if not run.masked:
             with run.timed("resample"):
-                target = self._outgoing.push(piece.reshape(len(piece), -1))
-            yield from self._part(long, target)
-        with run.timed("resample"):
-            target = self._outgoing.finish(taken)
-        yield from self._part(long, target, is_last=True)
+                self._add(self._outgoing.finish(taken))
+        with run.timed("mask"):
+            self._masked = np.concatenate([self._masked, self._masking.finish()])
+        yield from self._next_part()
         if not long.heard:
             _warn_of_silence()
 
-    def _part(self, long: LongForm, more: Floats, is_last: bool = False) -> Iterator[Part]:
-        """The next part, given more samples [n, heard * queries] of the targets."""
-        run, known = self._run, len(self._targets)
-        targets = more.reshape(len(more), self._heard, len(run.queries))
-        self._targets = np.concatenate([self._targets, targets])
-        mixture = self._mixture[known : known + len(more)]
-        with run.timed("mask"):
-            sound = run.heard(mixture)
-            if len(more):
-                first = self._start + known
-                positions = (
-                    np.arange(first, first + len(more), dtype=np.float64) + 0.5
-                ) * self._frames_a_sample
+    def _known(self, long: LongForm, piece: Piece) -> Iterator[Part]:
+        """Parts that are known with one more piece."""
+        if not self._run.masked:
+            with self._run.timed("resample"):
+                waveforms = piece.waveforms.reshape(-1, self._heard * len(self._run.queries))
+                self._add(self._outgoing.push(waveforms))
+        self._masks += len(piece.masks)
+        seconds = self._masks * self._run.model.hop_length / self._run.model.sample_rate
+        self._go_on(long, int(seconds * self._rate), piece.masks)
+        yield from self._next_part()
+
+    def _add(self, waveforms: Floats) -> None:
+        more = waveforms.reshape(len(waveforms), *self._generated.shape[1:])
+        self._generated = np.concatenate([self._generated, more])
+
+    def _go_on(self, long: LongForm, end: int, masks: Floats | None = None) -> None:
+        """Filter the mixture up to the sample `end`, as far as it is there."""
+        begin = self._filtered - self._start
+        mixture = self._mixture[begin : max(begin, end - self._start)]
+        with self._run.timed("mask"):
+            if len(mixture):
+                samples = np.arange(self._filtered, self._filtered + len(mixture), dtype=np.float64)
+                positions = (samples + 0.5) * self._frames_a_sample
                 long.forget_before(positions[0])
-                offsets = self._offset + long.offsets(positions)
                 # A constant offset is no sound: it stays in the residual.
-                sound = (sound - offsets).astype(np.float32)
-                mixture = (mixture - offsets).astype(np.float32)
-            masked = []
-            for query, masks in enumerate(self._masks):
-                each = []
-                for channel, mask in enumerate(masks):
-                    filtered = mixture if run.options.mono else sound[:, channel : channel + 1]
-                    done = [mask.push(filtered, sound[:, channel], targets[:, channel, query])]
-                    each.append(np.concatenate([*done, mask.finish()] if is_last else done))
-                masked.append(np.concatenate(each, axis=1))
-        count = len(masked[0])
+                mixture = (mixture - (self._offset + long.offsets(positions))).astype(np.float32)
+            self._filtered += len(mixture)
+            known = np.zeros((0, self._heard, *self._masked.shape[2:], self._run.model.mel_bins), np.float32)
+            masked = self._masking.push(mixture, known if masks is None else masks)
+            self._masked = np.concatenate([self._masked, masked])
+
+    def _next_part(self) -> Iterator[Part]:
+        targets = self._masked if self._run.masked else self._generated
+        count = min(len(targets), len(self._masked))
         if not count:
             return
-        part = Part(
-            self._start, self._mixture[:count], _each(self._targets[:count], self._channels), tuple(masked)
-        )
+        part = _part(self._start, self._mixture[:count], targets[:count], self._masked[:count])
         self._start += count
-        self._mixture, self._targets = self._mixture[count:].copy(), self._targets[count:].copy()
+        self._mixture = self._mixture[count:].copy()
+        self._masked = self._masked[count:].copy()
+        self._generated = self._generated[count:].copy()
         yield part
 
 
@@ -227,14 +253,6 @@ def _after(first: list[Floats], rest: Iterable[Floats]) -> Iterator[Floats]:
     while first:
         yield first.pop(0)
     yield from rest
-
-
-def _each(tracks: Floats, channels: int) -> tuple[Floats, ...]:
-    """[n, C or 1, queries] -> a tuple of [n, C]."""
-    shape = (len(tracks), channels)
-    return tuple(
-        np.ascontiguousarray(np.broadcast_to(tracks[:, :, query], shape)) for query in range(tracks.shape[2])
-    )
 
 
 def _warn_of_silence() -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from flowsep_runtime.app.demo import EXAMPLE
 from flowsep_runtime.audio.reading import AudioReader
 from flowsep_runtime.separation.streaming import Part, Parts
 from tests.runtime.command import COMMAND, SOURCE, Run, refused
+from tests.runtime.toy_bundle import MODEL, write_toy_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -162,9 +164,59 @@ def test_a_bundle_that_cannot_be_loaded_stops_everything(
     refused(run(*several, *options), "no bundle at")
 
 
-@pytest.mark.parametrize("option", ["--residual", "--plot"])
-def test_an_option_that_names_one_file_refuses_several_queries(run: Run, mixture: Path, option: str) -> None:
-    refused(run(mixture, "dog", "rain", option, "x.png"), f"{option} names one file")
+def test_a_picture_is_of_one_result_and_a_file_beside_it_of_one_recording(run: Run, mixture: Path) -> None:
+    refused(run(mixture, "dog", "rain", "--plot", "x.png"), "--plot shows one result")
+    refused(run(mixture, "b.wav", "--query", "rain", "--residual", "x.wav"), "--residual names one file")
+
+
+def test_stems_and_rest_are_the_mixture_also_when_one_of_them_was_there(
+    run: Run, mixture: Path, toy_bundle: Path, tmp_path: Path
+) -> None:
+    rest = tmp_path / "rest.wav"
+    options = ["dog", "rain", "--kind", "masked", "--residual", rest, "--bundle", toy_bundle]
+    assert run(mixture, *options)[0] == 0
+    stems = [mixture.with_name(f"mix.{name}.wav") for name in ("dog", "rain")]
+    first = [soundfile.read(path)[0] for path in (*stems, rest)]
+    assert all(np.abs(each).max() > 1e-3 for each in first)
+    assert np.allclose(sum(first), soundfile.read(mixture)[0], atol=4 / 2**23)
+    stems[1].unlink()
+    rest.unlink()
+    assert run(mixture, *options)[0] == 0
+    again = [soundfile.read(path)[0] for path in (*stems, rest)]
+    assert np.allclose(first, again, atol=2 / 2**23)
+
+
+@pytest.mark.parametrize("complement", [None, "everything except {query}"])
+@pytest.mark.parametrize("kind", ["masked", "generated"])
+def test_what_is_removed_and_what_is_left_are_the_mixture(
+    run: Run, mixture: Path, tmp_path: Path, kind: str, complement: str | None
+) -> None:
+    bundle = write_toy_bundle(tmp_path / "toy", model=replace(MODEL, complement=complement))
+    options = ["--bundle", bundle, "--kind", kind]
+    removed = tmp_path / "removed.wav"
+    code, out, _ = run(mixture, "--remove", "rain", "--residual", removed, "--json", *options)
+    answer = json.loads(out)
+    assert code == 0 and (answer["query"], answer["removed"]) == ("rain", True)
+    left = soundfile.read(mixture.with_name("mix.without-rain.wav"))[0]
+    if kind == "generated" and complement is not None:
+        assert run(mixture, "everything except rain", *options)[0] == 0
+        expected = soundfile.read(mixture.with_name("mix.everything-except-rain.wav"))[0]
+        assert np.array_equal(left, expected)
+        return
+    assert np.allclose(left + soundfile.read(removed)[0], soundfile.read(mixture)[0], atol=2 / 2**23)
+    residual = tmp_path / "residual.wav"
+    assert run(mixture, "rain", "--residual", residual, *options)[0] == 0
+    assert np.allclose(left, soundfile.read(residual)[0], atol=2 / 2**23)
+
+
+def test_a_sound_is_removed_from_several_recordings_and_not_asked_for_too(
+    run: Run, several: list[Path], toy_bundle: Path, tmp_path: Path
+) -> None:
+    options = ["--remove", "rain", "--output-dir", tmp_path / "out", "--bundle", toy_bundle, "--steps", 1]
+    assert run(several[0], several[2], *options)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.without-rain.wav", "c.without-rain.wav"]
+    refused(run(several[0], "--query", "dog", *options), "--remove and --query")
 
 
 def test_json_has_an_object_for_every_result(run: Run, mixture: Path, toy_bundle: Path) -> None:

@@ -257,14 +257,14 @@ def test_an_output_name_that_is_too_long(run: Run, mixture: Path, tmp_path: Path
     refused(run(mixture, "rain", "-o", tmp_path / ("x" * 300 + ".wav")), "cannot be written")
 
 
-def test_a_failure_of_the_engine_is_one_sentence_and_code_1(
+def test_a_failure_of_the_backend_is_one_sentence_and_code_1(
     run: Run, mixture: Path, own_bundle: Path
 ) -> None:
     from flowsep_runtime.bundle.manifest import FileEntry, Manifest
 
     broken = own_bundle / "vocode.onnx"
     broken.write_bytes(b"no onnx")
-    manifest = Manifest.read  # the damage is in the manifest too: only the engine can see it
+    manifest = Manifest.read  # the damage is in the manifest too: only the backend can see it
     content = json.loads((own_bundle / "manifest.json").read_text())
     entry = FileEntry.of(broken)
     content["graphs"]["vocode"]["files"] = [

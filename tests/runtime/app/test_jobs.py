@@ -95,7 +95,7 @@ def test_existing_results_are_skipped(tmp_path: Path) -> None:
     done = tmp_path / "a.dog.wav"
     done.touch()
     (job,) = plan([source], ["dog", "rain"])
-    assert job == Job(source, (("rain", tmp_path / "a.rain.wav"),), (done,))
+    assert job == Job(source, (("rain", tmp_path / "a.rain.wav"),), (("dog", done),))
     (job,) = plan([source], ["dog", "rain"], force=True)
     assert len(job.outputs) == 2 and not job.done
     # one result beside its recording: the run says that it is there and is refused

@@ -1,4 +1,4 @@
-"""What is beyond full scale is said, and need not be lost."""
+"""Samples beyond full scale are reported, and need not be lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libsndfile does not read is read with PyAV, block by block, and nothing else is opened for it."""
+"""Files that libsndfile does not read are read with PyAV, block by block, and no other file is opened."""
 
 from __future__ import annotations
 

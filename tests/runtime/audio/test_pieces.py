@@ -61,7 +61,7 @@ def test_recordings_that_were_joined_are_read_one_after_the_other(tmp_path: Path
 
 
 def info(content: bytes) -> int:
-    """Where the frame that says how many there are has its number."""
+    """Position of the number of frames in the header frame."""
     place = max(content.find(b"Info"), content.find(b"Xing"))
     assert place > 0
     return place + 8

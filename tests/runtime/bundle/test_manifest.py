@@ -72,10 +72,34 @@ def test_a_precision_has_its_own_schedule_which_the_caller_overrides(own_bundle:
     assert model.schedule("exact", None, "heun") == (20, "heun")
 
 
-@pytest.mark.parametrize("change", [{"fast_solver": "magic"}, {"fast_steps": 0}, {"fast_steps": "many"}])
-def test_a_schedule_that_cannot_be_run_is_refused(own_bundle: Path, change: dict[str, object]) -> None:
-    edit(own_bundle, lambda content: content["model"].update(change))
-    assert "model.fast" in refusal(own_bundle)
+def test_a_bundle_from_before_masks_says_nothing_of_them(own_bundle: Path) -> None:
+    def older(content: Any) -> None:
+        for name in ("default_kind", "complement", "masked_steps", "masked_solver"):
+            del content["model"][name]
+
+    edit(own_bundle, older)
+    model = Manifest.read(own_bundle).model
+    assert (model.default_kind, model.complement) == ("generated", None)
+    assert model.schedule("exact", None, None, "masked") == model.schedule("exact", None, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("fast_solver", "magic"),
+        ("fast_steps", 0),
+        ("fast_steps", "many"),
+        ("masked_solver", "magic"),
+        ("masked_solver", "mean"),  # without its number of steps
+        ("masked_steps", 0),
+        ("default_kind", "painted"),
+        ("complement", "everything"),
+        ("complement", "{query} {query}"),
+    ],
+)
+def test_defaults_that_cannot_be_run_are_refused(own_bundle: Path, field: str, value: object) -> None:
+    edit(own_bundle, lambda content: content["model"].update({field: value}))
+    assert f"model.{field}" in refusal(own_bundle).replace("masked_steps must be 1", "masked_solver")
 
 
 def test_a_newer_format_asks_for_an_upgrade(own_bundle: Path) -> None:

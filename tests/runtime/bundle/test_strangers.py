@@ -1,4 +1,4 @@
-"""A bundle from a stranger shows an engine no file but its own, and takes no memory beyond bounds."""
+"""A foreign bundle gives a backend no file other than its own, and takes bounded memory."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from flowsep_runtime import Pipeline
 from flowsep_runtime.audio.resampling import BlockResampler, resampled
 from flowsep_runtime.separation.candidates import cost
 from flowsep_runtime.separation.levels import Window, curves, level_of
-from flowsep_runtime.separation.masking import MaskStream, masked_mixture
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.vocoding import REACH, ChunkedVocoder
 from flowsep_runtime.separation.windows import window_starts, window_weights
@@ -102,41 +101,6 @@ def test_blocks_are_resampled_as_the_whole(
     found = np.concatenate([*pieces, resampler.finish(length)])
     assert found.shape == (length, 2)
     assert np.abs(found - resampled(audio, rate, new_rate, length)).max() <= 1e-6
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    rate=st.sampled_from([1000, 16_000, 48_000]),
-    samples=st.integers(1, 9000),
-    sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=3),
-    level=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
-)
-def test_a_mask_in_blocks_is_the_mask_of_the_whole(
-    rate: int, samples: int, sizes: list[int], level: float
-) -> None:
-    mixture, target, other = normal(3, samples) * np.float32(level)
-    for reference in (None, other):
-        expected = masked_mixture(mixture, target, rate, 7200, reference)
-        heard = mixture if reference is None else reference
-        pieces: list[Any] = []
-        stream, first = MaskStream(rate, 7200, 1), 0
-        while first < samples:
-            block = slice(first, first + sizes[len(pieces) % len(sizes)])
-            pieces.append(stream.push(mixture[block, None], heard[block], target[block]))
-            first = block.stop
-        found = np.concatenate([*pieces, stream.finish()])
-        assert found.shape == (samples, 1)
-        assert np.abs(found[:, 0] - expected).max() <= 1e-5 * np.abs(mixture).max()
-
-
-def test_one_mask_filters_all_channels_alike() -> None:
-    reference, target, other = normal(3, 20_000)
-    mixture = np.stack([reference, 0.5 * reference, other], axis=1)
-    stream = MaskStream(16_000, 8000, 3)
-    found = np.concatenate([stream.push(mixture, reference, target), stream.finish()])
-    alone = masked_mixture(reference, target, 16_000, 8000)
-    assert np.allclose(found[:, 0], alone, atol=1e-5)
-    assert np.allclose(found[:, 1], 0.5 * alone, atol=1e-5)
 
 
 @pytest.mark.slow

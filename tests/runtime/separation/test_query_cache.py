@@ -37,7 +37,7 @@ def manifest(toy_bundle: Path) -> Manifest:
 
 @pytest.fixture
 def kept(manifest: Manifest, own_cache: Path) -> Path:
-    """The file of query 1, for the engine "cpu" in "exact"."""
+    """The file of query 1, for the backend "cpu" in "exact"."""
     Embeddings(manifest, "cpu", "exact").keep(tokens(1), text(1))
     (path,) = (own_cache / "queries").iterdir()
     return path
@@ -55,7 +55,7 @@ def test_another_process_gets_the_very_same_numbers(manifest: Manifest, own_cach
         assert not array.flags.writeable
 
 
-def test_nothing_is_shared_with_another_engine_precision_or_bundle(manifest: Manifest, kept: Path) -> None:
+def test_nothing_is_shared_with_another_backend_precision_or_bundle(manifest: Manifest, kept: Path) -> None:
     tokenizer = dataclasses.replace(manifest.tokenizer, sha256="0" * 64)
     graph = manifest.graphs["encode_text"]
     other = dataclasses.replace(graph, files=(dataclasses.replace(graph.files[0], sha256="0" * 64),))

@@ -1,6 +1,6 @@
 """OpenVINO on the CPU: float32, or bfloat16 where the processor computes it.
 
-Three things about OpenVINO decided the shape of this module:
+The design of this module follows from three properties of OpenVINO:
 
 - Its kernels are chosen when a graph is compiled, and the quicker ones need to know every shape. So a graph
   is compiled for one row of the shape that it is first given, and the rows of a batch go through one after
@@ -62,7 +62,7 @@ VERDICTS, REMEMBERED_VERDICTS = "openvino", 512
 
 
 class CompileSettings(NamedTuple):
-    """One way to run a graph: `name` stands in messages and in what is remembered."""
+    """One way to run a graph: messages and cache entries contain `name`."""
 
     name: str
     properties: Mapping[str, str]
@@ -78,7 +78,7 @@ _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"
 _BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
 _UNFUSED = {"SNIPPETS_MODE": "DISABLE"}
 
-#: In the order in which they are tried. The last two are what the others are measured by.
+#: In the order of the tests. The others are compared with the last two.
 EXACT = (CompileSettings("float32", _FLOAT32), CompileSettings("float32 without fusion", _FLOAT32 | _UNFUSED))
 EXACT_REWRITTEN = (
     CompileSettings("float32", _FLOAT32, rewritten=True),
@@ -93,20 +93,19 @@ FAST_REWRITTEN = (
     FAST[1],
 )
 
-#: The graphs that take all the time. The others run once for a window or a query, and stay in float32: their
-#: rounding would reach every step of the solver, and would gain nothing.
+#: The graphs that take most of the time. The others run once for a window or a query and stay in float32:
+#: their rounding would affect every step of the solver and save no time.
 QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
 #: Those of them that work on images, and the processors on which rewriting them was measured to pay: those of
 #: ARM have other kernels, among them convolutions of Winograd's kind.
 REWRITTEN_GRAPHS = ("encode_mixture", "velocity", "decode_latent")
 REWRITTEN_ON = ("x86_64", "amd64")
 
-#: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, or one
-#: might take another's C for what was there before.
+#: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, because
+#: another thread would restore C as the previous locale.
 _LOADING = threading.Lock()
 
-#: Not kept compiled: the copy would be as large as the bundle's largest file, for something that is wanted
-#: once for each new query.
+#: Not cached: the copy would be as large as the bundle's largest file, and is needed once for each new query.
 NOT_CACHED = ("encode_text",)
 
 
@@ -118,14 +117,14 @@ def why_not() -> str | None:
 
 
 def arithmetic(precision: Arithmetic) -> str:
-    """bfloat16 only where the processor has it: elsewhere it would be imitated, which is slower."""
+    """bfloat16 only if the processor has it: otherwise it would be emulated, which is slower."""
     return FAST[0].name if precision == "fast" and "BF16" in _capabilities() else EXACT[0].name
 
 
 def open(
     folder: Path, manifest: Manifest, precision: Arithmetic, threads: int | None, cache: bool
 ) -> OpenVino:
-    """Opens a bundle; graphs are compiled when they are first wanted."""
+    """Opens a bundle; graphs are compiled when they are first used."""
     return OpenVino(folder, manifest, arithmetic(precision) == FAST[0].name, threads, cache)
 
 
@@ -156,7 +155,7 @@ class _Plan(NamedTuple):
 
 
 class _Model:
-    """A compiled graph and the requests that are not in use; each call has one to itself."""
+    """A compiled graph and its free requests; each call uses one of its own."""
 
     def __init__(self, graph: str, compiled: Compiled, setting: CompileSettings, outputs: list[str]) -> None:
         self.setting = setting
@@ -181,7 +180,7 @@ class _Model:
 
 
 class OpenVino:
-    """Compiled graphs by name and shape of a row, each in the quickest setting that was found right."""
+    """Compiled graphs by name and shape of a row, each in the fastest setting that passed its test."""
 
     name = "openvino"
 
@@ -255,7 +254,7 @@ class OpenVino:
 
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
         for setting in plain:
-            # What is only the measure for another setting is not worth its place on the disk.
+            # A graph that is only compared with another setting is not kept on the disk.
             model = self._compiled(graph, shapes, setting, keep=not others)
             reference = model.run(inputs)
             if finite(reference):
@@ -304,7 +303,7 @@ class OpenVino:
                 if worst_snr_db(reference, model.run(inputs)) >= least:
                     return model
                 del model  # so that two settings are never in memory together
-            except BackendError:  # refusing is one way of not being right
+            except BackendError:  # a refused setting counts as a failed one
                 continue
         return None
 
@@ -322,7 +321,8 @@ class OpenVino:
         return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: CompileSettings) -> Path | None:
-        """The folder of one compiled graph, made and tidied up around; None where nothing can be kept."""
+        """The cache folder of one compiled graph, after removal of old entries; None if nothing can be
+        cached."""
         if not self._cache or graph in NOT_CACHED:
             return None
         try:

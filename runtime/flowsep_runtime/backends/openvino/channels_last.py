@@ -1,8 +1,8 @@
 """Exact rewrites of a graph for OpenVINO on a CPU, when it is loaded and its shapes are known.
 
-A graph of a bundle keeps images as [1, C, H, W]. OpenVINO's convolutions and matrix products want a pixel's
-channels side by side, and it turns the images over again and again. Here all that happens to images, from the
-first convolution to the last, happens to *pixels*, [H·W, C]. On them
+A graph of a bundle keeps images as [1, C, H, W]. OpenVINO's convolutions and matrix products work with a
+pixel's channels side by side, so it transposes the images many times. Here all operations on images, from the
+first convolution to the last, become operations on *pixels*, [H·W, C]. On them
 
 - a 1×1 convolution is a matrix product,
 - a 3×3 convolution is Winograd's in float32 (`winograd.py`); so is a transposed one of 4×4 and stride 2,
@@ -29,9 +29,9 @@ from flowsep_runtime.backends.openvino.winograd import Tiling, cheapest
 if TYPE_CHECKING:
     from openvino import Model, Node, Output
 
-#: To be raised with every change to what is rewritten, and how: compiled graphs are kept by it.
+#: Version of the rewrites; raise it with every change, because it is part of the key of compiled graphs.
 REVISION = 1
-#: Fewer channels are less than the transforms around the products cost.
+#: With fewer channels, the transforms cost more than the products save.
 LEAST_CHANNELS = 96
 #: In bf16 only where rows are so narrow that OpenVINO's own convolution is slow: elsewhere the transforms
 #: cost what the products gain.
@@ -55,7 +55,7 @@ class Image(NamedTuple):
 
 
 def rewrite(model: Model, quick: bool) -> int:
-    """Rewrites a graph of fixed shapes in place; says how many of its convolutions it changed.
+    """Rewrite a graph of fixed shapes in place; return the number of changed convolutions.
 
     Args:
         model: A graph of a bundle with batch 1.
@@ -88,7 +88,7 @@ class _Rewriter:
         return convolutions
 
     def _fold_shapes(self) -> None:
-        """Works out what the graph works out of its own shapes; weights in half precision stay so."""
+        """Fold computations of the graph's own shapes; half-precision weights stay half precision."""
         library = _part_of_openvino("passes")
         passes = library.Manager()
         passes.register_pass(library.ConstantFolding())
@@ -100,7 +100,7 @@ class _Rewriter:
             del cast.get_rt_info()[_UNFOLDED]
 
     def _reconnect(self, node: Node, result: Node) -> None:
-        """Gives those who still read the image what they read before."""
+        """Restore the image for the nodes that still read it."""
         readers = [
             reader
             for reader in node.output(0).get_target_inputs()
@@ -112,7 +112,7 @@ class _Rewriter:
                 reader.replace_source_output(image)
 
     def _rewritten(self, node: Node) -> Node | None:
-        """The node on pixels; None if it is not known or not worth it."""
+        """The node on pixels; None if it is unknown or gains nothing."""
         match node.get_type_name():
             case "Convolution":
                 return self._convolution(node)
@@ -193,8 +193,8 @@ class _Rewriter:
         return None
 
     def _leave(self, node: Node) -> None:
-        """Leaves a convolution to OpenVINO, which finds the channels where it wants them, and its bias with
-        it: what comes after happens to pixels all the same."""
+        """Leave a convolution and its bias to OpenVINO, between two transpositions that it removes; the
+        following nodes work on pixels all the same."""
         self._of(node.output(0))
         self._left.add(node.get_name())
 
@@ -328,8 +328,7 @@ class _Rewriter:
         return self._reshape(op.broadcast(group, self._ints(groups, members)), 1, image.channels)
 
     def _halves(self, node: Node) -> None:
-        """Two halves of a linear layer's result are the results of two layers: nothing is copied to part
-        them."""
+        """Two halves of a linear layer's result become the results of two layers, so no copy splits them."""
         axis, total = _constant_of(node.input_value(1)), node.input_value(0).get_node()
         if axis is None or int(axis) not in (-1, len(_shape(total.output(0))) - 1):
             return
@@ -400,7 +399,7 @@ class _Rewriter:
         return wide
 
     def _constant(self, values: Array) -> Node:
-        """A constant; what is stored in half precision stays so, marked as decompression."""
+        """A constant; a half-precision one stays half precision, marked as decompression."""
         node: Node = self._op.constant(np.ascontiguousarray(values))
         if values.dtype != np.float16:
             return node

@@ -1,7 +1,7 @@
 """Compiled OpenVINO graphs, read back from where OpenVINO kept them.
 
-OpenVINO writes them well, but reads them badly: it hashes all weights of the graph that it is given, reads
-the whole file into memory and copies the weights from there. Here the file is mapped.
+OpenVINO reads its own cache slowly: it hashes all weights of the given graph, reads the whole file into
+memory and copies the weights from there. Here the file is mapped.
 
 OpenVINO also takes what it reads for whole: with some wrong bytes a graph gives noise, silence or NaN. So
 it writes into a folder of its own each time, and what it wrote is read again only through here, by a name
@@ -51,7 +51,7 @@ def writing(folder: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="writing-", dir=folder, ignore_cleanup_errors=True) as scratch:
         yield Path(scratch)
-        with suppress(OSError):  # a full disk, say: then there is nothing to be read
+        with suppress(OSError):  # such as a full disk: then there is nothing to read
             for path in Path(scratch).glob("*.blob"):
                 with _mapped(path) as memory:
                     name = _name(memory)
@@ -59,7 +59,7 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether there is something for `read`."""
+    """True if there is an entry for `read`."""
     return any(folder.glob(_NAME))
 
 

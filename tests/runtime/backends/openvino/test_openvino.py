@@ -368,7 +368,7 @@ def test_damaged_compiled_graphs_are_compiled_again(toy_bundle: Path, own_cache:
             case 2:
                 content[:] = b""
             case 3:
-                content[-100] ^= 1  # in the weights, where the engine would not notice
+                content[-100] ^= 1  # in the weights, where OpenVINO would not notice
         blob.write_bytes(content)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -398,15 +398,15 @@ def test_wrong_bytes_anywhere_in_a_compiled_graph_are_noticed(own_cache: Path) -
         assert all(np.array_equal(found[name], array) for name, array in expected.items())
 
 
-def test_what_the_engine_left_half_written_is_not_read(toy_bundle: Path, own_cache: Path) -> None:
-    """A process that is killed while the engine writes its cache leaves the engine's own file."""
+def test_a_half_written_cache_file_of_openvino_is_not_read(toy_bundle: Path, own_cache: Path) -> None:
+    """A process that is killed while OpenVINO writes its cache leaves OpenVINO's own file."""
     manifest = Manifest.read(toy_bundle)
     given = inputs(manifest, "vocode")
     expected = open_backend("openvino", toy_bundle, manifest).run("vocode", given)
     (blob,) = (own_cache / "openvino").rglob("*.blob")
     content = bytearray(blob.read_bytes())
     content[-100] ^= 1
-    # by any name that an engine could give it
+    # by any name that OpenVINO could give it
     for name in ("1234567890.blob", f"compiled-{len(content)}.blob"):
         blob.with_name(name).write_bytes(content)
     blob.unlink()

@@ -1,0 +1,392 @@
+"""Masks from the model's spectrogram: shares of a mixture, and the mixture's samples through them."""
+
+from __future__ import annotations
+
+import dataclasses
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowsep_eval.mel import mel_magnitudes
+from flowsep_runtime import OptionError, Pipeline, Separator
+from flowsep_runtime.bundle.manifest import ModelEntry
+from flowsep_runtime.device_pipeline import Clip
+from flowsep_runtime.options import JOININGS, Options
+from flowsep_runtime.separation.averaging import WindowMean
+from flowsep_runtime.separation.longform import GROUP
+from flowsep_runtime.separation.masking import MaskFilter, band_weights
+from flowsep_runtime.separation.shares import shares
+from tests.runtime.separation.test_stream import cut, level_noise, noted
+from tests.runtime.test_separator import noise
+from tests.runtime.toy_bundle import MODEL, Reference, write_toy_bundle
+
+CLIP, RATE = MODEL.clip_samples, MODEL.sample_rate
+COMPLEMENT = "everything except {query}"
+
+
+def knowing(folder: Path, **fields: Any) -> Path:
+    """A toy bundle whose manifest has more fields of the model."""
+    return write_toy_bundle(folder, model=dataclasses.replace(MODEL, **fields))
+
+
+@pytest.fixture(scope="module")
+def pairing(tmp_path_factory: pytest.TempPathFactory) -> Separator:
+    """A separator whose bundle gives masks by default, of one evaluation and against the complement."""
+    folder = tmp_path_factory.mktemp("pairing") / "toy"
+    fields = {"default_kind": "masked", "complement": COMPLEMENT, "masked_steps": 1, "masked_solver": "mean"}
+    return Separator(Pipeline.load(knowing(folder, **fields), "cpu", threads=1), cache=False)
+
+
+def normal(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def filtered(mixture: Any, masks: Any, rate: float, sizes: list[int] | None = None) -> Any:
+    """The mixture [n, C] through masks [m, H, Q, 64]; given block by block if there are sizes."""
+    masking = MaskFilter(rate, MODEL, mixture.shape[1], *masks.shape[1:3])
+    if sizes is None:
+        return np.concatenate([masking.push(mixture, masks), masking.finish()])
+    pieces: list[Any] = []
+    blocks, frames = cut(mixture, sizes), cut(masks, [max(1, size // 100) for size in sizes])
+    while True:
+        block, some = next(blocks, mixture[:0]), next(frames, masks[:0])
+        if not len(block) and not len(some):
+            return np.concatenate([*pieces, masking.finish()])
+        pieces.append(masking.push(block, some))
+
+
+@given(st.integers(1, 4), st.floats(-30, 200), st.integers(0, 99))
+def test_masks_lie_between_nothing_and_everything_and_never_exceed_the_mixture(
+    sounds: int, level: float, seed: int
+) -> None:
+    log_mels = 4 * normal(sounds, 6, 64, seed=seed) + np.float32(level)
+    mixture = 4 * normal(6, 64, seed=seed + 1) + np.float32(level)
+    masks = shares(log_mels, mixture, complements=False)
+    assert masks.shape == log_mels.shape
+    assert (masks >= 0).all() and masks.sum(axis=0).max() <= 1 + 1e-5
+    if sounds == 1:
+        assert np.allclose(masks[0], np.minimum(1, np.exp(log_mels[0] - mixture)), atol=1e-5)
+
+
+def test_a_sound_and_its_complement_share_everything() -> None:
+    log_mels = normal(2, 6, 64)
+    (mask,) = shares(log_mels, np.full((6, 64), 50, np.float32), complements=True)
+    (other,) = shares(log_mels[::-1], np.full((6, 64), 50, np.float32), complements=True)
+    assert np.allclose(mask + other, 1, atol=1e-6)
+    assert np.allclose(mask, 1 / (1 + np.exp(log_mels[1] - log_mels[0])), atol=1e-6)
+
+
+def test_several_sounds_share_everything_where_they_claim_half_of_it() -> None:
+    claims = np.array([0.4, 0.2, 0.1, 0.1], np.float32)[:, None, None] * np.ones((4, 6, 64), np.float32)
+    mixture = np.zeros((6, 64), np.float32)
+    (first, second) = shares(np.log(claims[:2]), mixture, complements=False)
+    assert np.allclose(first, 2 / 3) and np.allclose(second, 1 / 3)
+    (third, fourth) = shares(np.log(claims[2:]), mixture, complements=False)
+    assert np.allclose(third, 0.2) and np.allclose(fourth, 0.2)
+
+
+def test_the_weights_of_a_bin_are_those_of_the_front_ends_triangles() -> None:
+    frequencies = np.fft.rfftfreq(1024, 1 / RATE).astype(np.float32)
+    weights = band_weights(frequencies, 64, 8000)
+    assert np.allclose(weights.sum(axis=1), 1, atol=1e-6)
+    # A tone sounds in the bands whose triangles cover it, and in no other.
+    for index in (30, 100, 311):
+        tone = np.sin(2 * np.pi * frequencies[index] * np.arange(4096) / RATE).astype(np.float32)
+        loud = mel_magnitudes(tone)[10]
+        assert np.argmax(loud) == np.argmax(weights[index])
+        assert (loud[weights[index] > 0] > 1e-3 * loud.max()).all()
+    assert weights[0, 0] == 1 and weights[-1, -1] == 1
+
+
+@pytest.mark.parametrize("rate", [1000, 8000, 16_000, 22_050.5, 44_100, 192_000])
+def test_masks_of_one_keep_everything_and_of_zero_nothing(rate: float) -> None:
+    mixture = normal(int(rate), 2)
+    masks = np.ones((101, 2, 2, 64), np.float32)
+    masks[:, :, 1] = 0
+    found = filtered(mixture, masks, rate)
+    assert found.shape == (len(mixture), 2, 2)
+    assert np.allclose(found[:, :, 0], mixture, atol=1e-5)
+    assert not found[:, :, 1].any()
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_a_mask_acts_at_its_own_time_and_frequency(rate: int) -> None:
+    time = np.arange(2 * rate) / rate
+    low, high = np.sin(2 * np.pi * 500 * time), np.sin(2 * np.pi * 3000 * time)
+    mixture = (low + high).astype(np.float32)[:, None]
+    masks = np.zeros((200, 1, 1, 64), np.float32)
+    centres = band_weights(np.array([500, 3000], np.float32), 64, 8000) > 0
+    masks[:100, :, :, centres[0]] = 1
+    masks[100:, :, :, centres[1]] = 1
+    found = filtered(mixture, masks, rate)[:, 0, 0]
+    edge = int(0.05 * rate)
+    for span, wanted in ((slice(edge, rate - edge), low), (slice(rate + edge, 2 * rate - edge), high)):
+        assert np.abs(found[span] - wanted[span]).max() < 0.03
+    # Half-way through, the masks cross: the low tone has faded by half a window.
+    fade = np.abs(found[rate - 3 * edge : rate + 3 * edge] * np.sqrt(2))
+    assert fade.max() < 2
+
+
+def test_above_what_the_model_hears_the_mask_goes_on() -> None:
+    mixture = normal(96_000, 1)
+    masks = np.full((200, 1, 1, 64), 0.25, np.float32)
+    masks[:, :, :, :50] = 1
+    found = filtered(mixture, masks, 48_000)[:, 0, 0]
+    gain = np.abs(np.fft.rfft(found)) / np.maximum(np.abs(np.fft.rfft(mixture[:, 0])), 1e-9)
+    frequencies = np.fft.rfftfreq(96_000, 1 / 48_000)
+    assert np.median(gain[(frequencies > 9000)]) == pytest.approx(0.25, abs=0.02)
+    assert np.median(gain[(frequencies > 200) & (frequencies < 2000)]) == pytest.approx(1, abs=0.02)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rate=st.sampled_from([1000, 16_000, 48_000]),
+    samples=st.integers(1, 9000),
+    sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=3),
+    level=st.sampled_from([1e-30, 1e-3, 1.0, 1e30]),
+)
+def test_a_mixture_in_blocks_is_filtered_as_the_whole(
+    rate: int, samples: int, sizes: list[int], level: float
+) -> None:
+    mixture = normal(samples, 2) * np.float32(level)
+    masks = np.abs(normal(1 + samples * 100 // rate, 1, 2, 64))
+    whole, found = filtered(mixture, masks, rate), filtered(mixture, masks, rate, sizes)
+    assert found.shape == whole.shape == (samples, 2, 2)
+    assert np.abs(found - whole).max() <= 1e-5 * np.abs(whole).max()
+
+
+def test_many_frames_are_filtered_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixture, masks = normal(30_000, 1), np.abs(normal(188, 1, 1, 64))
+    whole = filtered(mixture, masks, 16_000)
+    monkeypatch.setattr("flowsep_runtime.separation.masking.BLOCK_FRAMES", 7)
+    assert np.allclose(filtered(mixture, masks, 16_000), whole, atol=1e-6)
+
+
+def test_windows_average_by_their_weights_and_silence_stands_where_none_has_any() -> None:
+    mean = WindowMean((2, 3), silence=-1)
+    first, second = normal(6, 2, 3), normal(6, 2, 3, seed=1)
+    weights = np.ones((6, 2), np.float32)
+    weights[:, 1] = 0
+    mean.add(0, first, weights)
+    assert np.array_equal(mean.take(4)[:, 0], first[:4, 0])
+    mean.add(2, second, 3 * np.ones((6, 2), np.float32))
+    found = mean.take(8)
+    assert np.allclose(found[:2, 0], (first[4:, 0] + 3 * second[2:4, 0]) / 4)
+    assert np.allclose(found[:, 1], second[2:, 1])
+    mean.add(8, first, np.zeros((6, 2), np.float32))
+    assert (mean.take(14) == -1).all()
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize("mono", [False, True])
+@pytest.mark.parametrize("seconds", [0.1, 1.7])
+@pytest.mark.parametrize("bundle", ["plain", "pair"])
+def test_target_and_residual_are_the_mixture_and_no_vocoder_runs(
+    separator: Separator,
+    pairing: Separator,
+    monkeypatch: pytest.MonkeyPatch,
+    bundle: str,
+    channels: int | None,
+    mono: bool,
+    seconds: float,
+) -> None:
+    ours = separator if bundle == "plain" else pairing
+    monkeypatch.setattr(ours.pipeline, "vocode", lambda m: pytest.fail("the vocoder ran"))
+    shape = (int(44_100 * seconds),) + (() if channels is None else (channels,))
+    audio = noise(*shape) + np.float32(0.1)
+    found = ours.separate(audio, 44_100, "rain", kind="masked", mono=mono)
+    assert found.target.shape == found.residual.shape == audio.shape
+    assert found.target.any() and "vocode" not in found.timings
+    assert np.abs(found.target + found.residual - audio).max() <= 1e-6 * np.abs(audio).max()
+
+
+def by_hand(reference: Reference, audio: Any, queries: list[list[int]], complement: bool, rate: int) -> Any:
+    """The mixture's samples through the masks that the toy model's means give, one window."""
+    sound = audio - audio.mean()
+    waveform = np.zeros((1, CLIP), np.float32)
+    waveform[0, : len(audio)] = sound * (0.5 / (np.abs(sound).max() + 1e-8))
+    posterior = np.random.default_rng(0).standard_normal((1, 8, 16, 16), np.float32)
+    mixture_mel = reference.log_mel(waveform)
+    mean, std = reference.encode_mixture(mixture_mel)
+    log_mels = []
+    for words in queries:
+        ids, mask = np.zeros((2, 1, 50), np.int64)
+        ids[0, : len(words)], mask[0, : len(words)] = words, 1
+        text = reference.encode_text(ids, mask)
+        latent = reference.velocity(np.zeros_like(mean), 0.0, mean + std * posterior, text, mask)
+        log_mels.append(reference.decode_latent(latent)[0])
+    masks = shares(np.stack(log_mels), mixture_mel[0], complement)
+    return filtered(sound[:, None], masks.transpose(1, 0, 2)[:, None], rate)[:, 0]
+
+
+def test_one_evaluation_of_query_and_complement_gives_the_mask(
+    pairing: Separator, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = noise(CLIP - 500)
+    rows: list[int] = []
+    velocity = pairing.pipeline.velocity_from
+    monkeypatch.setattr(
+        pairing.pipeline, "velocity_from", lambda x, *rest: noted(rows, [len(x)], velocity(x, *rest))
+    )
+    found = pairing.separate(audio, RATE, "rain")
+    assert rows == [2]  # one batch
+    unknown = 2
+    expected = by_hand(reference, audio, [[5, 1], [unknown, unknown, 5, 1]], True, RATE)[:, 0]
+    assert np.abs(found.target - expected).max() <= 1e-5 * np.abs(audio).max()
+
+
+def test_several_queries_share_the_mixture(pairing: Separator, reference: Reference) -> None:
+    audio = noise(CLIP)
+    found = pairing.separate_all(audio, RATE, ["rain", "dog barking"])
+    words = [[5, 1], [3, 4, 1], [2, 2, 5, 1], [2, 2, 3, 4, 1]]
+    expected = by_hand(reference, audio, words, True, RATE)
+    for query, each in enumerate(found):
+        assert np.abs(each.target - expected[:, query]).max() <= 1e-5 * np.abs(audio).max()
+    (part,) = pairing.stream([audio], RATE, ["rain", "dog barking"])
+    assert np.allclose(part.rest[:, 0] + found[0].target + found[1].target, audio, atol=1e-6)
+
+
+@pytest.mark.parametrize("windows", JOININGS)
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_a_stream_of_masks_is_the_whole(pairing: Separator, windows: Any, rate: int) -> None:
+    audio = noise(int(3.3 * rate), 2)
+    whole = pairing.separate(audio, rate, "rain", windows=windows)
+    parts = list(pairing.stream(cut(audio, [3000, 20_000]), rate, "rain", windows=windows))
+    for found, expected in (
+        ([part.targets[0] for part in parts], whole.target),
+        ([part.residuals[0] for part in parts], whole.residual),
+    ):
+        assert np.abs(np.concatenate(found) - expected).max() <= 1e-5
+    assert sum(len(part.mixture) for part in parts) == len(audio)
+
+
+@pytest.mark.parametrize("solver", ["mean", "euler"])
+def test_joint_masks_are_those_of_the_model_over_everything_at_once(
+    pairing: Separator, reference: Reference, solver: str
+) -> None:
+    """The toy looks at every latent frame by itself, and all windows have one level."""
+    audio = level_noise((GROUP + 2) * CLIP)
+    found = pairing.separate(audio, RATE, "rain", solver=solver, steps=1).target
+    masks: list[Any] = []
+    frames = len(audio) // 640
+    generator = np.random.default_rng(0)
+    drawn = [[generator.standard_normal((1, 8, 16, 16), np.float32) for _ in range(2)] for _ in range(frames)]
+    posterior, start = (np.concatenate(each, axis=2)[:, :, :frames] for each in zip(*drawn, strict=True))
+    mixture = reference.log_mel(audio[None] * np.float32(0.5 / (np.abs(audio).max() + 1e-8)))
+    mean, std = reference.encode_mixture(mixture)
+    for words in ([5, 1], [2, 2, 5, 1]):
+        ids, mask = np.zeros((2, 1, 50), np.int64)
+        ids[0, : len(words)], mask[0, : len(words)] = words, 1
+        text = reference.encode_text(ids, mask)
+        x = np.zeros_like(start) if solver == "mean" else start
+        velocity = reference.velocity(x, 0.0, mean + std * posterior, text, mask)
+        masks.append(reference.decode_latent(velocity if solver == "mean" else x + velocity)[0])
+    share = shares(np.stack(masks), mixture[0], complements=True)
+    expected = filtered(audio[:, None], share.transpose(1, 0, 2)[:, None], RATE)[:, 0, 0]
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(audio).max()
+
+
+@pytest.mark.parametrize("windows", JOININGS)
+def test_silence_has_no_mask(pairing: Separator, windows: Any) -> None:
+    audio = np.stack([level_noise(12 * CLIP), np.zeros(12 * CLIP, np.float32)], axis=1)
+    audio[3 * CLIP : 9 * CLIP] = 0
+    found = pairing.separate(audio, RATE, "rain", windows=windows)
+    assert not found.target[4 * CLIP : 8 * CLIP].any() and not found.target[:, 1].any()
+    assert found.target[: 2 * CLIP, 0].any() and found.target[10 * CLIP :, 0].any()
+
+
+def test_a_short_window_is_enough_for_a_short_recording(pairing: Separator) -> None:
+    audio = noise(3000)
+    found = pairing.separate(audio, RATE, "rain", window=0.2)
+    assert np.abs(found.target + found.residual - audio).max() <= 1e-6
+
+
+def test_the_residual_of_a_generated_target_comes_from_the_spectrogram(separator: Separator) -> None:
+    audio = noise(2 * CLIP, 2)
+    generated = separator.separate(audio, RATE, "rain", kind="generated")
+    masked = separator.separate(audio, RATE, "rain", kind="masked")
+    assert np.allclose(generated.residual, masked.residual, atol=1e-6)
+    assert not np.allclose(generated.target, masked.target, atol=1e-2)
+
+
+def test_memory_and_progress_of_a_pair_count_both_sentences(pairing: Separator) -> None:
+    seen: list[tuple[int, int]] = []
+    pairing.separate(noise(3 * CLIP), RATE, "rain", progress=lambda *told: seen.append(told))
+    assert seen[-1][0] == seen[-1][1]
+    seen_both: list[tuple[int, int]] = []
+    pairing.separate_all(
+        noise(3 * CLIP), RATE, ["rain", "dog"], progress=lambda *told: seen_both.append(told)
+    )
+    assert seen_both[-1][0] == seen_both[-1][1] == 2 * seen[-1][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "expected"),
+    [
+        ({}, {}, (3, "euler", "generated")),
+        ({}, {"kind": "masked"}, (3, "euler", "masked")),
+        ({"default_kind": "masked"}, {}, (3, "euler", "masked")),
+        ({"masked_steps": 1, "masked_solver": "mean"}, {}, (3, "euler", "generated")),
+        ({"masked_steps": 1, "masked_solver": "mean"}, {"kind": "masked"}, (1, "mean", "masked")),
+        # Another number of steps than the solver takes, or another solver: the flow's own.
+        (
+            {"masked_steps": 1, "masked_solver": "mean"},
+            {"kind": "masked", "steps": 5},
+            (5, "euler", "masked"),
+        ),
+        (
+            {"masked_steps": 1, "masked_solver": "mean"},
+            {"kind": "masked", "solver": "heun"},
+            (3, "heun", "masked"),
+        ),
+        ({"masked_steps": 2, "masked_solver": "heun"}, {"kind": "masked", "steps": 5}, (5, "heun", "masked")),
+        ({}, {"solver": "mean"}, (1, "mean", "generated")),
+    ],
+    ids=str,
+)
+def test_the_bundle_says_what_the_defaults_of_a_kind_are(
+    fields: dict[str, Any], options: dict[str, Any], expected: tuple[int, str, str]
+) -> None:
+    model: ModelEntry = dataclasses.replace(MODEL, **fields)
+    resolved = Options(**options).resolved(model, "exact")
+    assert (resolved.steps, resolved.solver, resolved.kind) == expected
+
+
+def test_the_solver_of_the_mean_takes_one_step(separator: Separator) -> None:
+    with pytest.raises(OptionError, match="takes 1 step and not 4"):
+        separator.separate(noise(100), RATE, "rain", solver="mean", steps=4)
+
+
+def test_the_pipeline_solves_for_the_mean_by_one_velocity(pipeline: Pipeline) -> None:
+    latent, start = normal(2, 1, 8, 16, 16)
+    text = normal(1, 50, MODEL.text_width)
+    mask = np.ones((1, 50), np.float32)
+    found = pipeline.solve(start, latent, text, mask, 1, "mean")
+    assert np.array_equal(found, pipeline.velocity(np.zeros_like(start), 0.0, latent, text, mask))
+    waveform = 0.3 * normal(1, CLIP, seed=4)
+    clip = Clip(waveform, latent, start, text, mask)
+    whole = pipeline.run(clip, 1, "mean")
+    assert np.array_equal(pipeline.generate(clip, 1, "mean"), whole.waveform)
+    assert np.array_equal(whole.mixture, pipeline.log_mel(waveform))
+    quiet = pipeline.run(clip, 1, "mean", vocode=False)
+    assert quiet.waveform.shape == (1, 0) and np.array_equal(quiet.log_mel, whole.log_mel)
+
+
+def test_the_memory_of_a_stream_of_masks_does_not_grow_with_its_length(pairing: Separator) -> None:
+    def peak(clips: int) -> int:
+        blocks = (noise(CLIP, 2, seed=number) for number in range(clips))
+        tracemalloc.start()
+        try:
+            for _ in pairing.stream(blocks, 44_100, "rain"):
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(20)
+    assert peak(80) <= 1.1 * peak(20)
