@@ -15,12 +15,13 @@ import soundfile
 
 from flowsep_export import cli, verify
 from flowsep_export.errors import EngineError
-from flowsep_export.tensorrt.engines import build_engines
+from flowsep_export.tensorrt.engines import TIMING_CACHE, build_engines
 from flowsep_export.tensorrt.verify import verify_engines
 from flowsep_runtime import BackendError, OptionError, Pipeline
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.engines import SIDECAR, EngineSet
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
+from flowsep_runtime.caches import read_checked, write_checked
 from tests.gpu.conftest import normal
 from tests.gpu.doubles import VERSIONS, Machine, installed
 from tests.runtime.toy_bundle import MODEL
@@ -136,11 +137,12 @@ def test_a_build_that_stops_goes_on_where_it_stopped(bundle: Path, machine: Mach
 
 def test_the_timing_cache_grows_and_a_foreign_one_is_replaced(bundle: Path, machine: Machine) -> None:
     folder, _ = build_engines(bundle, ONE, FRAMES)
-    cache = (folder / "timing.cache").read_bytes()
-    assert cache.startswith(b"11.4") and b"vocode" in cache
-    (folder / "timing.cache").write_bytes(b"of another version")
+    cache = read_checked(folder / TIMING_CACHE)
+    assert cache is not None and cache.startswith(b"11.4") and b"vocode" in cache
+    write_checked(folder / TIMING_CACHE, b"of another version")
     build_engines(bundle, ONE, FRAMES, level=4)
-    assert (folder / "timing.cache").read_bytes().startswith(b"11.4")
+    cache = read_checked(folder / TIMING_CACHE)
+    assert cache is not None and cache.startswith(b"11.4")
 
 
 @pytest.mark.parametrize(

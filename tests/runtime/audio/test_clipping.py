@@ -96,18 +96,20 @@ def test_the_command_says_it_and_has_both_ways_out(run: Run, tmp_path: Path, toy
         "--steps",
         1,
         "--force",
-        "--residual",
-        tmp_path / "r.wav",
+        "--kind",
+        "masked",
+        "--output",
+        tmp_path / "out.wav",
     )
     code, _, err = run(*options)
     assert code == 0 and "samples beyond full scale" in err and "--clip-mode" in err
-    clipped = soundfile.read(tmp_path / "r.wav")[0]
+    clipped = soundfile.read(tmp_path / "out.wav")[0]
     code, _, err = run(*options, "--clip-mode", "rescale")
     assert code == 0 and "dB quieter, so that nothing clips" in err
-    rescaled = soundfile.read(tmp_path / "r.wav")[0]
+    rescaled = soundfile.read(tmp_path / "out.wav")[0]
     code, _, err = run(*options, "--clip-mode", "float")
     assert (code, err) == (0, "")
-    whole = soundfile.read(tmp_path / "r.wav")[0]
+    whole = soundfile.read(tmp_path / "out.wav")[0]
     assert np.abs(whole).max() > 1 and np.allclose(clipped, np.clip(whole, -1, 1), atol=1e-4)
     assert np.allclose(rescaled * np.abs(whole).max(), whole, atol=1e-4)
 
