@@ -10,7 +10,7 @@ import ctypes
 from typing import Any
 
 from benchmarks.common.contestants import Device
-from flowsep_runtime.backends.onnxruntime import cuda_libraries
+from flowsep_runtime.backends import nvidia_driver
 from flowsep_runtime.errors import BackendError, OptionError
 
 NAME_BYTES = 128
@@ -37,7 +37,7 @@ def device_for(asked: str) -> Device:
 
 def why_no_gpu() -> str | None:
     """The reason why PyTorch, the reference, cannot use a GPU here; None if it can."""
-    reason = cuda_libraries.why_no_driver()
+    reason = nvidia_driver.why_no_driver()
     if reason is not None:
         return reason
     import torch
@@ -51,7 +51,7 @@ class Gpu:
     """The first GPU of CUDA, with its context."""
 
     def __init__(self) -> None:
-        self._driver = cuda_libraries.load("libcuda.so.1")
+        self._driver = nvidia_driver.load(nvidia_driver.DRIVER)
         self._call("cuInit", 0)
         self._device = ctypes.c_int()
         self._call("cuDeviceGet", ctypes.byref(self._device), 0)

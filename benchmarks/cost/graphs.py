@@ -1,6 +1,6 @@
 """Kernels, operations and bytes of a separation, counted from a bundle's graphs: no GPU is needed.
 
-    python -m benchmarks.cost.graphs --bundle bundles/v2_100k-fp16 --engine tensorrt
+    python -m benchmarks.cost.graphs --bundle bundles/v2_100k-fp16 --backend tensorrt
 
 What is an estimate says so; see `operators.py` for what is counted and how.
 """
@@ -16,8 +16,9 @@ import click
 import onnx
 
 from benchmarks.cost.operators import Cost, count
-from flowsep_export.tensorrt.passes import prepared
+from flowsep_export.tensorrt.passes import prepared, prepared_loop
 from flowsep_runtime.backends.device_graphs import device_graph_path
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.bundle.manifest import Manifest
 
 ONCE, A_STEP = "once", "a step"
@@ -37,8 +38,8 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
 
     Args:
         bundle: The bundle.
-        backend: "cpu", "cuda" or "tensorrt": the backend whose variants are counted.
-        batch: Channels that go together.
+            backend: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
+            batch: Channels that go together.
         frames: Mel frames.
         steps: Of the solver.
         queries: Encoded at once; one serves all channels of a recording.
@@ -59,13 +60,24 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
     result = []
     for name in manifest.graphs:
         own = sizes | ({"batch": queries} if name == "encode_text" else {})
-        path = bundle / manifest.graph(name, backend).files[0].name
-        runs = steps if name == "velocity" else 1
-        result.append(Row(name, runs, count(_load(path, backend, own), own)))
+        for part, model in _spelt(bundle, manifest, name, backend, own).items():
+            result.append(Row(part, steps if part in ("velocity", STEP) else 1, count(model, own)))
     if backend != "cpu":  # the host does it in numpy
         cost = count(_load(device_graph_path("advance"), backend, sizes), sizes)
         result.append(Row("advance", steps, cost))
     return result
+
+
+def _spelt(
+    bundle: Path, manifest: Manifest, name: str, backend: str, sizes: Mapping[str, int]
+) -> dict[str, onnx.ModelProto]:
+    """A graph as a backend runs it in a clip: the velocity's in two parts, where it has them."""
+    if name == "velocity" and backend == "tensorrt":
+        return prepared_loop(bundle / manifest.graph(name, backend).files[0].name, sizes)
+    own = manifest.variants.get(backend, {})
+    parts = (CONSTANTS, STEP) if name == "velocity" and STEP in own else (name,)
+    files = {part: bundle / (own.get(part) or manifest.graphs[part]).files[0].name for part in parts}
+    return {part: _load(path, backend, sizes) for part, path in files.items()}
 
 
 def _load(path: Path, backend: str, sizes: Mapping[str, int]) -> onnx.ModelProto:

@@ -45,6 +45,7 @@ POINTWISE = {
         "Mul",
         "Neg",
         "Pow",
+        "QuickGelu",
         "Reciprocal",
         "Sigmoid",
         "Sin",
@@ -60,9 +61,10 @@ POINTWISE = {
 
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
-#: ONNX Runtime's own operator, of which onnx infers no shape: for that time one of as many inputs of the same
-#: shape (queries, keys and values of one sequence) stands in for it.
-ATTENTION, STAND_IN = "MultiHeadAttention", "Mean"
+ATTENTION = "MultiHeadAttention"
+STAND_IN = "Mean"
+"""For operators of which onnx infers no shape: each of their outputs has the shape of the first input, so
+that a mean of this input alone stands in for it."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,14 @@ class _Graph:
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
         self.nodes_in_file = len(model.graph.node)
-        for node in model.graph.node:
-            if node.op_type == ATTENTION:
-                node.CopyFrom(onnx.helper.make_node(STAND_IN, node.input, node.output, name=node.name))
+        own = {node.output[0]: node for node in model.graph.node if _is_unknown(node)}
+        model = _with_stand_ins(model)
         folded = ir.from_proto(model)
         # small constants only: what computes shapes, and no weights
         fold_constants_ir(folded, onnx_shape_inference=True, input_size_limit=256, output_size_limit=256)
         graph = onnx.shape_inference.infer_shapes(ir.to_proto(folded), data_prop=True).graph
-        self.nodes = list(graph.node)
-        for node in self.nodes:
-            if node.op_type == STAND_IN:
-                node.op_type = ATTENTION
+        others = {name for node in own.values() for name in node.output[1:]}
+        self.nodes = [own.get(node.output[0], node) for node in graph.node if others.isdisjoint(node.output)]
         self.outputs = {value.name for value in graph.output}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, int] = {}
@@ -123,6 +122,28 @@ class _Graph:
 
     def bytes_of(self, name: str) -> int:
         return self.elements(name) * int(_itemsize(self.types[name]))
+
+
+def shapes_of(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that follows from the sizes of the axes; the model stays as it is."""
+    return _Graph(onnx.ModelProto.FromString(model.SerializeToString()), sizes).shapes
+
+
+def _is_unknown(node: onnx.NodeProto) -> bool:
+    return node.domain == "com.microsoft"
+
+
+def _with_stand_ins(model: onnx.ModelProto) -> onnx.ModelProto:
+    result: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
+    del result.graph.node[:]
+    for node in model.graph.node:
+        if _is_unknown(node):
+            names = filter(None, node.output)
+            stand_ins = [onnx.helper.make_node(STAND_IN, node.input[:1], [name]) for name in names]
+            result.graph.node.extend(stand_ins)
+        else:
+            result.graph.node.append(node)
+    return result
 
 
 def count(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:

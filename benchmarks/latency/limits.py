@@ -22,6 +22,8 @@ PART = {
     "velocity_text": FEATURES,
     "velocity_mixture": FEATURES,
     "velocity_time": FEATURES,
+    "loop_constants": FEATURES,
+    "loop_step": VELOCITY,
     "advance": VELOCITY,
 }
 

@@ -145,6 +145,8 @@ def command(
     request = EngineRequest(batch, frames, builder_level, workspace, heard, not no_verify)
     if tensorrt:
         request.check()
+    if not no_verify:
+        _require_a_runtime()
     if bundle is not None:
         if checkpoint is not None or not tensorrt:
             raise OptionError(
@@ -200,6 +202,15 @@ def command(
     click.echo(f"{shown(output)}: {manifest.precision}, {size:.0f} MB, {seconds:.0f} s")
     if engines is not None:
         engines.show()
+
+
+def _require_a_runtime() -> None:
+    """Before hours of work are spent: what is exported is verified on ONNX Runtime, of whichever build."""
+    from flowsep_runtime.backends import why_not
+
+    reason = why_not("cpu")
+    if reason is not None:
+        raise OptionError(f"An export is verified on ONNX Runtime, but {reason}; or give --no-verify.")
 
 
 def _masked(masked_steps: int | None, masked_solver: str | None, steps: int) -> dict[str, object]:

@@ -20,7 +20,8 @@ from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import ExportError
 from flowsep_export.graphs import VARIANTS, Graph, TensorSpec, graphs, vocoder_tail
 from flowsep_export.onnx import convert as onnx_export
-from flowsep_export.onnx.cuda_variant import rewrite_for_cuda
+from flowsep_export.onnx.cuda_variant import pad_as_before, rewrite_for_cuda
+from flowsep_export.onnx.loop_parts import named_axes, split_loop
 from flowsep_export.precision import halve, mixed_nodes
 from flowsep_export.ranges import LIMIT, graph_inputs, largest_activation
 from flowsep_export.stage_inputs import LONG_FRAMES, QUERY, SHORT_FRAMES, random_inputs, recorded_inputs
@@ -28,6 +29,7 @@ from flowsep_export.tokenizer import FILE, pad_id
 from flowsep_ref import FlowSep
 from flowsep_runtime import __version__
 from flowsep_runtime.arrays import Floats
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.bundle.checksums import sha256_of
 from flowsep_runtime.bundle.manifest import (
     FileEntry,
@@ -169,19 +171,44 @@ def _write_variants(
             shared = onnx_export.share_weights(folder, entry.files, exported[name].files)
             entries[name] = replace(entry, files=shared)
         variants[backend] = entries
-    rewritten = _cuda_variant(folder, exported)
-    return variants | ({"cuda": rewritten} if rewritten else {})
+    return variants | {"cuda": _cuda_variant(model, folder, exported)}
 
 
-def _cuda_variant(folder: Path, exported: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
-    """Write the CUDA provider's variants of graphs in which it can fuse attention."""
-    entries = {}
-    for name, entry in exported.items():
-        model = onnx.load(folder / entry.files[0].name, load_external_data=False)
-        if rewrite_for_cuda(model):
-            path = folder / f"{name}.cuda.onnx"
-            onnx.save(model, path)
-            entries[name] = replace(entry, files=(FileEntry.of(path), *entry.files[1:]))
+def _cuda_variant(model: FlowSep, folder: Path, exported: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+    """Write the CUDA provider's spellings; weights that lie in a file of their own are shared."""
+    entry = exported["log_mel"]
+    log_mel = onnx.load(folder / entry.files[0].name)
+    pad_as_before(log_mel)
+    onnx.save(log_mel, folder / "log_mel.cuda.onnx")
+    entries = {"log_mel": replace(entry, files=(FileEntry.of(folder / "log_mel.cuda.onnx"),))}
+    if next(model.unet.parameters()).dtype == torch.float16:
+        entries |= _cuda_loop(folder, exported["velocity"])
+    return entries
+
+
+def _cuda_loop(folder: Path, entry: GraphEntry) -> dict[str, GraphEntry]:
+    """The velocity graph, whole and in the two parts of the solver's loop."""
+    velocity = onnx.load(folder / entry.files[0].name, load_external_data=False)
+    rewrite_for_cuda(velocity, folder)
+    own = folder / "velocity.cuda.onnx.data"
+    onnx.save(
+        velocity,
+        folder / "velocity.cuda.onnx",
+        save_as_external_data=True,
+        location=own.name,
+        size_threshold=onnx_export.EMBED_TENSOR,
+    )
+    data = (*entry.files[1:], *([FileEntry.of(own)] if own.exists() else []))
+    entries = {"velocity": replace(entry, files=(FileEntry.of(folder / "velocity.cuda.onnx"), *data))}
+    velocity = onnx.load(folder / "velocity.cuda.onnx", load_external_data=False)
+    for name, part in zip((CONSTANTS, STEP), split_loop(velocity), strict=True):
+        path = folder / f"{name}.cuda.onnx"
+        onnx.save(part, path)
+        inputs, outputs = (
+            tuple(TensorEntry(*named_axes(value)) for value in values)
+            for values in (part.graph.input, part.graph.output)
+        )
+        entries[name] = GraphEntry((FileEntry.of(path), *data), inputs, outputs)
     return entries
 
 

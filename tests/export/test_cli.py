@@ -179,3 +179,15 @@ def test_a_checkpoint_that_cannot_be_downloaded_is_a_failure(
     assert code == 1
     assert str(tmp_path / "cache" / "flowsep" / "checkpoints" / "v2_100k.ckpt") in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_export_without_onnx_runtime_ends_before_it_begins(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowsep_runtime.backends.onnxruntime import cpu
+
+    monkeypatch.setattr(cpu, "find_spec", lambda name: None)
+    code, _, err = run(capsys, monkeypatch, "--checkpoint=nowhere.ckpt")
+    assert code == 2 and "flowsep-engine[cpu]" in err and "or give --no-verify" in err
+    code, _, err = run(capsys, monkeypatch, "--checkpoint=nowhere.ckpt", "--no-verify")
+    assert code == 2 and "There is no checkpoint nowhere.ckpt" in err

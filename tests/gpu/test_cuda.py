@@ -6,11 +6,11 @@ arrays) is the backend's own, with real arithmetic.
 
 from __future__ import annotations
 
-import ctypes
+import dataclasses
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ import onnxruntime
 import pytest
 
 from flowsep_export.onnx.device_graphs import device_graphs
+from flowsep_export.onnx.loop_parts import named_axes, split_loop
 from flowsep_runtime import BackendError, OptionError, Pipeline, Separator
 from flowsep_runtime.backends import BACKENDS, DeviceBackend, SolverLoop, open_backend, why_not
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path
-from flowsep_runtime.backends.onnxruntime import cuda, cuda_libraries
-from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, Manifest
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
+from flowsep_runtime.backends.onnxruntime import cuda
+from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, FileEntry, GraphEntry, Manifest, TensorEntry
 from tests.gpu.conftest import clip, normal
 
 
@@ -83,6 +85,36 @@ def test_a_clip_that_stays_on_the_device_is_the_hosts(
     assert seen == 2 * [(step, steps) for step in range(1, steps + 1)]
 
 
+def test_a_bundle_with_the_loop_in_parts_repeats_the_step_alone(
+    toy: Path, tmp_path: Path, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "open_session", session_on_the_cpu)
+    monkeypatch.setattr(cuda, "DEVICE", "cpu")
+    bundle = Path(shutil.copytree(toy, tmp_path / "toy"))
+    manifest = Manifest.read(bundle)
+    own = {}
+    for name, part in zip((CONSTANTS, STEP), split_loop(onnx.load(bundle / "velocity.onnx")), strict=True):
+        path = bundle / f"{name}.cuda.onnx"
+        onnx.save(part, path)
+        inputs, outputs = (
+            tuple(TensorEntry(*named_axes(value)) for value in values)
+            for values in (part.graph.input, part.graph.output)
+        )
+        own[name] = GraphEntry((FileEntry.of(path),), inputs, outputs)
+    dataclasses.replace(manifest, variants={"cuda": own}).write(bundle)
+    backend: Any = cuda.open(bundle, Manifest.read(bundle), "exact", None, False)
+    pipeline = Pipeline(bundle, backend._manifest, backend)
+    for batch, seed in ((1, 0), (2, 4), (1, 9)):
+        given = clip(batch, seed)
+        assert np.allclose(pipeline.generate(given, 3), on_cpu.generate(given, 3), atol=1e-5)
+    assert {CONSTANTS, STEP} <= {key[0] for key in backend._sessions}
+    assert "velocity" not in {key[0] for key in backend._sessions}
+    backend.free("velocity")
+    assert {CONSTANTS, STEP}.isdisjoint({key[0] for key in (*backend._sessions, *backend._bindings)})
+    # other solvers ask for the velocity as it is
+    assert np.allclose(pipeline.generate(given, 2, "heun"), on_cpu.generate(given, 2, "heun"), atol=1e-5)
+
+
 def test_addresses_are_bound_once_and_used_again(pipeline: Pipeline) -> None:
     backend: Any = pipeline.backend
     pipeline.generate(clip(), 4)
@@ -107,7 +139,7 @@ def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
     """Nothing that computes shapes may be left for the CPU."""
     from flowsep_runtime.backends.onnxruntime.shapes import GraphShapes
 
-    shapes = GraphShapes(Manifest.read(toy))
+    shapes = GraphShapes(Manifest.read(toy), "cuda")
     sizes = shapes.sizes(
         "advance", {"x": (2, 8, 4, 16), "velocity": (2, 8, 4, 16), "dt": (1,), "row": (1, 9)}, 2
     )
@@ -216,8 +248,6 @@ def test_falling_back_to_the_cpu_is_an_error(toy: Path) -> None:
 
 
 def test_half_precision_is_not_exact(toy: Path) -> None:
-    import dataclasses
-
     half = dataclasses.replace(Manifest.read(toy), precision="float16")
     with pytest.raises(OptionError, match="add --precision fast"):
         cuda.open(toy, half, "exact", None, False)
@@ -241,29 +271,3 @@ def test_without_it_the_reason_is_said(toy: Path, monkeypatch: pytest.MonkeyPatc
         open_backend("cuda", toy, Manifest.read(toy))
     monkeypatch.setattr(cuda, "find_spec", lambda name: None)
     assert "not installed" in str(why_not("cuda"))
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda.PROVIDER])
-    missing: set[str] = {"libcuda"}
-    devices = 1
-
-    def count(pointer: Any) -> int:
-        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_int))[0] = devices
-        return 0
-
-    def load(library: str) -> Any:
-        if any(name in library for name in missing):
-            raise OSError(f"{library}: cannot open shared object file")
-        return SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGetCount=count)
-
-    monkeypatch.setattr(cuda_libraries, "load", load)
-    assert "no NVIDIA driver" in str(why_not("cuda"))
-    missing.clear()
-    devices = 0
-    assert why_not("cuda") == "there is no NVIDIA GPU here"
-    devices = 1
-    missing.add("libcudnn")
-    assert "libcudnn.so.9" in str(why_not("cuda"))
-    missing.clear()
-    assert why_not("cuda") is None

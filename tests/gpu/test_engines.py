@@ -19,6 +19,8 @@ from flowsep_export.tensorrt.engines import TIMING_CACHE, build_engines
 from flowsep_export.tensorrt.verify import verify_engines
 from flowsep_runtime import BackendError, OptionError, Pipeline
 from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.backends.tensorrt.engines import SIDECAR, EngineSet
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
 from flowsep_runtime.caches import read_checked, write_checked
@@ -28,7 +30,8 @@ from tests.runtime.toy_bundle import MODEL
 
 ONE = Range(1, 1, 1)
 FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
-ENGINES = len(GRAPHS) + 2
+NAMES = {*GRAPHS, *DEVICE_GRAPHS, CONSTANTS, STEP} - {"velocity"}  # which has two engines
+ENGINES = len(NAMES)
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def test_a_folder_is_named_after_gpu_and_version(bundle: Path, machine: Machine)
     folder, engines = build_engines(bundle, ONE, FRAMES)
     assert folder == bundle / "engines" / "nvidia-double-1-sm90-trt11.4.0.106"
     assert EngineSet.read(folder) == engines
-    assert set(engines.engines) == {*GRAPHS, "posterior", "advance"}
+    assert set(engines.engines) == NAMES
     assert len(list(folder.glob("*.plan"))) == ENGINES
     assert {path.suffix for path in folder.iterdir()} == {".plan", ".cache", ".json"}
     assert engines.activation_bytes == max(header(plan)["scratch"] for plan in folder.glob("*.plan"))
@@ -83,7 +86,7 @@ def test_what_changed_is_built_again_and_the_rest_is_not(bundle: Path, machine: 
         Pipeline.load(bundle, "tensorrt")
     _, after = build_engines(bundle, ONE, FRAMES)
     assert machine.trt.builds == ENGINES + 1
-    assert {name for name in GRAPHS if after.engines[name] != before.engines[name]} == {"vocode"}
+    assert {name for name in NAMES if after.engines[name] != before.engines[name]} == {"vocode"}
     assert len(list(folder.glob("*.plan"))) == ENGINES, "the stale plan is gone"
 
 
@@ -213,7 +216,7 @@ def test_a_bundle_gets_engines_without_its_checkpoint(
     code, out, err = run(capsys, monkeypatch, *arguments)
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[1:9]] == list(verify.checks())
-    assert "11 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
+    assert "12 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
     code, out, _ = run(capsys, monkeypatch, *arguments, "--json")
     answer = json.loads(out)
     assert code == 0 and answer["machine"]["gpu"] == "NVIDIA Double 1"

@@ -19,13 +19,17 @@ from flowsep_runtime import BackendError, FlowSepWarning, OptionError, Pipeline,
 from flowsep_runtime.backends import DeviceBackend, SolverLoop, open_backend, open_chosen, why_not
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
+from flowsep_runtime.backends.tensorrt import loop
 from flowsep_runtime.backends.tensorrt.backend import TensorRt
+from flowsep_runtime.backends.tensorrt.cuda_device import _close
 from flowsep_runtime.backends.tensorrt.engines import SIDECAR
 from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, Manifest
 from tests.gpu.conftest import clip, normal
 from tests.gpu.doubles import VERSIONS, Machine, installed
 from tests.runtime.toy_bundle import MODEL
 
+PARTS = dict.fromkeys((CONSTANTS, STEP), "velocity")
 FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
 
 
@@ -100,8 +104,9 @@ def test_a_warm_clip_is_one_launch_a_graph_and_one_for_all_steps(
     before = machine.cuda.launches
     memory, pinned = len(machine.cuda.memory), len(machine.cuda.pinned)
     pipeline.generate(clip(seed=3), 4)
-    # log_mel, encode_mixture, posterior, velocity_mixture, velocity_text, the loop, decode_latent, vocode
-    assert machine.cuda.launches - before == 8
+    # log_mel, encode_mixture, posterior, velocity_mixture, velocity_text, what stays the same in the loop,
+    # the loop, decode_latent, vocode
+    assert machine.cuda.launches - before == 9
     assert (len(machine.cuda.memory), len(machine.cuda.pinned)) == (memory, pinned)
 
 
@@ -110,7 +115,24 @@ def test_loops_of_several_lengths_share_the_velocity_engine(pipeline: Pipeline, 
     for steps in (2, 5, 2):
         assert np.allclose(pipeline.generate(clip(), steps), on_cpu.generate(clip(), steps), atol=1e-5)
     assert len(backend._loops) == 2
-    assert sum(key[0] == "velocity" for key in backend._bound) == 1
+    assert sum(key[0] == STEP for key in backend._bound) == 1
+
+
+def test_loops_are_bounded(
+    pipeline: Pipeline, on_cpu: Pipeline, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop's graph has a node for every kernel of every step."""
+    backend: Any = pipeline.backend
+    for steps in (1, 2, 3, 4, 1, 5, 2):
+        assert np.allclose(pipeline.generate(clip(), steps), on_cpu.generate(clip(), steps), atol=1e-5)
+    kept = [key[1] for key in backend._loops]
+    assert kept == [4, 1, 5, 2], "those that were used last"
+    monkeypatch.setattr(loop, "LONGEST", 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is not meant to be captured
+        assert np.allclose(pipeline.generate(clip(), 6), on_cpu.generate(clip(), 6), atol=1e-5)
+    captured = [entry.is_captured for entry in backend._loops.values()]
+    assert captured == [True, True, True, False]
 
 
 def test_all_engines_share_one_buffer_for_activations(pipeline: Pipeline) -> None:
@@ -150,6 +172,26 @@ def test_a_loop_that_lost_a_single_step_is_done_without(
     with pytest.warns(FlowSepWarning, match="the solver's loop without a CUDA graph"):
         found = pipeline.solve(latent, latent, given.text, given.mask, 12)
     assert np.allclose(found, on_cpu.solve(latent, latent, given.text, given.mask, 12), atol=1e-5)
+    backend.close()
+    assert machine.faults() == []
+
+
+def test_a_capture_is_judged_by_finite_numbers_and_by_where_there_are_none() -> None:
+    wanted = np.array([1, np.inf, -2, np.nan], np.float16)
+    assert _close(wanted.copy(), wanted), "what overflows overflows with the graph too"
+    assert not _close(np.full(4, np.nan, np.float16), wanted)
+    assert not _close(np.array([1, np.inf, 2, np.nan], np.float16), wanted)
+    assert not _close(np.full(4, np.nan), np.full(4, np.nan)), "outputs are overwritten with NaN: no proof"
+
+
+def test_captures_are_verified_on_inputs_like_the_real_ones(built: Path, machine: Machine) -> None:
+    pipeline = Pipeline.load(built, "tensorrt")
+    backend: Any = pipeline.backend
+    backend.load("vocode")
+    with backend.session():
+        bound = backend._bind("vocode", {"log_mel": (1, MODEL.clip_frames, MODEL.mel_bins)})
+        mel = bound.arrays["log_mel"].numpy()
+    assert -7 < mel.mean() < -5 and 1.5 < mel.std() < 2.5
     backend.close()
     assert machine.faults() == []
 
@@ -299,7 +341,7 @@ def test_with_low_memory_a_stage_leaves_nothing_for_the_next(
 
     def watched(self: Any, *arguments: Any) -> Any:
         result = bind(self, *arguments)
-        held.append({key[0] for key in self._bound} - set(DEVICE_GRAPHS))
+        held.append({PARTS.get(key[0], key[0]) for key in self._bound} - set(DEVICE_GRAPHS))
         return result
 
     monkeypatch.setattr(TensorRt, "_bind", watched)
@@ -319,9 +361,9 @@ def test_with_low_memory_a_stage_leaves_nothing_for_the_next(
 
 
 def test_too_little_memory_is_one_sentence(built: Path, machine: Machine) -> None:
-    machine.cuda.free_bytes = 20000
+    pipeline = Pipeline.load(built, "tensorrt")
+    machine.cuda.free_bytes = 20000  # taken by others meanwhile
     with pytest.raises(BackendError, match=r"not enough memory .cudaMalloc: cudaErrorMemoryAllocation"):
-        pipeline = Pipeline.load(built, "tensorrt")
         pipeline.generate(clip(), 2)
     machine.trt.truths.clear()
 
@@ -355,7 +397,7 @@ def test_what_is_missing_is_said(toy: Path, machine: Machine) -> None:
     with pytest.raises(OptionError, match=r"no engines for NVIDIA Double 1 .* run flowsep-export --tensorrt"):
         Pipeline.load(toy, "tensorrt")
     machine.cuda.devices = 0
-    assert why_not("tensorrt") == "there is no NVIDIA GPU with a driver here (cudaErrorInsufficientDriver)"
+    assert why_not("tensorrt") == "there is no NVIDIA driver here (libcuda.so.1)"
 
 
 def test_without_the_libraries_the_reason_is_said() -> None:

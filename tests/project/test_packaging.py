@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import configparser
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import flowsep_runtime
 
@@ -118,6 +121,44 @@ def test_the_runtime_alone_asks_for_no_deep_learning_framework(setup_cfg: config
     assert not any(name in needed for name in ("torch", "transformers", "librosa"))
 
 
-def test_no_extra_brings_both_builds_of_onnx_runtime(setup_cfg: configparser.ConfigParser) -> None:
-    for extra, needed in setup_cfg["options.extras_require"].items():
-        assert not ("onnxruntime>" in needed and "onnxruntime-gpu" in needed), extra
+PAGES = ("*.md", "docs/*.md", "runtime/**/*.py")
+DOCUMENTED = {
+    tuple(found.split(","))
+    for page in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("runtime/**/*.py"),
+        ROOT / "Makefile",
+    )
+    for found in re.findall(r"(?:\.|flowsep-engine)\[([a-z0-9,-]+)\]", page.read_text(encoding="utf-8"))
+}
+
+
+def packages_of(setup_cfg: configparser.ConfigParser, extras: Iterable[str]) -> set[str]:
+    """The names of the packages that some extras bring, those of extras of their own too."""
+    names: set[str] = set()
+    for extra in extras:
+        for line in setup_cfg["options.extras_require"][extra].strip().splitlines():
+            needed = Requirement(line)
+            own = needed.name == setup_cfg["metadata"]["name"]
+            names |= packages_of(setup_cfg, needed.extras) if own else {needed.name}
+    return names
+
+
+@pytest.mark.parametrize("extras", sorted(DOCUMENTED), ids=",".join)
+def test_what_is_documented_brings_one_onnx_runtime_at_most(
+    extras: tuple[str, ...], setup_cfg: configparser.ConfigParser
+) -> None:
+    """The two overwrite each other's files; the exporter and the benchmarks run on either."""
+    names = packages_of(setup_cfg, extras)
+    assert not {"onnxruntime", "onnxruntime-gpu"} <= names
+    assert not {"tensorrt", "tensorrt-cu12"} <= names
+    if "export" in extras or "dev" in extras:
+        assert names & {"onnxruntime", "onnxruntime-gpu"}, "what is exported is verified"
+
+
+def test_the_extras_for_a_gpu_bring_its_libraries(setup_cfg: configparser.ConfigParser) -> None:
+    assert {("gpu",), ("gpu-cu12",), ("tensorrt",), ("tensorrt-cu12",)} <= DOCUMENTED
+    for extra in ("gpu", "gpu-cu12"):
+        (needed,) = map(Requirement, setup_cfg["options.extras_require"][extra].strip().splitlines())
+        assert needed.extras == {"cuda", "cudnn"}

@@ -1,4 +1,5 @@
-"""Variant of a half-precision graph for ONNX Runtime's CUDA provider: attention as one operator.
+"""Variant of a half-precision velocity graph for ONNX Runtime's CUDA provider: fewer kernels, and attention
+as one operator.
 
 ONNX Runtime fuses MatMul, Softmax, MatMul by itself only in the graphs of models that it knows. Its own
 operator `com.microsoft.MultiHeadAttention` is one kernel, which never holds the scores. TensorRT's parser
@@ -10,28 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from flowsep_export.onnx.attention import remove_unread, soften_in_half
+from flowsep_export.onnx.cuda_kernels import (
+    MICROSOFT,
+    add_within_normalisations,
+    fold_into_projections,
+    gate_by_sigmoid,
+    normalise_in_half,
+    slice_unevenly,
+    use_microsoft,
+)
+from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections
 from flowsep_export.onnx.links import makers, users
 
-DOMAIN, ATTENTION = "com.microsoft", "MultiHeadAttention"
+ATTENTION = "MultiHeadAttention"
 
 #: Permutations of `[B, N, H, D]`: for queries and values, and for keys.
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
-
-
-def rewrite_for_cuda(model: onnx.ModelProto) -> int:
-    """Both passes, in place: attention without casts around its softmax, then fused if its scores have no
-    bias.
-
-    Returns:
-        Number of fused attentions; with 0, the CUDA provider gains nothing.
-    """
-    soften_in_half(model)
-    return fuse_attention(model)
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,15 @@ class _Attention:
     output: str  # [B, N, H · D]
 
 
-def fuse_attention(model: onnx.ModelProto) -> int:
+def fuse_attention(model: onnx.ModelProto, folder: Path) -> int:
     """Put one operator for every half-precision softmax(s · q kᵀ) v over heads, in place.
 
     Attention with a bias on its scores (the query's mask) stays: fused kernels need a bias with aligned rows,
     and rows of 50 tokens are not aligned.
+
+    Args:
+        model: The graph.
+        folder: Where its external weights lie; none is read.
 
     Returns:
         Number of fused attentions.
@@ -70,14 +75,14 @@ def fuse_attention(model: onnx.ModelProto) -> int:
                 attention.tensors,
                 [attention.output],
                 name=f"{node.name}.attention",
-                domain=DOMAIN,
+                domain=MICROSOFT,
                 num_heads=attention.heads,
                 scale=attention.scale,
             )
             graph.node[index].CopyFrom(fused)
     if found:
         remove_unread(graph)
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        use_microsoft(model)
     return len(found)
 
 
@@ -140,3 +145,39 @@ def _split_heads(
     if list(transposed.attribute[0].ints) != permutation or len(shape) != 4 or shape[:2] != [0, 0]:
         return None
     return split.input[0], int(shape[2])
+
+
+PASSES = (
+    join_projections,
+    fold_projections_into_text,
+    fuse_attention,
+    slice_unevenly,
+    normalise_in_half,
+    fold_into_projections,
+    add_within_normalisations,
+    gate_by_sigmoid,
+)
+
+
+def rewrite_for_cuda(model: onnx.ModelProto, folder: Path) -> None:
+    """All passes over a half-precision velocity graph, in place.
+
+    Args:
+        model: The graph.
+        folder: Where its external weights lie.
+    """
+    soften_in_half(model)
+    for spell in PASSES:
+        spell(model, folder)
+
+
+def pad_as_before(model: onnx.ModelProto) -> None:
+    """Gives a graph the opset 18, in place, whose Pad the CUDA provider has from ONNX Runtime 1.18 on.
+
+    It has the Pad of opset 19, which differs in a mode that no graph here has, from 1.25 on only.
+    """
+    newer = {"Gelu", "AveragePool", "GridSample", "DFT", "Resize"} & {
+        node.op_type for node in model.graph.node
+    }
+    assert not newer, f"{newer} mean something else in opset 18"
+    next(entry for entry in model.opset_import if entry.domain == "").version = 18

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
+
 from flowsep_export.errors import EngineError
-from flowsep_export.tensorrt.passes import prepared
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.plans import quiet_logger
 
 #: Inputs of a graph; a text names an axis.
 Axes = Mapping[str, tuple[int | str, ...]]
+
+Spelling = Callable[[Mapping[str, int]], onnx.ModelProto]
+"""A graph for the sizes of the axes that are fixed."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,15 @@ class PlanBuilder:
         self._builder = tensorrt.Builder(self._logger)
         self.timing_cache = timing_cache
 
-    def build(self, name: str, path: Path, inputs: Axes, ranges: Mapping[str, Range]) -> bytes:
+    def build(
+        self, name: str, spell: Spelling, path: Path, inputs: Axes, ranges: Mapping[str, Range]
+    ) -> bytes:
         """A plan.
 
         Args:
             name: The graph's name, for messages.
-            path: Its ONNX file, external weights beside it.
+            spell: Gives it for the axes that are fixed, by name.
+            path: The ONNX file that it comes from, external weights beside it.
             inputs: Its inputs' axes.
             ranges: Of every axis.
 
@@ -59,8 +66,7 @@ class PlanBuilder:
         network = self._builder.create_network(self._network_flags())
         parser = trt.OnnxParser(network, self._logger)
         fixed = {axis: r.best for axis, r in ranges.items() if r.least == r.most}
-        model = prepared(path, fixed)
-        if not parser.parse(model.SerializeToString(), str(path)):
+        if not parser.parse(spell(fixed).SerializeToString(), str(path)):
             raise EngineError(f"TensorRT cannot read graph {name}: {self._parser_errors(parser)}.")
         config = self._config()
         profile = self._profile(inputs, ranges)

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from flowsep_export.tensorrt.build import Axes, BuilderSettings, PlanBuilder
-from flowsep_export.tensorrt.passes import PASSES
+from flowsep_export.onnx.loop_parts import named_axes
+from flowsep_export.tensorrt.build import Axes, BuilderSettings, PlanBuilder, Spelling
+from flowsep_export.tensorrt.passes import PASSES, fixed, prepared, prepared_loop
 from flowsep_runtime.backends import why_not
 from flowsep_runtime.backends.axes import Range, axis_ranges
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path, device_graph_shape
+from flowsep_runtime.backends.loop_parts import engines_of
 from flowsep_runtime.backends.tensorrt.backend import this_machine
 from flowsep_runtime.backends.tensorrt.cuda_device import Device
 from flowsep_runtime.backends.tensorrt.engines import (
@@ -109,15 +113,14 @@ def _build(
     cache = folder / TIMING_CACHE
     builder, loader = PlanBuilder(settings, read_checked(cache) or b""), Loader()
     result = EngineSet(machine, manifest.precision, batch, frames, settings.words(), {})
-    names = (*GRAPHS, *DEVICE_GRAPHS)
-    for index, name in enumerate(names):
+    graphs = [source for name in (*GRAPHS, *DEVICE_GRAPHS) for source in _sources(bundle, manifest, name)]
+    for index, (name, path, digests, inputs, spell) in enumerate(graphs):
         ranges = graph_ranges(manifest, name, batch, frames)
-        path, digests, inputs = _graph(bundle, manifest, name)
         key = _key(machine, settings, digests, inputs, ranges)
         entry = old.engines.get(name) if old is not None else None
         if entry is None or entry.key != key:
-            progress(f"building {name}", index / len(names))
-            content = builder.build(name, path, inputs, ranges)
+            progress(f"building {name}", index / len(graphs))
+            content = builder.build(name, spell, path, inputs, ranges)
             plan = folder / f"{name}-{key[:12]}.plan"
             write_whole(plan, content)
             write_checked(cache, builder.timing_cache)
@@ -156,17 +159,32 @@ def graph_ranges(manifest: Manifest, name: str, batch: Range, frames: Range) -> 
     return ranges
 
 
-def _graph(bundle: Path, manifest: Manifest, name: str) -> tuple[Path, tuple[str, ...], Axes]:
+class _Source(NamedTuple):
+    """What one engine is built from."""
+
+    name: str
+    path: Path
+    digests: tuple[str, ...]
+    inputs: Axes
+    spell: Spelling
+
+
+def _sources(bundle: Path, manifest: Manifest, name: str) -> Iterator[_Source]:
+    """Of the engines of one graph."""
     if name in DEVICE_GRAPHS:
         path = device_graph_path(name)
-        return (
-            path,
-            (sha256_of(path),),
-            {tensor: device_graph_shape(tensor) for tensor in DEVICE_GRAPHS[name][0]},
-        )
+        axes: Axes = {tensor: device_graph_shape(tensor) for tensor in DEVICE_GRAPHS[name][0]}
+        yield _Source(name, path, (sha256_of(path),), axes, partial(prepared, path))
+        return
     entry = manifest.graph(name, BACKEND)
-    axes = {tensor.name: tensor.shape for tensor in entry.inputs}
-    return bundle / entry.files[0].name, sources(entry), axes
+    path = bundle / entry.files[0].name
+    if engines_of(name) == (name,):
+        axes = {tensor.name: tensor.shape for tensor in entry.inputs}
+        yield _Source(name, path, sources(entry), axes, partial(prepared, path))
+        return
+    for part, model in prepared_loop(path, {}).items():
+        axes = {tensor: shape for tensor, _, shape in map(named_axes, model.graph.input)}
+        yield _Source(part, path, sources(entry), axes, partial(fixed, model))
 
 
 def _key(

@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import TensorProto, numpy_helper
 
 from flowsep_export.onnx.attention import soften_in_half
+from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections
+from flowsep_export.onnx.loop_parts import split_loop
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 
-PASSES = 1  # counted up when a pass changes what it makes, so that engines are built again
+PASSES = 2  # counted up when a pass changes what it makes, so that engines are built again
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def prepared(path: Path, sizes: Mapping[str, int]) -> onnx.ModelProto:
@@ -26,8 +33,34 @@ def prepared(path: Path, sizes: Mapping[str, int]) -> onnx.ModelProto:
     """
     model = onnx.load(path, load_external_data=False)
     fix_axes(model, sizes)
+    widen_filters(model, path.parent)
     soften_in_half(model)
     return model
+
+
+def prepared_loop(path: Path, sizes: Mapping[str, int]) -> dict[str, onnx.ModelProto]:
+    """The velocity graph for TensorRT, in fewer kernels, and in the two parts of a solver's loop.
+
+    Args:
+        path: The ONNX file of `velocity`.
+        sizes: Of the axes that are fixed, by name.
+    """
+    model = onnx.load(path, load_external_data=False)
+    widen_filters(model, path.parent)
+    soften_in_half(model)
+    for spell in (join_projections, fold_projections_into_text):
+        spell(model, path.parent)
+    parts = dict(zip((CONSTANTS, STEP), split_loop(model), strict=True))
+    for part in parts.values():
+        fix_axes(part, sizes)
+    return parts
+
+
+def fixed(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    """A copy of a graph, with `fix_axes`."""
+    result = onnx.ModelProto.FromString(model.SerializeToString())
+    fix_axes(result, sizes)
+    return result
 
 
 def fix_axes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
@@ -38,4 +71,43 @@ def fix_axes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
                 axis.dim_value = sizes[axis.dim_param]
     for value in model.graph.output:
         # said again by shape inference; a name would contradict the sizes
-        value.type.tensor_type.ClearField("shape")
+        for axis in value.type.tensor_type.shape.dim:
+            axis.Clear()
+
+
+def widen_filters(model: onnx.ModelProto, folder: Path) -> int:
+    """Put the float32 values of convolutions' weights in place of their Casts from half, in place: TensorRT
+    wants these weights to be constants.
+
+    Args:
+        model: A graph, its external weights not loaded.
+        folder: Where they lie.
+
+    Returns:
+        How many weights were widened.
+    """
+    graph = model.graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    casts = {
+        node.output[0]: node
+        for node in graph.node
+        if node.op_type == "Cast" and node.input[0] in stored and node.attribute[0].i == TensorProto.FLOAT
+    }
+    filters = {
+        name
+        for node in graph.node
+        if node.op_type in CONVOLUTIONS
+        for name in node.input[1:]
+        if name in casts
+    }
+    replaced = {casts[name].input[0] for name in filters}
+    for name in filters:
+        tensor = stored[casts[name].input[0]]
+        values = numpy_helper.to_array(tensor, str(folder)).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(values, name))
+        graph.node.remove(casts[name])
+    read = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in replaced]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return len(filters)

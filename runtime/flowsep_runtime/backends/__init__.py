@@ -8,7 +8,7 @@ whole solver loop itself, such as in one CUDA graph, by being a `SolverLoop` as 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -226,11 +226,10 @@ def open_chosen(
         threads = whole_number("threads", threads, 1, most_threads())
     if precision not in ("exact", "fast", "auto"):
         raise OptionError(f"There is no precision {precision!r}: choose exact, fast or auto.")
-    reasons = {candidate: why_not(candidate) for candidate in (BACKENDS if name == "auto" else (name,))}
-    able = [candidate for candidate, reason in reasons.items() if reason is None]
-    quick = [] if precision == "exact" else [candidate for candidate in able if _is_quicker(candidate)]
-    for candidate in (*quick, *(other for other in able if other not in quick)):
-        arithmetic: Arithmetic = "fast" if candidate in quick or precision == "fast" else "exact"
+    reasons: dict[str, str] = {}
+    for candidate in _in_turn(tuple(BACKENDS) if name == "auto" else (name,), precision, reasons):
+        is_fast = precision == "fast" or (precision == "auto" and _is_quicker(candidate))
+        arithmetic: Arithmetic = "fast" if is_fast else "exact"
         try:
             return _module(candidate).open(folder, manifest, arithmetic, threads, cache), arithmetic
         except OptionError as error:  # it runs here, but not this bundle
@@ -253,6 +252,23 @@ def give_memory_back() -> None:
     are thousands of them."""
     with suppress(AttributeError, OSError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _in_turn(names: tuple[str, ...], precision: Precision, reasons: dict[str, str]) -> Iterator[str]:
+    """Those that can run here, in the order to try them; of the others, `reasons` says why not.
+
+    A backend is asked when its turn comes: to ask one may load hundreds of megabytes of libraries.
+    """
+    slower = []
+    for name in names:
+        reason = why_not(name)
+        if reason is not None:
+            reasons[name] = reason
+        elif precision != "exact" and not _is_quicker(name):
+            slower.append(name)
+        else:
+            yield name
+    yield from slower
 
 
 def _is_quicker(name: str) -> bool:

@@ -117,6 +117,22 @@ def test_pointwise_work_joins_the_kernel_before_it() -> None:
     assert cost.fused_bytes == 4 * (16 + 16 + 16)
 
 
+def test_operators_whose_shape_onnx_does_not_infer_count_once() -> None:
+    norms = [
+        helper.make_node(
+            "SkipLayerNormalization",
+            ["x", "x", "one", "one"],
+            ["a", "", "", "sum"],
+            domain="com.microsoft",
+        ),
+        helper.make_node("QuickGelu", ["a"], ["c"], domain="com.microsoft"),
+        helper.make_node("Add", ["c", "sum"], ["y"]),
+    ]
+    cost = count(graph(norms, {"x": [2, 4, 4]}, "y", {"one": np.ones(4, np.float32)}), {})
+    assert (cost.nodes, cost.launches, cost.kernels) == (3, 3, 1), "what is pointwise joins"
+    assert cost.bytes == 4 * ((32 + 4 + 2 * 32) + 2 * 32 + 3 * 32)
+
+
 def test_a_size_that_is_not_given_is_an_error() -> None:
     nodes = [helper.make_node("Sigmoid", ["x"], ["y"])]
     with pytest.raises(ValueError, match="does not follow"):
@@ -127,7 +143,8 @@ def test_a_size_that_is_not_given_is_an_error() -> None:
 def test_a_separation_runs_the_velocity_once_a_step(toy: Path, backend: str) -> None:
     counted = rows(toy, backend, batch=2, frames=64, steps=5)
     runs = {row.graph: row.runs for row in counted}
-    assert runs["velocity"] == 5 and runs["vocode"] == 1
+    assert runs["loop_step" if backend == "tensorrt" else "velocity"] == 5 and runs["vocode"] == 1
+    assert runs.get("loop_constants", 1) == 1
     assert ("advance" in runs) == (backend != "cpu")
     total = clip(counted)
     assert total.flops == sum(row.runs * row.cost.flops for row in counted)
@@ -141,7 +158,7 @@ def test_the_bundled_model_can_be_counted() -> None:
     from flowsep_runtime.separator import BUNDLED
 
     counted = {row.graph: row.cost for row in rows(BUNDLED, "tensorrt", 1, 1024, 20)}
-    velocity = counted["velocity"]
+    velocity = counted["loop_step"]
     assert 0 < velocity.kernels < velocity.launches < velocity.nodes
     assert velocity.fused_bytes < velocity.bytes
     for name, cost in counted.items():
@@ -155,7 +172,7 @@ def test_the_command_prints_a_table_or_json(toy: Path) -> None:
     assert lines[0].count("estimate") == 2 and lines[-1].startswith("| clip |")
     result = CliRunner().invoke(main, [f"--bundle={toy}", "--json", "--steps=7"])
     answer = json.loads(result.output)
-    steps = {row["graph"]: row["runs"] for row in answer["rows"]}["velocity"]
+    steps = {row["graph"]: row["runs"] for row in answer["rows"]}["loop_step"]
     assert steps == 7 and answer["clip"]["flops"] > 0
     result = CliRunner().invoke(main, [f"--bundle={toy}", "--frames=33"])
     assert result.exit_code == 2 and f"multiple of {MODEL.frame_multiple}" in result.output

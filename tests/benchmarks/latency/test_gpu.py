@@ -40,8 +40,9 @@ from flowsep_export.tensorrt.engines import build_engines
 from flowsep_ref import FlowSepConfig
 from flowsep_runtime import OptionError
 from flowsep_runtime.arrays import snr_db
+from flowsep_runtime.backends import nvidia_driver
 from flowsep_runtime.backends.axes import Range
-from flowsep_runtime.backends.onnxruntime import cuda, cuda_libraries
+from flowsep_runtime.backends.onnxruntime import cuda
 from tests.gpu.doubles import VERSIONS, installed
 from tests.gpu.test_cuda import session_on_the_cpu
 from tests.runtime.toy_bundle import MODEL, WIDTH, write_toy_bundle
@@ -81,6 +82,9 @@ class Driver:
         name.value = b"NVIDIA Double 1"
         return 0 if size == len(name) and device.value == 7 else 1
 
+    def cuDevicePrimaryCtxRelease_v2(self, device: Any) -> int:  # noqa: N802
+        return 0 if device.value == 7 else 101
+
     def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:  # noqa: N802
         if self.current != 0x5007:
             return 201  # no context is current
@@ -92,7 +96,7 @@ class Driver:
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     found = Driver()
-    monkeypatch.setattr(cuda_libraries, "load", lambda library: found)
+    monkeypatch.setattr(nvidia_driver, "load", lambda library: found)
     return found
 
 
@@ -132,7 +136,7 @@ def test_without_a_driver_all_contestants_run_on_the_cpu(monkeypatch: pytest.Mon
     def load(library: str) -> None:
         raise OSError(library)
 
-    monkeypatch.setattr(cuda_libraries, "load", load)
+    monkeypatch.setattr(nvidia_driver, "load", load)
     assert gpu.device_for("auto") == gpu.device_for("cpu") == "cpu"
     with pytest.raises(OptionError, match=r"^There is no GPU to measure on: there is no NVIDIA driver here"):
         gpu.device_for("cuda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.cost.operators import count
-from flowsep_export.onnx.cuda_variant import ATTENTION, DOMAIN, fuse_attention, rewrite_for_cuda
-from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_export.onnx.attention import soften_in_half
+from flowsep_export.onnx.cuda_kernels import MICROSOFT
+from flowsep_export.onnx.cuda_variant import ATTENTION, fuse_attention, pad_as_before
+from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP
+from flowsep_runtime.bundle.manifest import GraphEntry, Manifest
 from tests.export.conftest import Exported
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -79,16 +83,21 @@ def run(model: onnx.ModelProto) -> Any:
     return session.run(None, {"x": x})[0].astype(np.float32)
 
 
+def fused_in_half(model: onnx.ModelProto) -> int:
+    soften_in_half(model)
+    return fuse_attention(model, Path())
+
+
 def test_attention_becomes_one_operator_and_keeps_its_values() -> None:
     model = attention()
     expected = run(model)
-    assert rewrite_for_cuda(model) == 1
+    assert fused_in_half(model) == 1
     operators = Counter(node.op_type for node in model.graph.node)
     assert operators == {"MatMul": 4, ATTENTION: 1}, "what was around it is gone"
     (fused,) = (node for node in model.graph.node if node.op_type == ATTENTION)
     attributes = {a.name: helper.get_attribute_value(a) for a in fused.attribute}
     assert attributes == {"num_heads": HEADS, "scale": pytest.approx((WIDTH / HEADS) ** -0.5, rel=1e-3)}
-    assert list(fused.input) == ["q", "k", "v"] and fused.domain == DOMAIN
+    assert list(fused.input) == ["q", "k", "v"] and fused.domain == MICROSOFT
     difference = np.linalg.norm(run(model) - expected)
     assert 0 < difference < 2e-3 * np.linalg.norm(expected), "half's rounding, and nothing more"
 
@@ -117,7 +126,7 @@ def other_heads(model: onnx.ModelProto) -> None:
 )
 def test_attention_in_float32_or_with_a_bias_stays(model: onnx.ModelProto) -> None:
     before = model.SerializeToString()
-    assert fuse_attention(model) == 0
+    assert fuse_attention(model, Path()) == 0
     assert model.SerializeToString() == before
 
 
@@ -125,14 +134,14 @@ def test_attention_in_float32_or_with_a_bias_stays(model: onnx.ModelProto) -> No
 def test_similar_patterns_are_left_unchanged(change: Callable[[onnx.ModelProto], None]) -> None:
     model = attention()
     change(model)
-    assert rewrite_for_cuda(model) == 0
+    assert fused_in_half(model) == 0
     assert ATTENTION not in {node.op_type for node in model.graph.node}
 
 
 def test_fused_attention_costs_its_two_products() -> None:
     sizes = {"batch": 3, "tokens": TOKENS}
     plain, fused = attention(), attention()
-    rewrite_for_cuda(fused)
+    fused_in_half(fused)
     before, after = count(plain, sizes), count(fused, sizes)
     assert after.flops == before.flops
     assert (before.launches, after.launches) == (14, 5)
@@ -140,33 +149,58 @@ def test_fused_attention_costs_its_two_products() -> None:
     assert after.bytes == 4 * (2 * tensor + weight) + 4 * tensor, "four products, and attention"
 
 
-def test_a_half_precision_bundle_has_a_cuda_variant_of_the_velocity(tiny_half_bundle: Exported) -> None:
-    manifest = Manifest.read(tiny_half_bundle.folder)
-    assert set(manifest.variants["cuda"]) == {"velocity"}
-    models = [
-        onnx.load(tiny_half_bundle.folder / entry.files[0].name)
-        for entry in (manifest.graphs["velocity"], manifest.graph("velocity", "cuda"))
+def sessions_of(folder: Path, *entries: GraphEntry) -> list[Any]:
+    return [
+        onnxruntime.InferenceSession(str(folder / entry.files[0].name), providers=["CPUExecutionProvider"])
+        for entry in entries
     ]
-    attentions = [
-        sum(node.op_type == kind for node in model.graph.node)
-        for model, kind in zip(models, ("Softmax", ATTENTION), strict=True)
-    ]
-    assert 0 < attentions[1] < attentions[0]
+
+
+def normal_feeds(session: Any) -> dict[str, Any]:
     rng = np.random.default_rng(1)
-    sessions = [
-        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        for model in models
-    ]
-    sizes = {"batch": 2, "t": 16}
+    sizes = {"batch": 2, "t": 16, "samples": 64 * 160}
     feeds = {
         value.name: rng.standard_normal([sizes.get(axis, axis) for axis in value.shape]).astype(np.float32)
-        for value in sessions[0].get_inputs()
+        for value in session.get_inputs()
     }
-    feeds["mask_bias"][:] = 0
-    feeds["mask_bias"][..., 7:] = np.finfo(np.float32).min
-    expected, found = (session.run(None, feeds)[0] for session in sessions)
+    if "mask_bias" in feeds:
+        feeds["mask_bias"][:] = 0
+        feeds["mask_bias"][..., 7:] = np.finfo(np.float32).min
+    return feeds
+
+
+def test_a_half_precision_bundle_has_the_loops_graph_spelt_for_cuda(tiny_half_bundle: Exported) -> None:
+    """Whole, and in the two parts of the solver's loop."""
+    folder, manifest = tiny_half_bundle.folder, Manifest.read(tiny_half_bundle.folder)
+    own = manifest.variants["cuda"]
+    assert set(own) == {"log_mel", "velocity", CONSTANTS, STEP}
+    for entry in own.values():
+        onnx.checker.check_model(str(folder / entry.files[0].name))
+    plain, whole, first, step = sessions_of(
+        folder, manifest.graphs["velocity"], own["velocity"], own[CONSTANTS], own[STEP]
+    )
+    feeds = normal_feeds(plain)
+    expected, found = (session.run(None, feeds)[0] for session in (plain, whole))
     assert np.linalg.norm(found - expected) <= 3e-3 * np.linalg.norm(expected)
+    names = [output.name for output in own[CONSTANTS].outputs]
+    kept = dict(zip(names, first.run(names, {name: feeds[name] for name in INVARIANTS}), strict=True))
+    for tensor in own[CONSTANTS].outputs:
+        assert kept[tensor.name].dtype == tensor.dtype and tensor.shape[0] == "batch"
+    in_parts = step.run(None, {**kept, **{name: feeds[name] for name in ("x", "time_features")}})[0]
+    assert np.linalg.norm(in_parts - expected) <= 3e-3 * np.linalg.norm(expected)
 
 
-def test_a_float32_bundle_has_no_cuda_variant(tiny_bundle: Exported) -> None:
-    assert "cuda" not in Manifest.read(tiny_bundle.folder).variants
+def test_a_float32_bundle_has_the_padding_alone_spelt_for_cuda(tiny_bundle: Exported) -> None:
+    folder, manifest = tiny_bundle.folder, Manifest.read(tiny_bundle.folder)
+    own = manifest.variants["cuda"]
+    assert set(own) == {"log_mel"}
+    plain, padded = sessions_of(folder, manifest.graphs["log_mel"], own["log_mel"])
+    feeds = normal_feeds(plain)
+    assert np.array_equal(*(session.run(None, feeds)[0] for session in (plain, padded)))
+
+
+def test_an_operator_that_opset_18_lacks_is_a_fault_of_ours() -> None:
+    model = attention()
+    model.graph.node.append(helper.make_node("Gelu", ["y"], ["z"]))
+    with pytest.raises(AssertionError, match="Gelu"):
+        pad_as_before(model)

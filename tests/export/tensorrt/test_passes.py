@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from flowsep_export.onnx.attention import soften_in_half
 from flowsep_export.precision import mixed_nodes
 from flowsep_export.tensorrt.passes import fix_axes, prepared
+from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path
 from flowsep_runtime.bundle.manifest import GRAPHS
 from tests.export.conftest import Exported
 
@@ -117,6 +118,66 @@ def test_external_weights_are_left_where_they_are(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     (tensor,) = (t for t in prepared(tmp_path / "m.onnx", {}).graph.initializer if t.name == "w")
     assert tensor.data_location == TensorProto.EXTERNAL
+
+
+def convolutions(folder: Path, location: str | None) -> Path:
+    """Two convolutions and a product in float32, their weights stored in half."""
+    rng = np.random.default_rng(0)
+    stored = {
+        "w": rng.standard_normal((4, 4, 3, 3)),
+        "v": rng.standard_normal((4, 2, 4, 4)),
+        "m": rng.standard_normal((5, 5)),
+    }
+    casts = [helper.make_node("Cast", [f"{name}.half"], [name], to=FLOAT) for name in stored]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["a", "v"], ["b"], pads=[1, 1, 1, 2]),
+        helper.make_node("MatMul", ["b", "m"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        [*casts, *nodes],
+        "convolutions",
+        [helper.make_tensor_value_info("x", FLOAT, ("batch", 4, 5, 5))],
+        [helper.make_tensor_value_info("y", FLOAT, ("batch", 2, 6, 5))],
+        [numpy_helper.from_array(value.astype(np.float16), f"{name}.half") for name, value in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(
+        model,
+        folder / "c.onnx",
+        save_as_external_data=location is not None,
+        location=location,
+        size_threshold=0,
+    )
+    return folder / "c.onnx"
+
+
+@pytest.mark.parametrize("location", [None, "c.data"])
+def test_weights_of_convolutions_are_float32_constants(tmp_path: Path, location: str | None) -> None:
+    path = convolutions(tmp_path, location)
+    x = {"x": np.random.default_rng(1).standard_normal((2, 4, 5, 5)).astype(np.float32)}
+    model = prepared(path, {"batch": 2})
+    constants = {tensor.name for tensor in model.graph.initializer}
+    assert constants == {"w", "v", "m.half"}, "what nobody reads is gone"
+    assert [node.op_type for node in model.graph.node] == ["Cast", "Conv", "ConvTranspose", "MatMul"]
+    onnx.external_data_helper.load_external_data_for_model(model, str(tmp_path))
+    expected = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, x)[0]
+    assert np.array_equal(run(model, x), expected)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
+@pytest.mark.parametrize("graph", [*GRAPHS, *DEVICE_GRAPHS])
+def test_what_tensorrt_gets_is_valid(
+    tiny_bundle: Exported, tiny_half_bundle: Exported, graph: str, half: bool
+) -> None:
+    bundle = (tiny_half_bundle if half else tiny_bundle).folder
+    path = device_graph_path(graph) if graph in DEVICE_GRAPHS else bundle / f"{graph}.onnx"
+    sizes = {"batch": 1, "t": 16, "frames": 64, "samples": 64 * 160, "steps": 3}
+    model = prepared(path, sizes)
+    onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    onnx.checker.check_model(model, full_check=True)
+    for value in (*model.graph.input, *model.graph.output):
+        assert value.type.tensor_type.HasField("shape"), "even one of unknown sizes"
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

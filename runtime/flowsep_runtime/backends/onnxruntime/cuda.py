@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
@@ -21,7 +22,9 @@ import numpy as np
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import Arithmetic, Schedule, offline, refuse_half
 from flowsep_runtime.backends.axes import Range
-from flowsep_runtime.backends.onnxruntime.cuda_libraries import missing_library, why_no_driver
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP, parts_of
+from flowsep_runtime.backends.nvidia_driver import free_bytes, why_no_driver, why_too_full
+from flowsep_runtime.backends.onnxruntime.cuda_libraries import missing_library, why_old_driver
 from flowsep_runtime.backends.onnxruntime.shapes import GraphShapes
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.errors import BackendError, OptionError, shown
@@ -30,9 +33,12 @@ from flowsep_runtime.solvers import euler_steps, solver_named
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+FATAL = 4  # of ONNX Runtime's severities
 PROVIDER, DEVICE = "CUDAExecutionProvider", "cuda"
 OPTIONS_VARIABLE = "FLOWSEP_CUDA_OPTIONS"  # provider options to measure with: "prefer_nhwc=1,use_tf32=0"
 BATCHES = Range(1, 1, 64)
+#: Words of ONNX Runtime's allocator and of CUDA.
+OUT_OF_MEMORY = ("out of memory", "Failed to allocate memory", "ALLOC_FAILED")
 
 
 def why_not() -> str | None:
@@ -43,7 +49,7 @@ def why_not() -> str | None:
 
     if PROVIDER not in onnxruntime.get_available_providers():
         return "this onnxruntime is for CPUs: replace it by pip install 'flowsep-engine[gpu]'"
-    return why_no_driver() or missing_library(onnxruntime)
+    return why_no_driver() or why_old_driver() or missing_library(onnxruntime)
 
 
 def arithmetic(precision: Arithmetic) -> str:
@@ -57,10 +63,16 @@ def open(
     """Opens a bundle; nothing is kept in the cache folder.
 
     Raises:
-        OptionError: If it computes in half precision and `precision` is "exact".
+        OptionError: If it computes in half precision and `precision` is "exact", or the GPU cannot run the
+            bundle's first stage: what a library, a driver or a full GPU stands in the way of fails there.
     """
     refuse_half("cuda", manifest, precision)
-    return OnnxRuntimeCuda(folder, manifest)
+    backend = OnnxRuntimeCuda(folder, manifest)
+    try:
+        backend.try_out()
+    except BackendError as error:
+        raise OptionError(f"The cuda backend cannot be used here: {str(error).rstrip('.')}.") from error
+    return backend
 
 
 class OrtArray:
@@ -98,13 +110,31 @@ class OnnxRuntimeCuda:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._shapes = GraphShapes(manifest)
+        self._shapes = GraphShapes(manifest, self.name)
         self._lock = threading.RLock()
         self._sessions: dict[tuple[Any, ...], InferenceSession] = {}
         self._arrays: dict[tuple[Any, ...], OrtArray] = {}
         self._bindings: dict[tuple[Any, ...], _Binding] = {}
         self._numbers = count(1)  # of captured runs
         self._schedules: dict[tuple[str, int], _OfSchedule] = {}
+        # ONNX Runtime keeps its handles and what it has captured for each thread: all work is one thread's
+        self._worker = ThreadPoolExecutor(1, "cuda")
+
+    def try_out(self) -> None:
+        """Runs the first stage on as little as it takes, and looks at how much memory is left for the rest.
+
+        Raises:
+            BackendError: If the GPU cannot do it.
+        """
+        model = self._manifest.model
+        self.run("log_mel", {"waveform": np.zeros((1, model.frame_multiple * model.hop_length), np.float32)})
+        self.free("log_mel")
+        free = free_bytes()
+        entries = [self._manifest.graph(name, self.name) for name in self._manifest.graphs]
+        largest = max(sum(file.bytes for file in entry.files) for entry in entries)
+        reason = None if free is None else why_too_full(free, largest)
+        if reason is not None:
+            raise BackendError(f"{reason}.")
 
     @property
     def description(self) -> str:
@@ -124,7 +154,7 @@ class OnnxRuntimeCuda:
         """Gives back a graph's weights; they are loaded again when it is next wanted."""
         with self.session():
             for held in (self._bindings, self._sessions):
-                for key in [key for key in held if key[0] == graph]:
+                for key in [key for key in held if key[0] in parts_of(graph)]:
                     del held[key]
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -137,7 +167,7 @@ class OnnxRuntimeCuda:
         sizes = self._shapes.sizes(graph, {name: values.shape for name, values in inputs.items()}, batch)
         arrays = {name: self._put(graph, name, sizes, values) for name, values in inputs.items()}
         outputs = {
-            name: self._array((graph, *sizes.items(), name), shape, np.dtype(np.float32))
+            name: self._array((graph, *sizes.items(), name), shape, self._shapes.dtype(graph, name))
             for name, shape in self._shapes.outputs(graph, sizes).items()
         }
         self._bind(graph, sizes, arrays, outputs).run()
@@ -166,6 +196,8 @@ class OnnxRuntimeCuda:
     ) -> OrtArray | None:
         """The solver's loop on the device; None for a solver that is not Euler's on some grid of times.
 
+        Where the bundle has the velocity graph in two parts, the loop repeats the second alone.
+
         The state goes to and fro between two arrays, because a captured run has its addresses in it: there
         are two captured runs of the velocity graph, one from each.
         """
@@ -173,15 +205,18 @@ class OnnxRuntimeCuda:
         if lengths is None:
             return None
         features, rows, dts = self._of_schedule(solver, lengths)
+        graph = "velocity"
+        if STEP in self._manifest.variants.get(self.name, {}):
+            graph, invariants = STEP, self.keep(CONSTANTS, invariants)
         shapes: dict[str, tuple[int, ...]] = {"x": noise.shape}
         shapes |= {name: values.shape for name, values in invariants.items()}
         shapes["time_features"] = (noise.shape[0], rows[0].shape[1])
-        sizes = self._shapes.sizes("velocity", shapes, noise.shape[0])
-        fixed = {name: self._put("velocity", name, sizes, values) for name, values in invariants.items()}
+        sizes = self._shapes.sizes(graph, shapes, noise.shape[0])
+        fixed = {name: self._put(graph, name, sizes, values) for name, values in invariants.items()}
         scope = ("loop", *sizes.items())
         floats = np.dtype(np.float32)
         states = (
-            self._put("velocity", "x", sizes, noise),
+            self._put(graph, "x", sizes, noise),
             self._array((*scope, "other x"), noise.shape, floats),
         )
         velocity = self._array((*scope, "velocity"), noise.shape, floats)
@@ -192,7 +227,7 @@ class OnnxRuntimeCuda:
         for step in range(steps):
             x, next_x = states if step % 2 == 0 else states[::-1]
             inputs = {"x": x, "time_features": times, **fixed}
-            self._bind("velocity", sizes, inputs, {"velocity": velocity}).run()
+            self._bind(graph, sizes, inputs, {"velocity": velocity}).run()
             row = rows[min(step + 1, steps - 1)]
             advance = {"x": x, "velocity": velocity, "dt": dts[step], "row": row}
             outputs = {"next_x": next_x, "time_features": times}
@@ -243,14 +278,16 @@ class OnnxRuntimeCuda:
         key = (graph, *sizes.items(), *((name, id(array)) for name, array in sorted(arrays.items())))
         if key not in self._bindings:
             session = self._session(graph, sizes)
-            self._bindings[key] = _Binding(graph, session, inputs, outputs, next(self._numbers))
+            number = next(self._numbers)
+            self._bindings[key] = _Binding(graph, session, self._worker, inputs, outputs, number)
         return self._bindings[key]
 
     def _session(self, graph: str, sizes: Mapping[str, int]) -> InferenceSession:
         key = (graph, *sizes.items())
         if key not in self._sessions:
-            path = self._shapes.path(self._folder, graph, self.name)
-            self._sessions[key] = open_session(path, sizes, provider_options(self._manifest))
+            path = self._shapes.path(self._folder, graph)
+            options = provider_options(self._manifest)
+            self._sessions[key] = self._worker.submit(open_session, path, sizes, options).result()
         return self._sessions[key]
 
 
@@ -281,15 +318,22 @@ def open_session(path: Path, sizes: Mapping[str, int], options: Mapping[str, str
     """
     onnxruntime = offline.onnxruntime()
 
+    # from 1.31 on it warns of every session in a log of its own, and an error is in the exception anyway
+    onnxruntime.set_default_logger_severity(FATAL)
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = FATAL
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for axis, size in sizes.items():
         settings.add_free_dimension_override_by_name(axis, size)
     try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=[(PROVIDER, dict(options))])
+        session = onnxruntime.InferenceSession(
+            str(path),
+            settings,
+            providers=[(PROVIDER, dict(options))],
+            enable_fallback=0,  # or its Python would try again on the CPU, and hide what went wrong
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise BackendError(f"ONNX Runtime cannot load {shown(path)}: {first_line(error)}") from error
+        raise failure(f"ONNX Runtime cannot load {shown(path)}", error) from error
     if PROVIDER not in session.get_providers():
         raise BackendError(
             f"ONNX Runtime would run {shown(path)} on the CPU: its CUDA provider did not load."
@@ -304,6 +348,7 @@ class _Binding:
         self,
         graph: str,
         session: InferenceSession,
+        worker: Executor,
         inputs: Mapping[str, OrtArray],
         outputs: Mapping[str, OrtArray],
         number: int,
@@ -312,6 +357,7 @@ class _Binding:
 
         self._graph = graph
         self._session = session
+        self._worker = worker
         self._arrays = (inputs, outputs)  # must live as long as their addresses are used
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(number))
@@ -324,11 +370,14 @@ class _Binding:
     def run(self) -> None:
         """Runs it to the end."""
         try:
-            self._session.run_with_iobinding(self._binding, self._options)
+            self._worker.submit(self._session.run_with_iobinding, self._binding, self._options).result()
         except Exception as error:
-            raise BackendError(f"ONNX Runtime failed in graph {self._graph}: {first_line(error)}") from error
+            raise failure(f"ONNX Runtime failed in graph {self._graph}", error) from error
 
 
-def first_line(error: Exception) -> str:
-    """The message of an exception of ONNX Runtime, without its details."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def failure(what: str, error: Exception) -> BackendError:
+    """What went wrong, in a sentence, and of ONNX Runtime's own words the first line."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if any(sign in str(error) for sign in OUT_OF_MEMORY):
+        return BackendError(f"The GPU has not enough memory ({what}): close what else uses it.")
+    return BackendError(f"{what}: {said}")

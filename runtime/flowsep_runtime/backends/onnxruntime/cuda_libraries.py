@@ -5,46 +5,46 @@ Asked before a session is made: ONNX Runtime itself would go on, silently, on th
 
 from __future__ import annotations
 
-import ctypes
 import io
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+
+from flowsep_runtime.backends import nvidia_driver
 
 PROVIDER_LIBRARIES = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so")
 CUDNN = "libcudnn.so.9"  # the provider loads it when the first convolution runs
 
 
-def why_no_driver() -> str | None:
-    """Why there is no GPU to use, in words; None if there is one."""
+def why_old_driver() -> str | None:
+    """Why the driver cannot run what this onnxruntime-gpu was built for, in words; None if it can."""
     try:
-        driver = load("libcuda.so.1")
-    except OSError:
-        return "there is no NVIDIA driver here (libcuda.so.1)"
-    count = ctypes.c_int(0)
-    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if error:
-        return f"the NVIDIA driver does not start (CUDA error {error})"
-    return None if count.value else "there is no NVIDIA GPU here"
+        cuda = str(import_module("onnxruntime.capi.build_and_package_info").cuda_version)
+    except (ImportError, AttributeError):
+        return None  # built by somebody else: the first session will tell
+    if not cuda:
+        return None
+    return nvidia_driver.why_too_old("this onnxruntime-gpu", cuda, "flowsep-engine[gpu-cu12]")
 
 
 def missing_library(onnxruntime: ModuleType) -> str | None:
-    """The library that the CUDA provider misses, in words; None if all are there."""
+    """Which library the CUDA provider misses, in words; None if all are there.
+
+    Args:
+        onnxruntime: The module, imported: the provider calls into the library that comes with it, and loading
+            the provider before that is a crash.
+    """
     if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on; finds those of the nvidia-* packages
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             onnxruntime.preload_dlls()
     folder = Path(str(onnxruntime.__file__)).parent / "capi"
     for library in (*(str(folder / name) for name in PROVIDER_LIBRARIES), CUDNN):
         try:
-            load(library)
+            nvidia_driver.load(library)
         except OSError as error:
             return (
                 f"a library is missing ({' '.join(str(error).split())}), run: "
                 "pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
     return None
-
-
-def load(library: str) -> ctypes.CDLL:
-    """Loads a shared library, visible to those that are loaded after it."""
-    return ctypes.CDLL(library, ctypes.RTLD_GLOBAL)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path, device_graph_shape
 from flowsep_runtime.bundle.manifest import Manifest
 
 
 class GraphShapes:
-    """Shapes of the graphs of a bundle, and of those between its stages (`device_graphs.py`)."""
+    """Of the graphs of a bundle as an engine has them, and of those between its stages
+    (`device_graphs.py`)."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, engine: str) -> None:
         self._manifest = manifest
+        self._engine = engine
 
     def sizes(self, graph: str, shapes: Mapping[str, tuple[int, ...]], batch: int) -> dict[str, int]:
         """The size of every dynamic axis among the inputs of a graph that gets arrays of these shapes; an
@@ -50,17 +55,24 @@ class GraphShapes:
             known["frames"] = known["t"] * model.latent_stride
         return {name: _shape(axes, known) for name, axes in self._entries(graph, inputs=False).items()}
 
-    def path(self, folder: Path, graph: str, backend: str) -> Path:
-        """The file of a graph for a backend."""
+    def path(self, folder: Path, graph: str) -> Path:
+        """The file of a graph."""
         if graph in DEVICE_GRAPHS:
             return device_graph_path(graph)
-        return folder / self._manifest.graph(graph, backend).files[0].name
+        return folder / self._manifest.graph(graph, self._engine).files[0].name
+
+    def dtype(self, graph: str, output: str) -> np.dtype[Any]:
+        """Of an output of a graph."""
+        if graph in DEVICE_GRAPHS:
+            return np.dtype(np.float32)
+        outputs = self._manifest.graph(graph, self._engine).outputs
+        return np.dtype(next(tensor.dtype for tensor in outputs if tensor.name == output))
 
     def _entries(self, graph: str, inputs: bool) -> dict[str, tuple[int | str, ...]]:
         if graph in DEVICE_GRAPHS:
             names = DEVICE_GRAPHS[graph][0 if inputs else 1]
             return {name: device_graph_shape(name) for name in names}
-        entry = self._manifest.graphs[graph]
+        entry = self._manifest.graph(graph, self._engine)
         return {tensor.name: tensor.shape for tensor in (entry.inputs if inputs else entry.outputs)}
 
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from flowsep_runtime.arrays import Array, snr_db
-from flowsep_runtime.bundle.manifest import GraphEntry, ModelEntry, TensorEntry
+from flowsep_runtime.backends.samples import SEED, sample
+from flowsep_runtime.bundle.manifest import GraphEntry, ModelEntry
 
 LEAST_SNR = 25.0  # dB, of quick arithmetic against float32
 LEAST_EXACT_SNR = 80.0  # dB, of a rewritten graph in float32 against the exported one
 #: A graph for which that is not enough: the solver adds up the velocity's error, once a step.
 LEAST_SNR_OF: Mapping[str, float] = {"velocity": 30.0}
-SEED = 20240911
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,29 +38,9 @@ def clip_shapes(entry: GraphEntry, model: ModelEntry) -> Shapes:
 def sample_inputs(entry: GraphEntry, shapes: Shapes) -> dict[str, Array]:
     """Random input of a graph, the same at each call."""
     random = np.random.default_rng(SEED)
-    return {tensor.name: _sample(tensor, shapes[tensor.name], random) for tensor in entry.inputs}
-
-
-def _sample(tensor: TensorEntry, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-    # A sentence of seven words: the rest of the text is masked.
-    heard = np.arange(shape[-1]) < 8
-    values: Array
-    match tensor.name:
-        case "input_ids":
-            values = random.integers(0, 8, shape)  # every vocabulary has that many tokens
-        case "attention_mask" | "mask":
-            values = np.broadcast_to(heard, shape)
-        case "mask_bias":
-            values = np.broadcast_to(np.where(heard, 0, np.finfo(np.float32).min), shape)
-        case "t":
-            values = random.uniform(0, 1, shape)
-        case "log_mel":
-            values = random.normal(-6, 2, shape)
-        case "waveform":
-            values = random.uniform(-0.5, 0.5, shape)
-        case _:  # latents, hidden states and features are close to standard normal
-            values = random.standard_normal(shape)
-    return np.ascontiguousarray(values, tensor.dtype)
+    return {
+        tensor.name: sample(tensor.name, shapes[tensor.name], tensor.dtype, random) for tensor in entry.inputs
+    }
 
 
 def finite(outputs: Mapping[str, Array]) -> bool:

@@ -20,18 +20,21 @@ from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import Arithmetic, Schedule, refuse_half
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
+from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP, engines_of
+from flowsep_runtime.backends.nvidia_driver import why_too_full
 from flowsep_runtime.backends.tensorrt.cuda_device import Buffer, Device, DeviceArray, why_no_device
 from flowsep_runtime.backends.tensorrt.engines import EngineSet, Machine, find_engines
 from flowsep_runtime.backends.tensorrt.loop import Loop
 from flowsep_runtime.backends.tensorrt.plans import Bound, Loader, Values
-from flowsep_runtime.bundle.manifest import GRAPHS, Manifest
-from flowsep_runtime.errors import BackendError, FlowSepWarning
+from flowsep_runtime.bundle.manifest import Manifest
+from flowsep_runtime.errors import BackendError, FlowSepWarning, OptionError
 from flowsep_runtime.solvers import euler_steps, solver_named
 
 if TYPE_CHECKING:
     import tensorrt
 
-INPUTS = {name: inputs for name, (inputs, _) in (*GRAPHS.items(), *DEVICE_GRAPHS.items())}
+#: Captured loops that are kept: each has a node for every kernel of every step in it.
+LOOPS = 4
 
 
 def why_not() -> str | None:
@@ -59,13 +62,22 @@ def open(
     """Opens the engines that the bundle has for this GPU; nothing is kept in the cache folder.
 
     Raises:
-        OptionError: If it has none, or they compute in half precision and `precision` is "exact".
+        OptionError: If it has none, they compute in half precision and `precision` is "exact", or the GPU
+            has no room for the largest of them.
         BackendError: If they are damaged.
     """
     refuse_half("tensorrt", manifest, precision)
-    device = Device()
+    try:
+        device = Device()
+    except BackendError as error:
+        raise OptionError(f"The tensorrt backend cannot be used here: {str(error).rstrip('.')}.") from error
     try:
         engine_folder, engines = find_engines(folder, manifest, this_machine(device))
+        free, _ = device.call("cudaMemGetInfo")
+        largest = max(entry.plan.bytes for entry in engines.engines.values())
+        reason = why_too_full(int(free), largest + engines.activation_bytes)
+        if reason is not None:
+            raise OptionError(f"The tensorrt backend cannot be used here: {reason}.")
         return TensorRt(engine_folder, engines, device)
     except BaseException:
         device.close()
@@ -129,7 +141,8 @@ class TensorRt:
 
     def load(self, graph: str) -> None:
         with self.session():
-            self._engine(graph)
+            for part in engines_of(graph):
+                self._engine(part)
 
     def free(self, graph: str) -> None:
         """Gives back a graph's engine, with its arrays and captures; what `keep` gave of it is gone."""
@@ -139,9 +152,10 @@ class TensorRt:
                     loop.release()
                 self._loops.clear()
                 self._unbind("advance")
-            self._unbind(graph)
-            self._engines.pop(graph, None)
-            if not any(key[0] in GRAPHS for key in self._bound):
+            for part in reversed(engines_of(graph)):
+                self._unbind(part)
+                self._engines.pop(part, None)
+            if all(key[0] in DEVICE_GRAPHS for key in self._bound):
                 for name in DEVICE_GRAPHS:
                     self._unbind(name)
                 if self._scratch is not None:
@@ -163,11 +177,11 @@ class TensorRt:
         """
         batch = max(values.shape[0] for values in inputs.values())
         shapes = {name: (batch, *values.shape[1:]) for name, values in inputs.items()}
-        bound = self._bind(graph, shapes)
-        for name, values in inputs.items():
-            bound.put(name, values)
-        bound.launch()
-        return bound.outputs
+        if graph != "velocity":
+            return self._bind(graph, shapes).run(inputs)
+        constants, step = self._velocity(shapes)
+        constants.run({name: inputs[name] for name in INVARIANTS})
+        return step.run({name: values for name, values in inputs.items() if name not in INVARIANTS})
 
     def synchronize(self) -> None:
         """Waits until all that was enqueued is done."""
@@ -214,23 +228,37 @@ class TensorRt:
         is_new = key not in self._loops
         if is_new:
             rows = self.keep("velocity_time", {"t": solver_named(solver).times(steps)})["time_features"]
-            shapes["time_features"] = (batch, rows.shape[1])
-            velocity = self._bind("velocity", {name: shapes[name] for name in INPUTS["velocity"]})
-            shared = {name: velocity.arrays[name].buffer for name in ("x", "velocity", "time_features")}
+            constants, step = self._velocity({**shapes, "time_features": (batch, rows.shape[1])})
+            shared = {name: step.arrays[name].buffer for name in ("x", "velocity", "time_features")}
             advance = self._bind(
                 "advance",
                 {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": (1, rows.shape[1])},
                 shared,
+                is_captured=False,
             )
-            self._loops[key] = Loop(self._device, velocity, advance, rows, lengths)
-        loop = self._loops[key]
+            while len(self._loops) >= LOOPS:
+                self._loops.pop(next(iter(self._loops))).release()
+            self._loops[key] = Loop(self._device, constants, step, advance, rows, lengths)
+        loop = self._loops[key] = self._loops.pop(key)  # the last used comes last
         solution = loop.run(noise, invariants)
-        if is_new and not loop.is_captured:
+        if is_new and not (loop.is_captured or loop.is_long):
             self._warn("the solver's loop")
         return solution
 
+    def _velocity(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Bound, Bound]:
+        """What stays the same in a loop and the step, which reads it where the first left it."""
+        constants = self._bind(CONSTANTS, {name: shapes[name] for name in INVARIANTS})
+        kept = constants.outputs
+        of_step = {name: shapes[name] for name in ("x", "time_features")}
+        of_step |= {name: array.shape for name, array in kept.items()}
+        return constants, self._bind(STEP, of_step, {name: array.buffer for name, array in kept.items()})
+
     def _bind(
-        self, graph: str, shapes: Mapping[str, tuple[int, ...]], shared: Mapping[str, Buffer] | None = None
+        self,
+        graph: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        shared: Mapping[str, Buffer] | None = None,
+        is_captured: bool = True,
     ) -> Bound:
         key = (graph, *_key(shapes))
         if key not in self._bound:
@@ -238,7 +266,7 @@ class TensorRt:
             if self._scratch is None:
                 self._scratch = self._device.allocate(self._set.activation_bytes)
             bound = Bound(self._device, self._loader, engine, graph, self._scratch, shapes, shared)
-            if shared is None and not bound.capture():
+            if is_captured and not bound.capture():
                 self._warn(f"graph {graph}")
             self._bound[key] = bound
         return self._bound[key]

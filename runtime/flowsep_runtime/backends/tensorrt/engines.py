@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.loop_parts import engines_of
 from flowsep_runtime.bundle.checksums import remembered_sha256
 from flowsep_runtime.bundle.files import LARGEST_MANIFEST, inspected
 from flowsep_runtime.bundle.manifest import FileEntry, GraphEntry, Manifest, StageEntry
@@ -124,8 +125,9 @@ def find_engines(bundle: Path, manifest: Manifest, machine: Machine) -> tuple[Pa
         )
     engines = EngineSet.read(folder)
     for name in manifest.graphs:
-        entry = engines.engines.get(name)
-        if entry is None or entry.sources != sources(manifest.graph(name, BACKEND)):
+        entries = [engines.engines.get(part) for part in engines_of(name)]
+        wanted = sources(manifest.graph(name, BACKEND))
+        if any(entry is None or entry.sources != wanted for entry in entries):
             raise OptionError(f"{shown(folder)} was built from another {name} than the bundle's: {command}.")
     return folder, engines
 

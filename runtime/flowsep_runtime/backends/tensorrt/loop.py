@@ -1,4 +1,4 @@
-"""Euler's loop on the device, all its steps in one CUDA graph.
+"""Euler's loop on the device, all its steps in one CUDA graph if they are not too many.
 
 Every step uses the same addresses: the velocity engine reads `x` and `time_features`, `advance` reads what it
 gave, and two small copies bring the next state and the next step's times into place. So a graph of N steps
@@ -7,11 +7,15 @@ needs no more of TensorRT than N runs at one binding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends.tensorrt.cuda_device import Captured, Device, DeviceArray
 from flowsep_runtime.backends.tensorrt.plans import Bound, Values, captured, put
+
+#: Steps that still go into one graph, which has a node for every kernel of every step.
+LONGEST = 128
 
 
 class Loop:
@@ -19,15 +23,24 @@ class Loop:
 
     Args:
         device: Where it runs.
-        velocity, advance: The engines, the second bound to the first's arrays.
+        constants: What stays the same in all steps.
+        velocity, advance: The step's engines, the first bound to what `constants` gives, the second to the
+            first's arrays.
         rows: The time features of every step [N, E].
         lengths: Of every step [N].
     """
 
     def __init__(
-        self, device: Device, velocity: Bound, advance: Bound, rows: DeviceArray, lengths: Floats
+        self,
+        device: Device,
+        constants: Bound,
+        velocity: Bound,
+        advance: Bound,
+        rows: DeviceArray,
+        lengths: Floats,
     ) -> None:
         self._device = device
+        self._constants = constants
         self._velocity = velocity
         self._advance = advance
         self._steps = len(lengths)
@@ -39,7 +52,7 @@ class Loop:
         self._dts = DeviceArray(device.allocate(dts.nbytes), dts.shape, dts.dtype)
         put(device, self._dts, dts)
         self._graph: Captured | None = None
-        self._is_tried = False
+        self._is_tried = self.is_long = self._steps > LONGEST
 
     @property
     def is_captured(self) -> bool:
@@ -47,17 +60,16 @@ class Loop:
         return self._graph is not None
 
     def run(self, noise: Values, invariants: Mapping[str, Values]) -> DeviceArray:
-        """Solve from noise [B, 8, t, 16]; the solution stays until the velocity engine runs again;
-        `invariants` are inputs of that engine that no step changes."""
+        """From noise [B, 8, t, 16] to the solution, which stays until the velocity engine runs again;
+        `invariants` are the inputs of the velocity that no step changes."""
         put(self._device, self._start, noise)
-        for name, values in invariants.items():
-            self._velocity.put(name, values)
+        self._constants.run(invariants)
         state = self._velocity.arrays["x"]
         if not self._is_tried:
             self._is_tried = True
             self._graph = self._captured()
         if self._graph is None:
-            self._enqueue()
+            self._enqueue(self._velocity.launch)
         else:
             self._graph.launch()
         return state
@@ -65,18 +77,19 @@ class Loop:
     def _captured(self) -> Captured | None:
         # whatever a step leaves for the next: a lost step could pass on what the run before left there
         passed_on = [*self._velocity.outputs.values(), *self._advance.outputs.values()]
-        graph = captured(self._device, self._enqueue, [self._velocity.arrays["x"], *passed_on])
+        steps = partial(self._enqueue, self._velocity.enqueue)
+        graph = captured(self._device, steps, [self._velocity.arrays["x"], *passed_on])
         if graph is not None and graph.nodes < self._steps * self._velocity.nodes:
             self._device.discard(graph)
             return None
         return graph
 
-    def _enqueue(self) -> None:
+    def _enqueue(self, velocity_work: Callable[[], None]) -> None:
         velocity, advance = self._velocity.arrays, self._advance.arrays
         put(self._device, velocity["x"], self._start)
         put(self._device, velocity["time_features"], _row(self._rows, 0))
         for step in range(self._steps):
-            self._velocity.enqueue()
+            velocity_work()
             put(self._device, advance["row"], _row(self._rows, min(step + 1, self._steps - 1)))
             put(self._device, advance["dt"], _row(self._dts, step, (1,)))
             self._advance.enqueue()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from flowsep_runtime.arrays import Array
+from flowsep_runtime.backends.samples import SEED, sample
 from flowsep_runtime.backends.tensorrt.cuda_device import Buffer, Captured, Device, DeviceArray, faithful
 from flowsep_runtime.errors import BackendError, shown
 
@@ -122,6 +123,12 @@ class Bound:
             self.arrays[tensor] = array
             if engine.get_tensor_mode(tensor) == trt.TensorIOMode.OUTPUT:
                 self.outputs[tensor] = array
+        # A capture is held against the same work on what lies in the inputs: zeros would prove little, and
+        # a log-mel of zeros is louder than any recording.
+        random = np.random.default_rng(SEED)
+        for tensor in shapes:
+            if tensor not in (shared or {}):
+                self.put(tensor, sample(tensor, self.arrays[tensor].shape, self.arrays[tensor].dtype, random))
         # what TensorRT initialises late it does now, where it cannot get into a captured graph
         self.enqueue()
         device.synchronize()
@@ -158,6 +165,13 @@ class Bound:
             self.enqueue()
         else:
             self._graph.launch()
+
+    def run(self, inputs: Mapping[str, Values]) -> dict[str, DeviceArray]:
+        """Enqueues copies into inputs and the work; gives the outputs, valid until the next run."""
+        for tensor, values in inputs.items():
+            self.put(tensor, values)
+        self.launch()
+        return self.outputs
 
     def release(self) -> None:
         """Frees its buffers and its captured graph; it cannot be used again."""

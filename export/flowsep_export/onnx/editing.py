@@ -1,0 +1,96 @@
+"""An ONNX graph that passes change: who makes a tensor, who reads it, what a constant holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from flowsep_export.onnx.links import makers, users
+
+Values = NDArray[Any]
+
+
+class Editor:
+    """Looks into a graph and changes it in place; new nodes may go anywhere, `finish` puts them in order.
+
+    Args:
+        model: The graph; its external weights need not be loaded.
+        folder: Where they lie.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+        self.graph = model.graph
+        self._folder = folder
+        self._stored = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.maker, self.users = makers(self.graph), users(self.graph)
+        self._outputs = {value.name for value in self.graph.output}
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a constant; None of anything else."""
+        tensor = self._stored.get(name)
+        return None if tensor is None else tuple(tensor.dims)
+
+    def constant(self, name: str) -> Values:
+        """The values of a constant."""
+        return numpy_helper.to_array(self._stored[name], str(self._folder))
+
+    def source(self, name: str, kind: str) -> onnx.NodeProto | None:
+        """What makes a tensor, if it is of that kind."""
+        node = self.maker.get(name)
+        return node if node is not None and node.op_type == kind else None
+
+    def only_user(self, name: str, kind: str) -> onnx.NodeProto | None:
+        """Who reads a tensor, if nobody else does and it is of that kind."""
+        readers = self.users.get(name, [])
+        alone = len(readers) == 1 and name not in self._outputs
+        return readers[0] if alone and readers[0].op_type == kind else None
+
+    def store(self, name: str, values: Values) -> str:
+        """Adds a constant, once; gives its name."""
+        if name not in self._stored:
+            self._stored[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+            self.graph.initializer.append(self._stored[name])
+        return name
+
+    def put(
+        self, kind: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any
+    ) -> None:
+        """Adds a node in place of whatever made its outputs."""
+        node = helper.make_node(
+            kind, inputs, outputs, name=f"{outputs[0]}.{kind}", domain=domain, **attributes
+        )
+        self.graph.node.append(node)
+        added = self.graph.node[-1]
+        self.maker |= dict.fromkeys(filter(None, outputs), added)
+        for name in inputs:
+            self.users.setdefault(name, []).append(added)
+
+    def finish(self) -> None:
+        """Takes out what nobody reads, and puts every node behind what it reads."""
+        wanted: set[int] = set()
+        in_order: list[onnx.NodeProto] = []
+        stack = [(name, False) for name in reversed([value.name for value in self.graph.output])]
+        while stack:
+            name, is_ready = stack.pop()
+            node = self.maker.get(name)
+            if node is None:
+                continue
+            if is_ready:
+                if id(node) not in wanted:
+                    wanted.add(id(node))
+                    in_order.append(node)
+            elif id(node) not in wanted:
+                stack.append((name, True))
+                stack += [(read, False) for read in reversed(node.input) if read]
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in in_order]
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+        read = {name for node in nodes for name in node.input} | self._outputs
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
