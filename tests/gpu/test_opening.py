@@ -270,7 +270,7 @@ def test_auto_asks_no_further_than_it_has_to(toy: Path, monkeypatch: pytest.Monk
     machine["tensorrt"].fast = "float32"
     machine["cuda"].missing = "not installed"
     asked.clear()
-    assert open_chosen("auto", toy, Manifest.read(toy), "auto") == (machine["tensorrt"], "exact")  # type: ignore[comparison-overlap]
+    assert open_chosen("auto", toy, Manifest.read(toy), "auto") == (machine["tensorrt"], "exact")
     assert asked == list(machine)
 
 
