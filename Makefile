@@ -8,6 +8,7 @@ SHELL := /bin/bash
 
 DEMO := .venv
 DEV := .venv-dev
+LOWEST := .venv-lowest
 CUDA_SITE := .cuda
 DEMO_READY := $(DEMO)/.installed
 DEV_READY := $(DEV)/.installed
@@ -25,7 +26,7 @@ REST := examples/mix.rest.wav
 PICTURE := examples/mix.png
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint format clean test-cuda
+.PHONY: help demo check test lowest lint format clean test-cuda
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -52,6 +53,13 @@ check: lint ## lint, types and the fast tests: what to run while you work
 test: lint ## lint, types and every test, a process a core
 	$(PYTEST)
 
+lowest: $(DEV_READY) ## the runtime's fast tests on the lowest versions that setup.cfg allows
+	rm -rf $(LOWEST)
+	$(DEV)/bin/uv venv --quiet --python $(DEV)/bin/python $(LOWEST)
+	$(DEV)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable \
+		".[cpu,media,openvino,plot]" "pytest>=8.3" "hypothesis>=6.112" "onnx>=1.18"
+	PYTHONUTF8=1 $(LOWEST)/bin/python -m pytest tests/runtime tests/end_to_end/test_bundled.py -m "not slow"
+
 test-cuda: $(DEV_READY) ## the cuda backend on the real onnxruntime-gpu, whose CUDA is a stand-in; no GPU
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 		--target $(CUDA_SITE)/onnxruntime-gpu 'onnxruntime-gpu>=1.31'
@@ -64,7 +72,7 @@ format: $(DEV_READY) ## let ruff put the code in shape
 	$(DEV)/bin/ruff format .
 
 clean: ## remove the environments and everything built
-	rm -rf $(DEMO) $(DEV) $(CUDA_SITE) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(OUTPUT) $(REST) $(PICTURE)
+	rm -rf $(DEMO) $(DEV) $(LOWEST) $(CUDA_SITE) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(OUTPUT) $(REST) $(PICTURE)
 
 $(DEMO_READY): $(SPEC) $(SOURCES)
 	$(PYTHON) -m venv $(DEMO)

@@ -62,9 +62,8 @@ POINTWISE = {
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 
 ATTENTION = "MultiHeadAttention"
+#: Stands in for operators of which onnx infers no shape: their outputs have the shape of the first input.
 STAND_IN = "Mean"
-"""For operators of which onnx infers no shape: each of their outputs has the shape of the first input, so
-that a mean of this input alone stands in for it."""
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,9 @@ def _cuda_variant(model: FlowSep, folder: Path, exported: dict[str, GraphEntry])
     pad_as_before(log_mel)
     onnx.save(log_mel, folder / "log_mel.cuda.onnx")
     entries = {"log_mel": replace(entry, files=(FileEntry.of(folder / "log_mel.cuda.onnx"),))}
-    if next(model.unet.parameters()).dtype == torch.float16:
+    if any(
+        weight.dtype == torch.float16 for weight in model.unet.parameters()
+    ):  # the first ones stay float32
         entries |= _cuda_loop(folder, exported["velocity"])
     return entries
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, TypeAlias, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, cast, get_args
 
-from flowsep_runtime.bundle.manifest import ModelEntry
 from flowsep_runtime.checks import real_number, whole_number
 from flowsep_runtime.errors import OptionError, QueryError
-from flowsep_runtime.solvers import solver_named, solver_taking
+
+if TYPE_CHECKING:
+    from flowsep_runtime.bundle.manifest import ModelEntry
 
 MOST_STEPS = 10_000
 
@@ -87,6 +88,8 @@ class Options:
             if value is not None:
                 whole_number(name, value, least, most)
         if self.solver is not None:
+            from flowsep_runtime.solvers import solver_named  # not above: --help needs no numpy
+
             solver_named(self.solver)
         real_number("guidance", self.guidance)
         if self.window is not None:
@@ -120,6 +123,8 @@ class Options:
         self.windowed(model)
         kind = self.kind or model.default_kind
         steps, solver = model.schedule(precision, self.steps, self.solver, kind)
+        from flowsep_runtime.solvers import solver_taking
+
         solver_taking(solver, steps)
         return ResolvedOptions(**asdict(self) | {"steps": steps, "solver": solver, "kind": kind})
 

@@ -78,7 +78,7 @@ def test_scaling_of_the_bundled_model(program: Program, tmp_path: Path) -> None:
     data, picture = tmp_path / "scaling.json", tmp_path / "scaling.png"
     lists = ("--seconds", "0.32,0.64,0.96", "--batch", "1,2", "--steps", "1", "--threads", "1")
     answer = program(
-        "scaling", "--sizes", "bundled", "--backend", "cpu", *lists, "--rounds", 2,
+        "latency.scaling", "--sizes", "bundled", "--backend", "cpu", *lists, "--rounds", 2,
         "--work", tmp_path, "--json", data, "--picture", picture,
     )  # fmt: skip
     assert (answer.returncode, answer.stderr) == (0, "")
@@ -128,9 +128,13 @@ def test_quality_of_the_bundled_model(program: Program, test_set: Path, tmp_path
         ("latency", ["--solver", "guess"], "There is no solver 'guess'"),
         ("latency", ["--json", "nowhere/file.json"], "There is no folder nowhere"),
         ("latency", ["--bundle", "."], "give both"),
-        ("scaling", ["--backend", "cuda-fast"], "cuda-fast cannot take part: this onnxruntime is for CPUs"),
-        ("scaling", ["--batch", "1,two"], "--batch takes numbers"),
-        ("scaling", ["--seconds", "0"], "--seconds takes numbers above 0"),
+        (
+            "latency.scaling",
+            ["--backend", "cuda-fast"],
+            "cuda-fast cannot take part: this onnxruntime is for CPUs",
+        ),
+        ("latency.scaling", ["--batch", "1,two"], "--batch takes numbers"),
+        ("latency.scaling", ["--seconds", "0"], "--seconds takes numbers above 0"),
         ("quality", ["--manifest", "none.jsonl", "--reference", "euler"], "--reference is a solver"),
         ("quality", ["--manifest", "none.jsonl", "--backends", "eager"], "There is no backend 'eager'"),
         ("quality", ["--manifest", "none.jsonl"], "none.jsonl cannot be read"),

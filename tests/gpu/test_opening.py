@@ -1,4 +1,4 @@
-"""Which GPU backend opens, what is said of those that do not, and that "auto" goes on to the next."""
+"""GPU backends that open, sentences about those that do not, and "auto", which goes on to the next."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Driver:
 
 
 class Libraries:
-    """What can be loaded: the driver, and everything that is not missing."""
+    """Libraries that can be loaded: the driver, and everything that is not missing."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver: Driver | None = driver
@@ -270,7 +270,7 @@ def test_auto_asks_no_further_than_it_has_to(toy: Path, monkeypatch: pytest.Monk
     machine["tensorrt"].fast = "float32"
     machine["cuda"].missing = "not installed"
     asked.clear()
-    assert open_chosen("auto", toy, Manifest.read(toy), "auto") == (machine["tensorrt"], "exact")  # type: ignore[comparison-overlap]
+    assert open_chosen("auto", toy, Manifest.read(toy), "auto") == (machine["tensorrt"], "exact")
     assert asked == list(machine)
 
 

@@ -9,7 +9,7 @@ from flowsep_runtime.device_pipeline import Clip
 
 
 def clip(model: ModelEntry) -> Clip:
-    """Of one channel, with a query of five tokens."""
+    """A clip of one channel, with a query of five tokens."""
     random = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -1,4 +1,4 @@
-"""What runs on the real onnxruntime-gpu and the stand-in: `program.py SITE PLAIN PRUNED…` prints JSON.
+"""A program for the real onnxruntime-gpu on the stand-in: `program.py SITE PLAIN PRUNED…` prints JSON.
 
 SITE has onnxruntime-gpu. Of the bundles PLAIN are separated by commas; every graph of theirs is loaded. On
 PRUNED, a bundle without convolutions, clips are separated, first one, then the same again, then from threads.
@@ -27,7 +27,7 @@ STEPS = 4
 
 
 def refused(folder: Path, batch: int) -> list[str]:
-    """What does not load wholly on the GPU, and why."""
+    """Graphs that do not load wholly on the GPU, and the reasons."""
     manifest = Manifest.read(folder)
     model = manifest.model
     sizes = {

@@ -30,7 +30,7 @@ CUDA = 13000
 
 @dataclass(frozen=True)
 class Run:
-    """What the program said, and what the stand-in saw after each mark."""
+    """The output of the program, and what the stand-in saw after each mark."""
 
     answer: dict[str, Any]
     stderr: str

@@ -1,4 +1,4 @@
-"""What costs a launch on ONNX Runtime's CUDA provider and need not: casts around normalisations, whose half
+"""Launches that ONNX Runtime's CUDA provider can do without: casts around normalisations, whose half
 kernels compute in float32 inside, additions before a normalisation, factors and summands of a channel that a
 1x1 convolution can take over.
 
@@ -78,7 +78,7 @@ def _groups_in_half(editor: Editor, norm: onnx.NodeProto) -> bool:
 
 
 def fold_into_projections(model: onnx.ModelProto, folder: Path) -> int:
-    """What is done to each channel before a 1x1 convolution goes into its weights, in place.
+    """Fold what is done to each channel before a 1x1 convolution into its weights, in place.
 
     P (g x + b) + c = (P g) x + (P b + c), for a normalisation's factor and summand, and for the bias of the
     linear layer before a projection.

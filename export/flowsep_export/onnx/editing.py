@@ -31,7 +31,7 @@ class Editor:
         self._outputs = {value.name for value in self.graph.output}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Of a constant; None of anything else."""
+        """The value of a constant; None for anything else."""
         tensor = self._stored.get(name)
         return None if tensor is None else tuple(tensor.dims)
 
@@ -40,12 +40,12 @@ class Editor:
         return numpy_helper.to_array(self._stored[name], str(self._folder))
 
     def source(self, name: str, kind: str) -> onnx.NodeProto | None:
-        """What makes a tensor, if it is of that kind."""
+        """The node that makes a tensor, if it is of that kind."""
         node = self.maker.get(name)
         return node if node is not None and node.op_type == kind else None
 
     def only_user(self, name: str, kind: str) -> onnx.NodeProto | None:
-        """Who reads a tensor, if nobody else does and it is of that kind."""
+        """The only node that reads a tensor, if it is of that kind."""
         readers = self.users.get(name, [])
         alone = len(readers) == 1 and name not in self._outputs
         return readers[0] if alone and readers[0].op_type == kind else None

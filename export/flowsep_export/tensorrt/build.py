@@ -17,8 +17,8 @@ from flowsep_runtime.backends.tensorrt.plans import quiet_logger
 #: Inputs of a graph; a text names an axis.
 Axes = Mapping[str, tuple[int | str, ...]]
 
+#: Makes a graph for the sizes of the axes that are fixed.
 Spelling = Callable[[Mapping[str, int]], onnx.ModelProto]
-"""A graph for the sizes of the axes that are fixed."""
 
 
 @dataclass(frozen=True)

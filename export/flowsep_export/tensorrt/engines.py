@@ -160,7 +160,7 @@ def graph_ranges(manifest: Manifest, name: str, batch: Range, frames: Range) -> 
 
 
 class _Source(NamedTuple):
-    """What one engine is built from."""
+    """The parts that one engine is built from."""
 
     name: str
     path: Path
@@ -170,7 +170,7 @@ class _Source(NamedTuple):
 
 
 def _sources(bundle: Path, manifest: Manifest, name: str) -> Iterator[_Source]:
-    """Of the engines of one graph."""
+    """The names of the engines of one graph."""
     if name in DEVICE_GRAPHS:
         path = device_graph_path(name)
         axes: Axes = {tensor: device_graph_shape(tensor) for tensor in DEVICE_GRAPHS[name][0]}

@@ -48,6 +48,8 @@ def _one(content: Content) -> Iterator[Piece]:
 
 
 def _split(content: Content, starts: list[int]) -> Iterator[Piece]:
+    if not starts:
+        return
     for start, end in zip(starts, [*starts[1:], content.length], strict=True):
         yield Piece(start, end)
 

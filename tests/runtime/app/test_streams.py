@@ -12,6 +12,8 @@ import soundfile
 
 from tests.runtime.command import COMMAND, SOURCE, in_process, refused
 
+pytestmark = pytest.mark.slow
+
 unix = pytest.mark.skipif(sys.platform == "win32", reason="a shell closes the streams")
 
 

@@ -176,6 +176,7 @@ def test_a_list_of_other_files_opens_none_of_them(tmp_path: Path) -> None:
             AudioReader(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_minutes_pass_in_the_memory_of_seconds(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.tta", np.tile(tones(RATE, 1), (200, 1)), "tta", sample_format="s16")
     tracemalloc.start()
@@ -195,6 +196,7 @@ def test_without_pyav_the_error_names_the_extra(
     refused(run(path, "rain", "--bundle", toy_bundle), path, "pip install 'flowsep-engine[media]'")
 
 
+@pytest.mark.slow
 def test_pyav_is_imported_for_media_only(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tones(RATE), RATE)
     code = (

@@ -166,6 +166,18 @@ def test_chunks_and_some_padding_behind_a_wav_are_nothing_to_speak_of(tmp_path: 
         assert len(calmly(path)) == 50_001
 
 
+@pytest.mark.parametrize(
+    "start",
+    [b"OggS", b"OggS\0", b"fLaC", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata", b".snd", b"ID3", b"\xff\xfb"],
+)
+def test_a_beginning_and_nothing_more_is_no_recording(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "a"
+    for content in (start, start + bytes(10), start + bytes(5000), start + b"\xff" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(AudioError):
+            AudioReader(path)
+
+
 def test_a_file_of_many_parts_takes_no_memory(tmp_path: Path) -> None:
     """Garbage between the pages of an Ogg is passed over, window by window."""
     path = tmp_path / "a.ogg"

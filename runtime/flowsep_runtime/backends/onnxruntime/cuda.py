@@ -378,7 +378,7 @@ class _Binding:
 
 
 def failure(what: str, error: Exception) -> BackendError:
-    """What went wrong, in a sentence, and of ONNX Runtime's own words the first line."""
+    """One sentence about a failure, with the first line of ONNX Runtime's own words."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     if any(sign in str(error) for sign in OUT_OF_MEMORY):
         return BackendError(f"The GPU has not enough memory ({what}): close what else uses it.")

@@ -29,7 +29,7 @@ def why_old_driver() -> str | None:
 
 
 def missing_library(onnxruntime: ModuleType) -> str | None:
-    """Which library the CUDA provider misses, in words; None if all are there.
+    """The library that the CUDA provider misses, in words; None if all are there.
 
     Args:
         onnxruntime: The module, imported: the provider calls into the library that comes with it, and loading

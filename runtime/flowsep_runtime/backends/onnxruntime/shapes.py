@@ -13,7 +13,7 @@ from flowsep_runtime.bundle.manifest import Manifest
 
 
 class GraphShapes:
-    """Of the graphs of a bundle as an engine has them, and of those between its stages
+    """Shapes of the graphs of a bundle as an engine has them, and of those between its stages
     (`device_graphs.py`)."""
 
     def __init__(self, manifest: Manifest, engine: str) -> None:
@@ -62,7 +62,7 @@ class GraphShapes:
         return folder / self._manifest.graph(graph, self._engine).files[0].name
 
     def dtype(self, graph: str, output: str) -> np.dtype[Any]:
-        """Of an output of a graph."""
+        """The shape of an output of a graph."""
         if graph in DEVICE_GRAPHS:
             return np.dtype(np.float32)
         outputs = self._manifest.graph(graph, self._engine).outputs

@@ -15,15 +15,26 @@ What is not known here stays as it is, between two transpositions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowsep_runtime.arrays import Array
-from flowsep_runtime.backends import offline
 from flowsep_runtime.backends.openvino import weights as openvino_weights
+from flowsep_runtime.backends.openvino.graph_nodes import (
+    Image,
+    constant_of,
+    divisor_of,
+    image_of,
+    input_of,
+    is_all,
+    is_image,
+    key_of,
+    part_of_openvino,
+    shape_of,
+    turned,
+    weights_of,
+)
 from flowsep_runtime.backends.openvino.winograd import Tiling, cheapest
 
 if TYPE_CHECKING:
@@ -42,18 +53,6 @@ _UNFOLDED = "DisableConstantFolding_0"  # OpenVINO's mark
 _ELEMENTWISE = {"Add": "add", "Multiply": "multiply", "Subtract": "subtract", "Sigmoid": "sigmoid"}
 
 
-class Image(NamedTuple):
-    """The sizes of an image of batch 1."""
-
-    channels: int
-    height: int
-    width: int
-
-    @property
-    def pixels(self) -> int:
-        return self.height * self.width
-
-
 def rewrite(model: Model, quick: bool) -> int:
     """Rewrite a graph of fixed shapes in place; return the number of changed convolutions.
 
@@ -68,7 +67,7 @@ class _Rewriter:
     def __init__(self, model: Model, quick: bool) -> None:
         self._model = model
         self._quick = quick
-        self._op: Any = _part_of_openvino("opset13")
+        self._op: Any = part_of_openvino("opset13")
         self._pixels: dict[tuple[str, int], Output] = {}  # of an output of the graph, [H·W, C]
         self._done: dict[str, tuple[Node, Node]] = {}  # by unique name: what was rewritten, and as what
         self._left: set[str] = set()  # convolutions by name
@@ -79,7 +78,7 @@ class _Rewriter:
         for node in self._model.get_ordered_ops():
             result = self._rewritten(node)
             if result is not None:
-                self._pixels[_key(node.output(0))] = result.output(0)
+                self._pixels[key_of(node.output(0))] = result.output(0)
                 self._done[node.get_name()] = node, result
                 convolutions += "Convolution" in node.get_type_name()
         for node, result in self._done.values():
@@ -89,7 +88,7 @@ class _Rewriter:
 
     def _fold_shapes(self) -> None:
         """Fold computations of the graph's own shapes; half-precision weights stay half precision."""
-        library = _part_of_openvino("passes")
+        library = part_of_openvino("passes")
         passes = library.Manager()
         passes.register_pass(library.ConstantFolding())
         stored = openvino_weights.casts(self._model)
@@ -107,7 +106,7 @@ class _Rewriter:
             if reader.get_node().get_name() not in self._done
         ]
         if readers:
-            image = self._image(result.output(0), _image(node.output(0))).output(0)
+            image = self._image(result.output(0), image_of(node.output(0))).output(0)
             for reader in readers:
                 reader.replace_source_output(image)
 
@@ -134,9 +133,9 @@ class _Rewriter:
 
     def _of(self, output: Output) -> Output:
         """An image as pixels."""
-        key = _key(output)
+        key = key_of(output)
         if key not in self._pixels:
-            image = _image(output)
+            image = image_of(output)
             turned = self._op.transpose(output, self._ints(0, 2, 3, 1))
             self._pixels[key] = self._reshape(turned, image.pixels, image.channels).output(0)
         return self._pixels[key]
@@ -149,21 +148,21 @@ class _Rewriter:
     def _to_sequence(self, node: Node) -> None:
         """[1, C, H, W] -> [1, C, H·W] -> [1, H·W, C] is what pixels are already."""
         source = node.input_value(0).get_node()
-        if source.get_type_name() == "Reshape" and _key(source.input_value(0)) in self._pixels:
-            image = _image(source.input_value(0))
+        if source.get_type_name() == "Reshape" and key_of(source.input_value(0)) in self._pixels:
+            image = image_of(source.input_value(0))
             sequence = [1, image.pixels, image.channels]
-            if _shape(source.output(0)) == [1, image.channels, image.pixels] == _turned(node, sequence):
+            if shape_of(source.output(0)) == [1, image.channels, image.pixels] == turned(node, sequence):
                 pixels = self._reshape(self._of(source.input_value(0)), *sequence)
                 node.output(0).replace(pixels.output(0))
 
     def _from_sequence(self, node: Node) -> Node | None:
         """And [1, H·W, C] -> [1, C, H·W] -> [1, C, H, W]."""
         source = node.input_value(0).get_node()
-        if source.get_type_name() != "Transpose" or not _is_image(node.output(0)):
+        if source.get_type_name() != "Transpose" or not is_image(node.output(0)):
             return None
-        image = _image(node.output(0))
+        image = image_of(node.output(0))
         sequence = [1, image.pixels, image.channels]
-        if _turned(source, [1, image.channels, image.pixels]) != sequence:
+        if turned(source, [1, image.channels, image.pixels]) != sequence:
             return None
         return self._reshape(source.input_value(0), image.pixels, image.channels)
 
@@ -171,16 +170,16 @@ class _Rewriter:
 
     def _convolution(self, node: Node) -> Node | None:
         source, weight = node.input_value(0), node.input_value(1)
-        if not _is_image(source) or min(_image(source)[1:]) == 1:
+        if not is_image(source) or min(image_of(source)[1:]) == 1:
             return None
-        image, (outputs, channels, *taps) = _image(source), _shape(weight)
+        image, (outputs, channels, *taps) = image_of(source), shape_of(weight)
         how = node.get_attributes()
         dense = how["strides"] == [1, 1] and how["dilations"] == [1, 1] and how["auto_pad"] == "explicit"
-        values = _weights(weight)
+        values = weights_of(weight)
         if values is None:
             return None
         if dense and taps == [1, 1] and how["pads_begin"] == how["pads_end"] == [0, 0]:
-            matrix = self._constant(values.reshape(outputs, channels))
+            matrix = openvino_weights.constant(self._op, values.reshape(outputs, channels))
             product: Node = self._op.matmul(self._of(source), matrix, False, True)
             return product
         if dense and taps == [3, 3] and how["pads_begin"] == how["pads_end"] == [1, 1]:
@@ -203,14 +202,14 @@ class _Rewriter:
         odd one a row and the one after it, each by two of the four taps; and so do the columns."""
         source, weight = node.input_value(0), node.input_value(1)
         how = node.get_attributes()
-        if not _is_image(source) or _shape(weight)[2:] != [4, 4] or node.get_input_size() != 2:
+        if not is_image(source) or shape_of(weight)[2:] != [4, 4] or node.get_input_size() != 2:
             return None
         pads = how["pads_begin"], how["pads_end"], how["output_padding"]
         if how["strides"] != [2, 2] or how["dilations"] != [1, 1] or how["auto_pad"] != "explicit":
             return None
         if pads != ([1, 1], [1, 1], [0, 0]):
             return None
-        image, values = _image(source), _weights(weight)
+        image, values = image_of(source), weights_of(weight)
         if values is None:
             return None
         size, outputs = (image.height, image.width), values.shape[1]
@@ -234,7 +233,7 @@ class _Rewriter:
         op, (outputs, channels) = self._op, weights[0].shape[:2]
         first, phases = tilings[0], len(tilings)
         (rows, columns), points = first.tiles, first.points
-        zeros = self._constant(np.zeros((1, channels), np.float32))
+        zeros = openvino_weights.constant(self._op, np.zeros((1, channels), np.float32))
         sources = np.stack([tiling.sources().reshape(points, -1) for tiling in tilings], 1)
         kernels = np.stack(
             [tiling.kernel(weight) for tiling, weight in zip(tilings, weights, strict=True)], 1
@@ -243,19 +242,19 @@ class _Rewriter:
         read = op.gather(padded, op.constant(sources.ravel()), op.constant(0))
         batch, tiles = points * phases, rows * columns
         values = op.matmul(
-            self._constant(first.input_transform),
+            openvino_weights.constant(self._op, first.input_transform),
             self._reshape(read, points, phases * tiles * channels),
             False,
             False,
         )
         products = op.matmul(
             self._reshape(values, batch, tiles, channels),
-            self._kernels(kernels.reshape(batch, channels, outputs)),
+            self._stored(kernels.reshape(batch, channels, outputs)),
             False,
             False,
         )
         results = op.matmul(
-            self._constant(first.output_transform),
+            openvino_weights.constant(self._op, first.output_transform),
             self._reshape(products, points, phases * tiles * outputs),
             False,
             False,
@@ -290,36 +289,40 @@ class _Rewriter:
     def _group_norm(self, node: Node) -> Node | None:
         """Reshape to groups, MVN, its scale and shift, which do nothing, and Reshape back."""
         shift = node.input_value(0).get_node()
-        scale = _input_of(shift, "Add")
-        norm = _input_of(scale, "Multiply")
-        rows = _input_of(norm, "MVN")
+        scale = input_of(shift, "Add")
+        norm = input_of(scale, "Multiply")
+        rows = input_of(norm, "MVN")
         if rows is None or norm is None or rows.get_type_name() != "Reshape":
             return None
         source = rows.input_value(0)
-        if _key(source) not in self._pixels or _shape(node.output(0)) != _shape(source):
+        if key_of(source) not in self._pixels or shape_of(node.output(0)) != shape_of(source):
             return None
-        image, (batch, groups, *rest) = _image(source), _shape(norm.output(0))
+        image, (batch, groups, *rest) = image_of(source), shape_of(norm.output(0))
         how = norm.get_attributes()
         if batch != 1 or len(rest) != 1 or image.channels % groups or not how["normalize_variance"]:
             return None
-        if not (_is_all(scale, 1.0) and _is_all(shift, 0.0)) or how["eps_mode"].lower() != "inside_sqrt":
+        if not (is_all(scale, 1.0) and is_all(shift, 0.0)) or how["eps_mode"].lower() != "inside_sqrt":
             return None
-        axes = _constant_of(norm.input_value(1))
+        axes = constant_of(norm.input_value(1))
         if axes is None or axes.tolist() not in ([2], [-1]):
             return None
-        op, pixels, one = self._op, self._of(source), self._constant(np.ones((1, 1), np.float32))
+        op, pixels, one = (
+            self._op,
+            self._of(source),
+            openvino_weights.constant(self._op, np.ones((1, 1), np.float32)),
+        )
         mean = self._group_mean(pixels, image, groups)
         # The other way round than below: for the same difference twice OpenVINO would keep it in memory.
         away = op.subtract(mean, pixels)
         variance = self._group_mean(op.multiply(away, away), image, groups)
-        epsilon = self._constant(np.full((1, 1), how["eps"], np.float32))
+        epsilon = openvino_weights.constant(self._op, np.full((1, 1), how["eps"], np.float32))
         deviation = op.sqrt(op.add(variance, epsilon))
         normal: Node = op.multiply(op.subtract(pixels, mean), op.divide(one, deviation))
         return normal
 
     def _group_mean(self, pixels: Any, image: Image, groups: int) -> Node:
         """The mean over all pixels and a group's channels, for each channel: [1, C]."""
-        op, inner = self._op, _divisor(image.pixels)
+        op, inner = self._op, divisor_of(image.pixels)
         # In two steps, for the sake of rounding: a sum of a hundred thousand numbers loses digits.
         parts = self._reshape(pixels, image.pixels // inner, inner, image.channels)
         means = op.reduce_mean(op.reduce_mean(parts, self._ints(1), False), self._ints(0), False)
@@ -329,49 +332,52 @@ class _Rewriter:
 
     def _halves(self, node: Node) -> None:
         """Two halves of a linear layer's result become the results of two layers, so no copy splits them."""
-        axis, total = _constant_of(node.input_value(1)), node.input_value(0).get_node()
-        if axis is None or int(axis) not in (-1, len(_shape(total.output(0))) - 1):
+        axis, total = constant_of(node.input_value(1)), node.input_value(0).get_node()
+        if axis is None or int(axis) not in (-1, len(shape_of(total.output(0))) - 1):
             return
         if total.get_type_name() != "Add" or len(total.output(0).get_target_inputs()) != 1:
             return
-        product, bias = total.input_value(0).get_node(), _constant_of(total.input_value(1))
+        product, bias = total.input_value(0).get_node(), constant_of(total.input_value(1))
         if product.get_type_name() != "MatMul" or len(product.output(0).get_target_inputs()) != 1:
             return
-        how, weight = product.get_attributes(), _weights(product.input_value(1))
-        parts, width = node.get_output_size(), _shape(total.output(0))[-1]
+        how, weight = product.get_attributes(), weights_of(product.input_value(1))
+        parts, width = node.get_output_size(), shape_of(total.output(0))[-1]
         if weight is None or bias is None or weight.ndim != 2 or bias.shape[-1:] != (width,):
             return
         weights = np.split(weight, parts, axis=0 if how["transpose_b"] else 1)
         biases = np.split(bias, parts, axis=-1)
         for part in range(parts):
             layer = self._op.matmul(
-                product.input_value(0), self._constant(weights[part]), how["transpose_a"], how["transpose_b"]
+                product.input_value(0),
+                openvino_weights.constant(self._op, weights[part]),
+                how["transpose_a"],
+                how["transpose_b"],
             )
-            result = self._op.add(layer, self._constant(biases[part]))
+            result = self._op.add(layer, openvino_weights.constant(self._op, biases[part]))
             node.output(part).replace(result.output(0))
 
     def _concatenation(self, node: Node) -> Node | None:
         sources = node.input_values()
-        if not _is_image(node.output(0)) or node.get_attributes()["axis"] != 1:
+        if not is_image(node.output(0)) or node.get_attributes()["axis"] != 1:
             return None
-        if not any(_key(source) in self._pixels for source in sources):
+        if not any(key_of(source) in self._pixels for source in sources):
             return None
         joined: Node = self._op.concat([self._of(source) for source in sources], 1)
         return joined
 
     def _elementwise(self, node: Node) -> Node | None:
-        if not _is_image(node.output(0)) or not any(_key(at) in self._pixels for at in node.input_values()):
+        if not is_image(node.output(0)) or not any(key_of(at) in self._pixels for at in node.input_values()):
             return None
-        shape = _shape(node.output(0))
+        shape = shape_of(node.output(0))
         first, *others = node.input_values()
         if first.get_node().get_name() in self._left and all(map(openvino_weights.is_constant, others)):
             self._of(node.output(0))
             return None
         operands = []
         for operand in node.input_values():
-            if _shape(operand) == shape:
+            if shape_of(operand) == shape:
                 operands.append(self._of(operand))
-            elif _shape(operand)[-3:] == [shape[1], 1, 1] or int(np.prod(_shape(operand))) == 1:
+            elif shape_of(operand)[-3:] == [shape[1], 1, 1] or int(np.prod(shape_of(operand))) == 1:
                 operands.append(self._reshape(operand, 1, -1).output(0))
             else:
                 return None
@@ -388,87 +394,7 @@ class _Rewriter:
         node: Node = self._op.constant(np.array(values, np.int64))
         return node
 
-    def _kernels(self, values: Array) -> Node:
+    def _stored(self, values: Array) -> Node:
         """Filters in Winograd's form; for bf16 stored in it, or OpenVINO would keep them twice."""
-        if not self._quick:
-            return self._constant(values)
-        openvino, bits = offline.openvino(), _bf16_bits(values)
-        tensor = openvino.Tensor(bits, openvino.Shape(values.shape), openvino.Type.bf16)  # borrows them
-        wide: Node = self._op.convert(self._op.constant(tensor, shared_memory=False), "f32")
-        openvino_weights.mark(wide)
-        return wide
-
-    def _constant(self, values: Array) -> Node:
-        """A constant; a half-precision one stays half precision, marked as decompression."""
-        node: Node = self._op.constant(np.ascontiguousarray(values))
-        if values.dtype != np.float16:
-            return node
-        wide: Node = self._op.convert(node, "f32")
-        openvino_weights.mark(wide)
-        return wide
-
-
-def _part_of_openvino(name: str) -> ModuleType:
-    return import_module(f"{offline.openvino().__name__}.{name}")
-
-
-def _key(output: Output) -> tuple[str, int]:
-    return output.get_node().get_name(), output.get_index()
-
-
-def _shape(output: Output) -> list[int]:
-    return list(output.get_shape())
-
-
-def _is_image(output: Output) -> bool:
-    shape = _shape(output)
-    return len(shape) == 4 and shape[0] == 1
-
-
-def _image(output: Output) -> Image:
-    return Image(*_shape(output)[1:])
-
-
-def _turned(transpose: Node, shape: list[int]) -> list[int]:
-    """The shape that goes into a Transpose of the last two axes with this result; empty for another one."""
-    order = _constant_of(transpose.input_value(1))
-    if order is None or order.tolist() != [0, 2, 1] or _shape(transpose.output(0)) != shape:
-        return []
-    return [shape[0], shape[2], shape[1]]
-
-
-def _input_of(node: Node | None, kind: str) -> Node | None:
-    """The first input of a node of this kind."""
-    return node.input_value(0).get_node() if node is not None and node.get_type_name() == kind else None
-
-
-def _constant_of(output: Output) -> Array | None:
-    node: Any = output.get_node()
-    return np.asarray(node.data) if node.get_type_name() == "Constant" else None
-
-
-def _weights(output: Output) -> Array | None:
-    """A constant weight in the precision that it is stored in."""
-    node = output.get_node()
-    return _constant_of(node.input_value(0) if node.get_type_name() == "Convert" else output)
-
-
-def _bf16_bits(values: Array) -> Array:
-    """float32 rounded to the nearest bf16, ties to even, as uint16."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded: Array = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return rounded
-
-
-def _is_all(node: Node | None, value: float) -> bool:
-    """True if a node's second input is this value everywhere."""
-    values = None if node is None else _constant_of(node.input_value(1))
-    return values is not None and bool(np.array_equal(values, np.full_like(values, value)))
-
-
-def _divisor(number: int) -> int:
-    """The largest power of two that divides a number and is no larger than its root."""
-    divisor = 1
-    while number % (2 * divisor) == 0 and (2 * divisor) ** 2 <= number:
-        divisor *= 2
-    return divisor
+        store = openvino_weights.bf16_constant if self._quick else openvino_weights.constant
+        return store(self._op, values)

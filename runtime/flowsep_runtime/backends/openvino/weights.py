@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flowsep_runtime.arrays import Array
+from flowsep_runtime.backends import offline
 
 if TYPE_CHECKING:
     from openvino import Model, Node, Output
@@ -36,3 +41,34 @@ def keep_half(model: Model) -> None:
     """
     for cast in casts(model):
         mark(cast)
+
+
+def constant(op: Any, values: Array) -> Node:
+    """A constant; a half-precision one stays half precision, marked as decompression.
+
+    Args:
+        op: OpenVINO's set of operations.
+        values: In the precision that they are stored in.
+    """
+    node: Node = op.constant(np.ascontiguousarray(values))
+    if values.dtype != np.float16:
+        return node
+    wide: Node = op.convert(node, "f32")
+    mark(wide)
+    return wide
+
+
+def bf16_constant(op: Any, values: Array) -> Node:
+    """A constant that is stored in bf16 and widened where it is used; arguments as for `constant`."""
+    openvino, bits = offline.openvino(), bf16_bits(values)
+    tensor = openvino.Tensor(bits, openvino.Shape(values.shape), openvino.Type.bf16)  # borrows them
+    wide: Node = op.convert(op.constant(tensor, shared_memory=False), "f32")
+    mark(wide)
+    return wide
+
+
+def bf16_bits(values: Array) -> Array:
+    """float32 rounded to the nearest bf16, ties to even, as uint16."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded: Array = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return rounded

@@ -246,7 +246,7 @@ class TensorRt:
         return solution
 
     def _velocity(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Bound, Bound]:
-        """What stays the same in a loop and the step, which reads it where the first left it."""
+        """The part that stays the same in a loop, and the step, which reads its results in place."""
         constants = self._bind(CONSTANTS, {name: shapes[name] for name in INVARIANTS})
         kept = constants.outputs
         of_step = {name: shapes[name] for name in ("x", "time_features")}

@@ -60,7 +60,7 @@ class Loop:
         return self._graph is not None
 
     def run(self, noise: Values, invariants: Mapping[str, Values]) -> DeviceArray:
-        """From noise [B, 8, t, 16] to the solution, which stays until the velocity engine runs again;
+        """Solve from noise [B, 8, t, 16]. The solution stays until the velocity engine runs again;
         `invariants` are the inputs of the velocity that no step changes."""
         put(self._device, self._start, noise)
         self._constants.run(invariants)

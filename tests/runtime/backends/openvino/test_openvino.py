@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,9 @@ print(report("openvino").precisions["fast"])
 """
 
 
+@pytest.mark.skipif(
+    metadata.version("openvino") < "2026", reason="OpenVINO 2025 does not hear OV_CPU_MAX_ISA"
+)
 def test_without_bf16_in_the_processor_fast_is_float32(toy_bundle: Path) -> None:
     """The backend is told to use no more than AVX2, as if the processor had nothing newer."""
     process = subprocess.run(
