@@ -56,7 +56,7 @@ test: lint ## lint, types and every test, a process a core
 lowest: $(DEV_READY) ## the runtime's fast tests on the lowest versions that setup.cfg allows
 	rm -rf $(LOWEST)
 	$(DEV)/bin/uv venv --quiet --python $(DEV)/bin/python $(LOWEST)
-	$(DEV)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable \
+	$(DEV)/bin/uv pip install --system-certs --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable \
 		".[cpu,media,openvino,plot]" "pytest>=8.3" "hypothesis>=6.112" "onnx>=1.18"
 	PYTHONUTF8=1 $(LOWEST)/bin/python -m pytest tests/runtime tests/end_to_end/test_bundled.py -m "not slow"
 
