@@ -61,6 +61,8 @@ def main() -> None:
     for mark in (b"mark first", b"mark second"):
         note(mark)
         pipeline.generate(clip(manifest.model), STEPS)
+    note(b"mark masked")
+    pipeline.run(clip(manifest.model), STEPS, vocode=False)
     note(b"mark threads")
     threads = [
         threading.Thread(target=pipeline.generate, args=(clip(manifest.model), STEPS)) for _ in range(3)
