@@ -97,6 +97,8 @@ class LongForm:
     def offsets(self, positions: Weights) -> NDArray[np.float64]:
         """The constant [positions, channels] that is no sound, at positions (in latent frames) for which
         targets were given."""
+        # The length was rounded to samples of the model: the very end may lie behind the last window.
+        positions = np.minimum(positions, self._windows[-1].start + self._run.window)
         touched = self._touching(positions[0], positions[-1])
         return curves(touched, self._run.window, self._run.overlap, positions).offset
 

@@ -252,6 +252,18 @@ def test_several_queries_share_the_mixture(pairing: Separator, reference: Refere
 
 
 @pytest.mark.parametrize("windows", JOININGS)
+@pytest.mark.parametrize("rate", [44_100, 48_000, 96_000])
+def test_samples_behind_the_last_window_are_part_of_the_result(
+    pairing: Separator, windows: Any, rate: int
+) -> None:
+    # a whole number of the model's latent frames, and one sample more
+    audio = 0.1 + 0.5 * noise(6 * CLIP * rate // RATE + 1)
+    found = pairing.separate(audio, rate, "rain", windows=windows)
+    assert found.target.shape == audio.shape and np.isfinite(found.target).all()
+    assert np.abs(found.target + found.residual - audio).max() <= 1e-6
+
+
+@pytest.mark.parametrize("windows", JOININGS)
 @pytest.mark.parametrize("rate", [RATE, 44_100])
 def test_a_stream_of_masks_is_the_whole(pairing: Separator, windows: Any, rate: int) -> None:
     audio = noise(int(3.3 * rate), 2)
