@@ -66,8 +66,10 @@ def test_a_report_of_two_sets(
     scores = evaluate(
         Separator.load(toy_bundle, threads=1), read_manifest(test_set), steps=2, seed=5, kind="masked"
     )
+    # two processes compile the graphs anew, and the last bits of float32 may differ
     for name, estimate in scores.overall().items():
-        assert content["sets"]["mine"]["overall"][name]["mean"] == pytest.approx(estimate.mean), name
+        expected = pytest.approx(estimate.mean, rel=1e-5, abs=1e-5)
+        assert content["sets"]["mine"]["overall"][name]["mean"] == expected, name
     rows = content["sets"]["mine"]["items"]
     assert [row["seed"] for row in rows] == [score.seed for score in scores.scored]
     assert rows[2]["source"] == "none" and rows[2]["kind"] == "absent"
