@@ -31,7 +31,7 @@ LAUNCHES = re.compile(
     r"cublas\w*(Gemm|gemm|geam|Matmul$|scal)\w*|cudnn\w+(Forward\w*|Execute|AddTensor|ReduceTensor)"
 )
 
-#: What has to give something back.
+#: Functions that have to return something.
 WRITTEN = {
     "cublasCreate_v2": "long cublasCreate_v2(void **h) { *h = &h; return 0; }",
     "cublasLtCreate": "long cublasLtCreate(void **h) { *h = &h; return 0; }",
@@ -48,7 +48,7 @@ WRITTEN = {
     "cuDriverGetVersion": "long cuDriverGetVersion(int *v) { *v = STAND_IN_CUDA; return 0; }",
     "cuMemGetInfo_v2": "long cuMemGetInfo_v2(long *f, long *a) { *f = 70l << 30; *a = 80l << 30; return 0; }",
 }
-#: What the runtime's headers take from the compiler's, which come in another package.
+#: Headers of the compiler that the runtime's headers include; they come in another package.
 DEFINES = """
 #define __device_builtin__
 #define __device_builtin_texture_type__

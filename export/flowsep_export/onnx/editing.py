@@ -1,4 +1,4 @@
-"""An ONNX graph that passes change: who makes a tensor, who reads it, what a constant holds."""
+"""An ONNX graph that passes change: the makers and readers of its tensors, and its constants."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
     except MemoryError:
         _fail(program, without_memory, 1)
     except BrokenPipeError:
-        # As for other programs of a pipe: who reads no further wants to hear nothing.
+        # As other programs of a pipe do: a reader that has gone gets no message.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)

@@ -64,9 +64,9 @@ class LongForm:
         self._tracks = (channels, len(run.queries))
         self._solver = GroupSolver(run, sentences, negative, batch)
         self._windows: list[Window] = []
-        #: Whether anything but silence came so far, as far as windows were cut.
+        #: True if a window held more than silence so far.
         self.heard = False
-        self._waiting = 0  # the last so many of them are not solved yet
+        self._waiting = 0  # number of windows at the end that are not solved yet
         self._planned = False  # whether the recording's last window is among them
         self._audio = np.zeros((0, channels), np.float32)
         self._audio_from = 0  # samples

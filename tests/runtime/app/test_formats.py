@@ -32,7 +32,7 @@ READABLE = [
 ]
 MONO = ("IMA_ADPCM", "GSM610", "SVX")
 WAYS = [list(CONTAINERS)[first : first + 3] for first in range(0, len(CONTAINERS), 3)]
-#: Of each extension, the container that it is, and the sample types that a result may have.
+#: The container of each extension, and the sample types that a result may have.
 TYPES = {
     ".flac": {"PCM_S8", "PCM_16", "PCM_24"},
     ".mp3": {"MPEG_LAYER_III"},
