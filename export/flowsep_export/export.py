@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import platform
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -200,6 +201,8 @@ def _cuda_loop(folder: Path, entry: GraphEntry) -> dict[str, GraphEntry]:
         location=own.name,
         size_threshold=onnx_export.EMBED_TENSOR,
     )
+    if own.exists():
+        shutil.copymode(folder / "velocity.cuda.onnx", own)  # onnx gives it to its owner alone
     data = (*entry.files[1:], *([FileEntry.of(own)] if own.exists() else []))
     entries = {"velocity": replace(entry, files=(FileEntry.of(folder / "velocity.cuda.onnx"), *data))}
     velocity = onnx.load(folder / "velocity.cuda.onnx", load_external_data=False)

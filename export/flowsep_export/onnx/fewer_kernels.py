@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from flowsep_export.onnx.editing import Editor
+from flowsep_export.onnx.editing import Editor, at_every
 
 
 def join_projections(model: onnx.ModelProto, folder: Path) -> int:
@@ -41,29 +41,14 @@ def join_projections(model: onnx.ModelProto, folder: Path) -> int:
     return changed
 
 
-def fold_projections_into_text(model: onnx.ModelProto, folder: Path) -> int:
-    """Queries' and outputs' projections of an attention to the text, folded into its keys and values.
+@at_every("Softmax")
+def fold_projections_into_text(editor: Editor, softmax: onnx.NodeProto) -> bool:
+    """Folds queries' and outputs' projections of an attention to the text into its keys and values.
 
     These are the same in every step, and a head's scores are (x Wq) kᵀ = x (Wq kᵀ), its result (p v) Wo =
     p (v Wo). All heads side by side, an attention is a product, a softmax and a product, in which no heads
     are told apart but around the softmax.
-
-    Args:
-        model: The graph.
-        folder: Where its external weights lie.
-
-    Returns:
-        How many attentions were changed.
     """
-    editor = Editor(model, folder)
-    changed = 0
-    for softmax in [node for node in model.graph.node if node.op_type == "Softmax"]:
-        changed += _fold_into_text(editor, softmax)
-    editor.finish()
-    return changed
-
-
-def _fold_into_text(editor: Editor, softmax: onnx.NodeProto) -> bool:
     biased = editor.source(softmax.input[0], "Add")
     scores = editor.source(biased.input[0], "MatMul") if biased is not None else None
     if biased is not None and scores is None:  # the mask may stand on either side
