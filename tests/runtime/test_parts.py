@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsep_runtime import BundleError, Manifest, OptionError
-from flowsep_runtime.app.outputs import check_outputs, default_output, replacing, slug
+from flowsep_runtime.app.naming import BESIDE, named, slug
+from flowsep_runtime.app.outputs import check_outputs, replacing
+from flowsep_runtime.app.recordings import Recording
 from flowsep_runtime.separation.queries import Tokenizer
 from flowsep_runtime.separation.windows import cross_fade, window_starts
 
@@ -78,15 +80,24 @@ def test_a_file_that_is_no_tokenizer_is_named(own_bundle: Path) -> None:
         ("  A dog, barking!  ", "a-dog-barking"),
         ("../../etc/passwd", "etc-passwd"),
         ("снег и дождь", "снег-и-дождь"),
-        ("🐶🔊", "target"),
+        ("🐶🔊", "dog-face-speaker-with-three-sound-waves"),
+        ("?!", "question-mark-exclamation-mark"),
+        ("👩‍🚒", "woman-fire-engine"),
         ("snake_case__x", "snake-case--x"),
         ("\x00\n\t", "target"),
-        ("word " * 100, "-".join(["word"] * 12)),
-        ("x" * 500, "x" * 60),
+        ("word " * 100, "-".join(["word"] * 10) + "-569ed24c"),
+        ("x" * 500, "x" * 51 + "-c38c2bf3"),
     ],
 )
 def test_a_query_becomes_a_part_of_a_file_name(query: str, name: str) -> None:
     assert slug(query) == name
+
+
+def test_long_queries_that_begin_alike_have_names_of_their_own() -> None:
+    names = {
+        slug("the sound of a " + "very " * 12 + animal) for animal in ("big dog", "small dog", "big cat")
+    }
+    assert len(names) == 3 and all(len(name) <= 60 for name in names)
 
 
 @given(
@@ -94,8 +105,8 @@ def test_a_query_becomes_a_part_of_a_file_name(query: str, name: str) -> None:
     st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=80),
 )
 def test_a_default_output_is_a_plain_name_that_fits(query: str, stem: str) -> None:
-    path = default_output(Path("/music") / f"{stem}.wav", query, ".wav")
-    assert path.parent == Path("/music")
+    path = named(BESIDE, Recording(Path("/music") / f"{stem}.wav"), query, 1)
+    assert path.parent == Path()
     assert path.name.endswith(".wav")
     assert len(os.fsencode(path.name)) <= 255
 
