@@ -127,7 +127,7 @@ def _read_lightning(path: Path) -> dict[str, Tensor]:
             f"{path} is refused: it is damaged, or a pickle that asks for more than tensors, "
             "which could run code"
         ) from error
-    except Exception as error:  # on bytes that are no pickle the unpickler fails in any way it likes
+    except Exception as error:  # on bytes that are not a pickle the unpickler fails in any way it likes
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is incomplete") from error
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

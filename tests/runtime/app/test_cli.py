@@ -166,7 +166,7 @@ def test_missing_arguments(run: Run) -> None:
 
 
 def test_a_folder_that_is_no_bundle(run: Run, mixture: Path, tmp_path: Path) -> None:
-    refused(run(mixture, "rain", "--bundle", tmp_path), tmp_path, "is no bundle")
+    refused(run(mixture, "rain", "--bundle", tmp_path), tmp_path, "is not a bundle")
     refused(run(mixture, "rain", "--bundle", tmp_path / "nowhere"), "no bundle at")
 
 
