@@ -144,7 +144,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} is refused: it is damaged, or a pickle that asks for more than tensors, "
             "which could run code"
         ) from error
-    except Exception as error:  # on bytes that are no pickle the unpickler fails in any way it likes
+    except Exception as error:  # on bytes that are not a pickle the unpickler fails in any way it likes
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is incomplete") from error
     # Lightning's file has the entries in it, a bare one is the entries.
     state = content.get("state_dict", content) if isinstance(content, dict) else None

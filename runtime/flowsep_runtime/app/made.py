@@ -25,7 +25,7 @@ def mark(kind: str, asked: Mapping[str, object]) -> str:
 
 
 def made_by(path: Path) -> str | None:
-    """The mark of a file; None if it has none, or is no audio."""
+    """The mark of a file; None if it has none, or is not audio."""
     try:
         # Never a name: libsndfile must judge the content and not the extension.
         with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:

@@ -53,7 +53,7 @@ def check_template(template: str) -> None:
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
-        raise OptionError(f"--name {template!r} is no template: {error}.") from None
+        raise OptionError(f"--name {template!r} is not a template: {error}.") from None
     for _, name, form, conversion in parts:
         if name is not None and (name not in _FIELDS or form or conversion):
             known = ", ".join(f"{{{field}}}" for field in _FIELDS)

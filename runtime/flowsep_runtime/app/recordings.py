@@ -41,7 +41,7 @@ def recordings(sources: Sequence[Path | None], results: Path | None = None) -> l
 
     Args:
         sources: Files and folders; None is standard input.
-        results: Folder for results; what is in it is no recording, unless it is itself a source.
+        results: Folder for results; what is in it is not a recording, unless it is itself a source.
 
     Raises:
         OptionError: If a folder cannot be read, or has no recording in it.

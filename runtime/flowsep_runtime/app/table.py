@@ -62,7 +62,7 @@ def _rows(table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
     except OSError as error:
         raise OptionError(f"{shown(table)} cannot be read: {error.strerror}.") from None
     except ValueError:  # no UTF-8, or a NUL in the name
-        raise OptionError(f"{shown(table)} is no UTF-8 text: give a table of CSV or JSON lines.") from None
+        raise OptionError(f"{shown(table)} is not UTF-8 text: give a table of CSV or JSON lines.") from None
     lines = text.splitlines(keepends=True)
     if not text.lstrip().startswith("{"):
         reader = csv.DictReader(lines, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
@@ -73,7 +73,7 @@ def _rows(table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
             for row in reader:
                 yield row, f"{shown(table)} line {reader.line_num}"
         except csv.Error as error:
-            raise OptionError(f"{shown(table)} line {reader.line_num} is no CSV: {error}.") from None
+            raise OptionError(f"{shown(table)} line {reader.line_num} is not CSV: {error}.") from None
         return
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -82,16 +82,16 @@ def _rows(table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise OptionError(f"{where} is no JSON: {error}.") from None
+            raise OptionError(f"{where} is not JSON: {error}.") from None
         if not isinstance(row, dict):
-            raise OptionError(f"{where} is no JSON object: write one object a line.")
+            raise OptionError(f"{where} is not a JSON object: write one object a line.")
         yield row, where
 
 
 def _text(row: Mapping[str, object], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise OptionError(f"{where}: {name!r} is missing or no text.")
+        raise OptionError(f"{where}: {name!r} is missing or not text.")
     return value
 
 
@@ -104,5 +104,5 @@ def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:
     except (ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise OptionError(f"{where}: {name!r} is no number of seconds.")
+        raise OptionError(f"{where}: {name!r} is not a number of seconds.")
     return seconds

@@ -144,12 +144,12 @@ def test_a_template_counts_from_the_folder_that_all_share_or_from_the_recording(
         ("{stem.__class__}", "knows {folder}"),
         ("{query:>1000000000}", "knows {folder}"),
         ("{0}", "knows {folder}"),
-        ("{", "is no template"),
+        ("{", "is not a template"),
         ("{stem}/", "names a folder"),
         ("", "names a folder"),
     ],
 )
-def test_what_is_no_template_is_refused(template: str, words: str) -> None:
+def test_what_is_not_a_template_is_refused(template: str, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         check_template(template)
 

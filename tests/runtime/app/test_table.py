@@ -59,14 +59,14 @@ def test_json_lines_and_tabs_say_the_same(tmp_path: Path) -> None:
         ("recording,query\n", "has no row"),
         ("recording,query\na.wav,dog\n,rain\n", "line 3: 'recording' is missing"),
         ("recording,query\na.wav, \n", "line 2: 'query' is missing"),
-        ("recording,query,start\na.wav,dog,soon\n", "line 2: 'start' is no number"),
-        ("recording,query,start\na.wav,dog,-1\n", "line 2: 'start' is no number"),
+        ("recording,query,start\na.wav,dog,soon\n", "line 2: 'start' is not a number"),
+        ("recording,query,start\na.wav,dog,-1\n", "line 2: 'start' is not a number"),
         ("recording,query,duration\na.wav,dog,0\n", "'duration' is 0"),
         ("recording,query,output\na.wav,dog,o.wav\nb.wav,dog,./o.wav\n", "Two outputs would go to"),
         ('{"recording": "a.wav"}', "line 1: 'query' is missing"),
-        ('{"recording": "a.wav", "query": 3}', "line 1: 'query' is missing or no text"),
-        ('{"recording": "a.wav", "query": "dog"}\n[1]', "line 2 is no JSON object"),
-        ('{"recording": "a.wav", "query": "dog"}\n{', "line 2 is no JSON"),
+        ('{"recording": "a.wav", "query": 3}', "line 1: 'query' is missing or not text"),
+        ('{"recording": "a.wav", "query": "dog"}\n[1]', "line 2 is not a JSON object"),
+        ('{"recording": "a.wav", "query": "dog"}\n{', "line 2 is not JSON"),
     ],
 )
 def test_a_row_that_is_wrong_is_named_by_its_line(tmp_path: Path, text: str, words: str) -> None:
@@ -78,7 +78,7 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be read: No such file"):
         jobs_of_table(tmp_path / "none.csv")
     (tmp_path / "bad.csv").write_bytes(b"recording,query\n\xff,dog\n")
-    with pytest.raises(OptionError, match="is no UTF-8 text"):
+    with pytest.raises(OptionError, match="is not UTF-8 text"):
         jobs_of_table(tmp_path / "bad.csv")
 
 
