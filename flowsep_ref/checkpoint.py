@@ -39,6 +39,9 @@ NEVER_READ = (
 )
 
 
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
 class CheckpointError(ValueError):
     """A file that is no FlowSep checkpoint, or one of other sizes; the message says which entries."""
 
@@ -46,11 +49,11 @@ class CheckpointError(ValueError):
 def read(
     path: str | Path, config: str | Path | FlowSepConfig | None = None
 ) -> tuple[Mapping[str, Tensor], FlowSepConfig, Path]:
-    """Read a published Lightning file, or a folder that `save` wrote.
+    """Read a published Lightning file, a bare state dict, or what `save` wrote.
 
     Args:
-        path: `*.ckpt`, or a folder with `model.safetensors` and `config.yaml`.
-        config: sizes, or a YAML file of them; default: the folder's own, or the published sizes.
+        path: `*.ckpt`, `*.safetensors`, or a folder with `model.safetensors` and `config.yaml`.
+        config: sizes, or a YAML file of them; default: the one beside the weights, or the published sizes.
 
     Returns:
         The entries, the sizes, and the file that was read.
@@ -64,11 +67,16 @@ def read(
         config = path / CONFIG if config is None else config
         path = path / WEIGHTS
         state = _read_safetensors(path)
+    elif path.suffix == ".safetensors":
+        beside = path.with_name(CONFIG)
+        config = beside if config is None and beside.is_file() else config
+        state = _read_safetensors(path)
     else:
-        state = _read_lightning(path)
+        state = _read_pickle(path)
+    entries = _unwrapped(state)
     if not isinstance(config, FlowSepConfig):
         config = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
-    return state, config, path
+    return entries, config, path
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
@@ -76,15 +84,16 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
 
     Args:
         model: a FlowSep, which may be on the meta device.
-        state: entries under the published names, or under this model's own if `source` is named
-            `model.safetensors`.
+        state: entries under the published names or under this model's own, whichever fit more of it.
         source: the file to name in errors.
 
     Raises:
         CheckpointError: a missing, unknown or misshapen entry.
     """
     wanted = model.state_dict()
-    names = {key: key if source.name == WEIGHTS else published_name(key) for key in wanted}
+    names = {key: published_name(key) for key in wanted}
+    if sum(key in state for key in wanted) > sum(name in state for name in names.values()):
+        names = {key: key for key in wanted}
     _check({names[key]: value for key, value in wanted.items()}, state, source)
     model.load_state_dict({key: state[names[key]].float() for key in wanted}, assign=True)
 
@@ -117,7 +126,15 @@ def save(
             os.replace(Path(scratch) / name, folder / name)
 
 
-def _read_lightning(path: Path) -> dict[str, Tensor]:
+def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Entries without the prefix of `DataParallel` or `torch.compile`, if all of them have it."""
+    for prefix in _WRAPPERS:
+        if state and all(key.startswith(prefix) for key in state):
+            return _unwrapped({key.removeprefix(prefix): value for key, value in state.items()})
+    return state
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
@@ -127,10 +144,11 @@ def _read_lightning(path: Path) -> dict[str, Tensor]:
             f"{path} is refused: it is damaged, or a pickle that asks for more than tensors, "
             "which could run code"
         ) from error
-    except Exception as error:  # on bytes that are no pickle the unpickler fails in any way it likes
+    except Exception as error:  # on bytes that are not a pickle the unpickler fails in any way it likes
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is incomplete") from error
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    # Lightning's file has the entries in it, a bare one is the entries.
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} has no state_dict of tensors: it is not a FlowSep checkpoint")
     return state
 

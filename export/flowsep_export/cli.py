@@ -33,7 +33,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
 @click.option(
     "--checkpoint",
     metavar="PATH|published",
-    help=f"A .ckpt file, a folder with model.safetensors, or 'published': download it.  "
+    help=f"A .ckpt or .safetensors file, a folder with model.safetensors, or 'published': download it.  "
     f"[default: {PUBLISHED_PLACE} if it is there, else the model that ships with the package]",
 )
 @click.option(
@@ -95,7 +95,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
 @click.option(
     "--complement",
     metavar="SENTENCE",
-    help="How the model is asked for everything but a sound: 'everything except {query}'.  "
+    help="Query for everything but a sound: 'everything except {query}'.  "
     "[default: it was not trained for that]",
 )
 @click.option(
@@ -107,7 +107,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     help="Solver for masked results; mean is one evaluation.  [default: as for all]",
 )
 @engine_options
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
@@ -164,7 +164,7 @@ def command(
 
     started = time.monotonic()
     path = _checkpoint_path(checkpoint)
-    name = path.stem
+    name = _name(path)
     if output is None:
         output = Path("bundles") / (f"{name}-fp16" if fp16 else name)
     check_destination(output, force)
@@ -234,7 +234,8 @@ def _checkpoint_path(checkpoint: str | None) -> Path:
         path = Path(checkpoint)
         if not path.exists():
             raise OptionError(
-                f"There is no checkpoint {shown(path)}: give a .ckpt file, a folder, or 'published'."
+                f"There is no checkpoint {shown(path)}: give a .ckpt or .safetensors file, a folder, or "
+                "'published'."
             )
         return path
     from flowsep_ref import FlowSep
@@ -247,6 +248,13 @@ def _checkpoint_path(checkpoint: str | None) -> Path:
     return default
 
 
+def _name(path: Path) -> str:
+    """The model's name: the weights of every folder of `FlowSep.save` are called alike."""
+    from flowsep_ref.checkpoint import WEIGHTS
+
+    return path.absolute().parent.name if path.name == WEIGHTS else path.stem
+
+
 def _source(
     path: Path, name: str, config: Path | None, tokenizer: str | None, recording: Path | None
 ) -> Source:
@@ -257,8 +265,9 @@ def _source(
     from flowsep_runtime.bundle.checksums import remembered_sha256
 
     model = _model(path, config)
-    own = path / FILE
-    text = load_tokenizer(tokenizer or (own if own.is_file() else PUBLISHED), model.config.text)
+    own = (path if path.is_dir() else path.parent) / FILE
+    is_own = own.is_file() and (path.is_dir() or path.suffix == ".safetensors")
+    text = load_tokenizer(tokenizer or (own if is_own else PUBLISHED), model.config.text)
     if recording is None and EXAMPLE.is_file():
         recording = EXAMPLE
     if recording is None:

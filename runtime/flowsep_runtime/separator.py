@@ -59,9 +59,14 @@ class Separator:
 
     def __init__(self, pipeline: Pipeline, cache: bool = True) -> None:
         self.pipeline = pipeline
+        self._cache = cache
         self._texts = Texts(pipeline, cache)
         # Threads in different stages would keep taking the graphs from each other.
         self._turn = threading.Lock() if pipeline.low_memory else nullcontext()
+
+    def __reduce__(self) -> tuple[type[Separator], tuple[Pipeline, bool]]:
+        """Opens the bundle again in the process that unpickles it: graphs do not travel."""
+        return Separator, (self.pipeline, self._cache)
 
     @classmethod
     def load(
@@ -76,7 +81,9 @@ class Separator:
         """Opens a bundle; graphs are loaded when they are first used.
 
         Args:
-            bundle: A folder that flowsep-export wrote; None is the small model that ships with the package.
+            bundle: A folder that flowsep-export wrote, or, in a string, `owner/name` on the Hugging Face hub,
+                which is fetched if it is not in the hub's cache; None is the small model that ships with the
+                package.
             backend: "auto" or a name of `backends.BACKENDS`.
             precision: "exact" (float32 arithmetic), "fast" (the backend's quickest whose error is known to be
                 small) or "auto" ("fast" where this machine has such an arithmetic).
@@ -86,7 +93,7 @@ class Separator:
                 user's cache folder.
 
         Raises:
-            BundleError: If it is no bundle or was changed.
+            BundleError: If it is not a bundle or was changed.
             OptionError: If the backend cannot run here.
         """
         if bundle is None:

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flowsep_runtime.errors import OptionError, OutputError, shown
 
-LONGEST_NAME = 255  # bytes, on every common file system
-LONGEST_SLUG = 60  # characters
 ABANDONED = 24 * 3600  # seconds in which a run that is alive has written something
-
-
-def slug(query: str) -> str:
-    """A query as a part of a file name: lower case, letters and digits of any script, hyphens between
-    words."""
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", query).lower())
-    text = "-".join(words).replace("_", "-").strip("-") or "target"
-    if len(text) > LONGEST_SLUG:
-        text = text[:LONGEST_SLUG].rpartition("-")[0] or text[:LONGEST_SLUG]
-    return text
-
-
-def default_output(mixture: Path, query: str, suffix: str) -> Path:
-    """`mix.wav` and "dog barking" -> `mix.dog-barking.wav` beside the mixture, shortened to what a file
-    system takes."""
-    ending = f".{slug(query)}{suffix}"
-    room = LONGEST_NAME - len(os.fsencode(ending))
-    stem = mixture.stem
-    if len(os.fsencode(stem)) > room:
-        stem = os.fsencode(stem)[:room].decode(errors="ignore")
-    return mixture.with_name(stem + ending)
 
 
 def check_outputs(outputs: Sequence[Path], mixture: Path | None, force: bool) -> None:
@@ -45,7 +20,7 @@ def check_outputs(outputs: Sequence[Path], mixture: Path | None, force: bool) ->
 
     Args:
         outputs: The final names.
-        mixture: The recording; None if it is no file.
+        mixture: The recording; None if it is not a file.
         force: Whether files that exist may be replaced.
 
     Raises:
@@ -76,7 +51,7 @@ def _check_output(path: Path, mixture: Path | None, force: bool) -> None:
         if mixture is not None and path.samefile(mixture):
             raise OptionError(f"{shown(path)} is the mixture itself: choose another output.")
         if not path.is_file():
-            raise OptionError(f"{shown(path)} is no regular file: choose another output.")
+            raise OptionError(f"{shown(path)} is not a regular file: choose another output.")
         if not force:
             raise OptionError(f"{shown(path)} exists already: choose another output or add --force.")
     try:

@@ -36,7 +36,8 @@ def inspected(folder: Path, name: str) -> os.stat_result:
     """The system's status of a file of a bundle.
 
     Raises:
-        RefusedFileError: If it is outside the folder or not a regular file.
+        RefusedFileError: If it is outside the folder, and of the user's own store if that is a snapshot of
+            one; or not a regular file.
         OSError: If it is not there.
     """
     path = folder / name
@@ -45,11 +46,26 @@ def inspected(folder: Path, name: str) -> os.stat_result:
         real = path.resolve(strict=True)
     except RuntimeError:  # links in a circle, before Python 3.13
         raise RefusedFileError("is a link to itself") from None
-    if not is_plain_name(name) or not real.is_relative_to(folder.resolve()):
+    home = folder.resolve()
+    if not is_plain_name(name) or not (real.is_relative_to(home) or _is_in_store(real, home)):
         raise RefusedFileError("lies outside the bundle")
     if not stat.S_ISREG(found.st_mode):
-        raise RefusedFileError("is no plain file")
+        raise RefusedFileError("is not a plain file")
     return found
+
+
+def _is_in_store(real: Path, folder: Path) -> bool:
+    """True for a file of the store that a folder is a snapshot of, if all of it is the user's own.
+
+    The cache of the Hugging Face hub keeps contents in `blobs`, and beside it `snapshots/REVISION`, whose
+    files are links to them.
+    """
+    store = folder.parent.parent
+    if folder.parent.name != "snapshots" or real.parent != store / "blobs":
+        return False
+    if not hasattr(os, "getuid"):  # Windows
+        return True
+    return all(path.stat().st_uid == os.getuid() for path in (store, folder, real.parent, real))
 
 
 def check_graph(folder: Path, name: str, data: Collection[str]) -> None:
@@ -95,7 +111,7 @@ def read_json(folder: Path) -> dict[str, object]:
     """The JSON object of a bundle's manifest.
 
     Raises:
-        BundleError: If the folder is no bundle, or its manifest no such object.
+        BundleError: If the folder is not a bundle, or its manifest is not a JSON object.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -108,12 +124,12 @@ def read_json(folder: Path) -> dict[str, object]:
         raise BundleError(f"{shown(path)} {error}: give a folder of flowsep-export.") from None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise BundleError(
-            f"{shown(folder)} is no bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
+            f"{shown(folder)} is not a bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
         ) from None
     except OSError as error:
         raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
     except ValueError:  # a NUL in the name
-        raise BundleError(f"{shown(folder)} is no folder name: give a folder of flowsep-export.") from None
+        raise BundleError(f"{shown(folder)} is not a folder name: give a folder of flowsep-export.") from None
     if len(text) > LARGEST_MANIFEST:
         raise BundleError(f"{shown(path)} is far too large to be a manifest: export the bundle again.")
     try:

@@ -301,7 +301,7 @@ def test_the_demo_writes_a_recording_and_its_sounds(
         "mix.rain.wav",
         "mix.wav",
     ]
-    code, out, err = run("--demo", "--bundle", toy_bundle)
+    code, out, err = run("--demo", "--bundle", toy_bundle, "--steps", 1)
     assert code == 0 and out.count("done before") == 2
 
 
@@ -326,7 +326,8 @@ def test_a_picture_is_drawn_with_the_result(
 def test_a_picture_needs_a_name_and_a_library(
     run: Run, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused(run(mixture, "rain", "--plot", tmp_path / "out.gif"), "out.gif is no name of a picture", ".png")
+    result = run(mixture, "rain", "--plot", tmp_path / "out.gif")
+    refused(result, "out.gif is not the name of a picture", ".png")
     monkeypatch.setattr("flowsep_runtime.app.plot.find_spec", lambda name: None)
     refused(run(mixture, "rain", "--plot", tmp_path / "out.png"), "pip install 'flowsep-engine[plot]'")
 
