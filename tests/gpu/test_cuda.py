@@ -285,6 +285,16 @@ def test_half_precision_is_not_exact(toy: Path) -> None:
     assert cuda.provider_options(Manifest.read(toy))["use_tf32"] == "0"
 
 
+@pytest.mark.parametrize(
+    ("version", "captured"), [("1.23.2", "0"), ("1.30.1", "0"), ("1.31.0", "1"), ("2.0.0", "1")]
+)
+def test_runs_are_captured_where_their_replays_can_be_trusted(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, version: str, captured: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    assert cuda.provider_options(Manifest.read(toy))["enable_cuda_graph"] == captured
+
+
 def test_provider_options_can_be_measured(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cuda.OPTIONS_VARIABLE, "prefer_nhwc=1, cudnn_conv_algo_search=HEURISTIC")
     options = cuda.provider_options(Manifest.read(toy))

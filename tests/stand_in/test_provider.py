@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from flowsep_runtime.backends.onnxruntime.cuda_libraries import keeps_captures
 from flowsep_runtime.bundle.manifest import FileEntry, GraphEntry, Manifest
 from tests.export.conftest import *  # noqa: F403
 from tests.export.conftest import Exported
@@ -125,6 +126,9 @@ def test_nothing_is_called_that_a_capture_refuses(run: Run) -> None:
 
 
 def test_every_run_is_captured_once_and_replayed(run: Run) -> None:
+    if not keeps_captures(run.answer["version"]):
+        assert not any(run.of(mark, kind) for mark in run.events for kind in ("capture", "replay"))
+        return
     captures = run.of("first", "capture")
     # log_mel, encode_mixture, posterior, velocity_mixture, velocity_text, velocity_time, loop_constants, two
     # of the step, one of advance for every step, decode_latent, vocode
@@ -138,7 +142,7 @@ def test_no_capture_reads_host_memory_that_changes(run: Run) -> None:
     assert [event for mark in run.events for event in run.of(mark, "stale")] == []
     # log_mel, the first, joins tensors of several sizes, once a clip; neither a step nor loop_constants does
     reading = [number for _, number, _, copies in run.of("first", "capture") if copies != "0"]
-    assert reading == ["0"]
+    assert reading == (["0"] if keeps_captures(run.answer["version"]) else [])
 
 
 def test_a_second_clip_crosses_the_bus_at_its_ends_alone(run: Run) -> None:
@@ -147,6 +151,8 @@ def test_a_second_clip_crosses_the_bus_at_its_ends_alone(run: Run) -> None:
     The waveform comes down that is generated; of a masked clip, the log-mel spectrograms of mixture and
     target, of which masks are made.
     """
+    if not keeps_captures(run.answer["version"]):
+        pytest.skip("where nothing is captured, kernels' tables of sizes cross the bus too")
     assert len(run.of("second", "copy")) == 6 + 1
     assert len(run.of("masked", "copy")) == 6 + 2
 
