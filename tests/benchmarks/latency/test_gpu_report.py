@@ -129,5 +129,5 @@ def test_a_profile_adds_up_what_has_no_row() -> None:
     assert rows == [
         ["`long`", "2", "3.000", "75.0 %"],
         ["`2 others`", "6", "1.000", "25.0 %"],
-        ["`clip`", "8", "4.000", "100.0 %"],
+        ["`clip`", "8", "4.000", "100 %"],
     ]
