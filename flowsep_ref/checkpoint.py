@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -65,7 +66,7 @@ def read(
         path = path / WEIGHTS
         state = _read_safetensors(path)
     else:
-        state = _read_lightning(path)
+        state = state_dict(path)
     if not isinstance(config, FlowSepConfig):
         config = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
     return state, config, path
@@ -85,7 +86,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """
     wanted = model.state_dict()
     names = {key: key if source.name == WEIGHTS else published_name(key) for key in wanted}
-    _check({names[key]: value for key, value in wanted.items()}, state, source)
+    check({names[key]: value for key, value in wanted.items()}, state, source)
     model.load_state_dict({key: state[names[key]].float() for key in wanted}, assign=True)
 
 
@@ -117,9 +118,51 @@ def save(
             os.replace(Path(scratch) / name, folder / name)
 
 
-def _read_lightning(path: Path) -> dict[str, Tensor]:
+def check(
+    wanted: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: Path,
+    ignored: tuple[str, ...] = NEVER_READ,
+) -> None:
+    """Compare names and shapes of a file's entries with those of a model.
+
+    Args:
+        wanted: entries of the model; their values are not looked at.
+        state: entries of the file.
+        source: the file to name in errors.
+        ignored: shell patterns of entries that the file may have besides.
+
+    Raises:
+        CheckpointError: a missing, unknown or misshapen entry.
+    """
+    missing = [key for key in wanted if key not in state]
+    unknown = [
+        key for key in state if key not in wanted and not any(fnmatch.fnmatchcase(key, p) for p in ignored)
+    ]
+    misshapen = [
+        f"{key} is {list(state[key].shape)}, not {list(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    faults = [
+        f"{fault}: {_some(keys)}"
+        for fault, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
+        if keys
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{source} does not fit the configuration (is it the right --config?): {'; '.join(faults)}"
+        )
+
+
+def load_torch(path: Path) -> Any:
+    """The content of a file of `torch.save`: tensors and plain containers, memory-mapped.
+
+    Raises:
+        CheckpointError: unreadable file, or one that asks for more than tensors.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
@@ -129,9 +172,20 @@ def _read_lightning(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # on bytes that are no pickle the unpickler fails in any way it likes
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is incomplete") from error
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} has no state_dict of tensors: it is not a FlowSep checkpoint")
+
+
+def state_dict(path: Path, entry: str = "state_dict") -> dict[str, Tensor]:
+    """The tensors that a file of `torch.save` holds under a name.
+
+    Raises:
+        CheckpointError: unreadable file, or one without such tensors.
+    """
+    content = load_torch(path)
+    state = content.get(entry) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise CheckpointError(f"{path} has no {entry} of tensors: it is not a FlowSep checkpoint")
     return state
 
 
@@ -160,29 +214,18 @@ def published_name(key: str) -> str:
     return key
 
 
-def _check(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
-    missing = [key for key in wanted if key not in state]
-    unknown = [
-        key for key in state if key not in wanted and not any(fnmatch.fnmatchcase(key, p) for p in NEVER_READ)
-    ]
-    misshapen = [
-        f"{key} is {list(state[key].shape)}, not {list(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    faults = [
-        f"{fault}: {_some(keys)}"
-        for fault, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
-        if keys
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{path} does not fit the configuration (is it the right --config?): {'; '.join(faults)}"
-        )
-
-
 def _some(keys: list[str], most: int = 4) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-__all__ = ["NEVER_READ", "CheckpointError", "ConfigError", "fill", "read", "save"]
+__all__ = [
+    "NEVER_READ",
+    "CheckpointError",
+    "ConfigError",
+    "check",
+    "fill",
+    "load_torch",
+    "read",
+    "save",
+    "state_dict",
+]
