@@ -170,7 +170,7 @@ def load_torch(path: Path) -> Any:
             f"{path} is refused: it is damaged, or a pickle that asks for more than tensors, "
             "which could run code"
         ) from error
-    except Exception as error:  # on bytes that are no pickle the unpickler fails in any way it likes
+    except Exception as error:  # on bytes that are not a pickle the unpickler fails in any way it likes
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is incomplete") from error
 
 

@@ -2,7 +2,7 @@
 
 Normalisation statistics and softmax are computed in float32 whatever the tensors' type is: the
 published code does so for the velocity network's GroupNorm, and a half-precision export needs it
-everywhere.  On float32 tensors the casts are no operations.
+everywhere.  On float32 tensors the casts do nothing.
 """
 
 from __future__ import annotations

@@ -116,7 +116,8 @@ def _materials(
         raise OptionError(f"{shown(captions)} cannot be read: {error.strerror}.") from None
     except (KeyError, ValueError):
         raise OptionError(
-            f"{shown(captions)} is no table of captions: its columns are label, caption and use, with tabs."
+            f"{shown(captions)} is not a table of captions: its columns are label, caption and use,"
+            " with tabs."
         ) from None
     try:
         bank = SoundBank(sounds, split)

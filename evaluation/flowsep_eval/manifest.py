@@ -112,7 +112,7 @@ def _item(row: dict[str, Any], where: str, folder: Path, number: str) -> Item:
             raise ManifestError(f"{where}: {name!r} is missing or no text.")
     for name in ("id", "target", "other", "label", "other_label"):
         if not isinstance(row.get(name), str | None) or row.get(name) == "":
-            raise ManifestError(f"{where}: {name!r} is no text.")
+            raise ManifestError(f"{where}: {name!r} is not text.")
     if "target" not in row and row.get("kind") != "absent":
         raise ManifestError(
             f"{where}: 'target' is missing: name a file, or null for a sound that is not there."

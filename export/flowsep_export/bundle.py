@@ -35,7 +35,7 @@ def check_destination(destination: Path, force: bool) -> None:
         return
     if not (destination / MANIFEST_NAME).is_file():
         raise OptionError(
-            f"{shown(destination)} holds something that is no bundle: give --output another name."
+            f"{shown(destination)} holds something that is not a bundle: give --output another name."
         )
     if not force:
         raise OptionError(

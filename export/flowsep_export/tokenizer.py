@@ -63,7 +63,9 @@ def _from_file(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise TokenizerError(f"{shown(path)} is no tokenizer that the tokenizers library reads.") from error
+        raise TokenizerError(
+            f"{shown(path)} is not a tokenizer that the tokenizers library reads."
+        ) from error
 
 
 def _from_sentencepiece(folder: Path) -> Tokenizer:

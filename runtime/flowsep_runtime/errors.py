@@ -16,7 +16,7 @@ class FlowSepError(Exception):
 
 
 class BundleError(FlowSepError):
-    """A folder is no bundle, a damaged one, or one this version cannot read."""
+    """A folder is not a bundle, a damaged one, or one this version cannot read."""
 
 
 class AudioError(FlowSepError):

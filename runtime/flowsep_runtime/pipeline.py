@@ -89,7 +89,7 @@ class Pipeline:
                 cache folder.
 
         Raises:
-            BundleError: If it is no bundle or was changed.
+            BundleError: If it is not a bundle or was changed.
             OptionError: If the backend cannot run here.
         """
         folder = Path(bundle_dir)

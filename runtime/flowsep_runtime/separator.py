@@ -86,7 +86,7 @@ class Separator:
                 user's cache folder.
 
         Raises:
-            BundleError: If it is no bundle or was changed.
+            BundleError: If it is not a bundle or was changed.
             OptionError: If the backend cannot run here.
         """
         if bundle is None:

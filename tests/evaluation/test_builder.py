@@ -166,7 +166,7 @@ def test_unusable_captions_and_banks_are_refused(bank: Path, captions: Path, tmp
     with pytest.raises(OptionError, match="cannot be read"):
         build_test_set(bank, tmp_path / "no.tsv", tmp_path / "set")
     (tmp_path / "other.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(OptionError, match="is no table of captions"):
+    with pytest.raises(OptionError, match="is not a table of captions"):
         build_test_set(bank, tmp_path / "other.tsv", tmp_path / "set")
     with pytest.raises(OptionError, match="no-bank"):
         build_test_set(tmp_path / "no-bank", captions, tmp_path / "set")

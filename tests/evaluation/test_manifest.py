@@ -42,7 +42,7 @@ def test_paths_may_be_absolute_and_lines_empty(test_set: Path, tmp_path: Path) -
         ({"query": "rain", "target": None}, "line 2: 'mixture' is missing"),
         ({"mixture": "mix.wav", "query": " ", "target": None}, "line 2: 'query' is missing or no text"),
         ({"mixture": "mix.wav", "query": "rain"}, "line 2: 'target' is missing"),
-        ({"mixture": "mix.wav", "query": "rain", "target": 3}, "line 2: 'target' is no text"),
+        ({"mixture": "mix.wav", "query": "rain", "target": 3}, "line 2: 'target' is not text"),
         ({"mixture": "mix.wav", "query": "rain", "target": "no.wav"}, "line 2: there is no file"),
         (
             {"mixture": "mix.wav", "query": "r", "target": "low.wav", "kind": "absent"},

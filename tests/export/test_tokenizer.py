@@ -47,7 +47,7 @@ def test_more_tokens_than_the_model_has_are_refused(file: Path) -> None:
 
 def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is not a tokenizer"):
         load_tokenizer(tmp_path / "tokenizer.json", TEXT)
 
 

@@ -67,7 +67,7 @@ def test_the_empty_query_has_a_mask_of_ones(toy_bundle: Path) -> None:
 def test_a_file_that_is_no_tokenizer_is_named(own_bundle: Path) -> None:
     manifest = Manifest.read(own_bundle)
     (own_bundle / "tokenizer.json").write_text("{}")
-    with pytest.raises(BundleError, match=r"tokenizer\.json is no tokenizer"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
         Tokenizer(own_bundle, manifest)
 
 
@@ -126,5 +126,5 @@ def test_an_output_that_is_a_link_writes_its_target(tmp_path: Path) -> None:
 
 
 def test_a_device_is_never_replaced(mixture: Path) -> None:
-    with pytest.raises(OptionError, match="no regular file"):
+    with pytest.raises(OptionError, match="not a regular file"):
         check_outputs([Path("/dev/null")], mixture, force=True)

@@ -268,8 +268,8 @@ def test_a_bank_travels_to_a_worker_process(cache: Path) -> None:
         ('{\n "data": [\n  {"wav": }\n ]\n}', "metadata.json, line 3, is not JSON"),
         ("hello", "metadata.json, line 1, is not JSON"),
         ("", "metadata.json names no recording that is there"),
-        ("5", "metadata.json is no metadata: a list of objects"),
-        ('{"data": 5}', "metadata.json is no metadata: a list of objects"),
+        ("5", "metadata.json is not metadata: a list of objects"),
+        ('{"data": 5}', "metadata.json is not metadata: a list of objects"),
         ('{"data": [5]}', "metadata.json, row 1, is not an object"),
         (
             '{"data": [{"wav": "a.wav", "caption": "x"}, {"caption": "x"}]}',
@@ -297,7 +297,7 @@ def test_faults_in_metadata_are_named(tmp_path: Path, text: str, message: str) -
 
 
 def test_metadata_that_is_no_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tone.wav is no metadata: it is not a text file"):
+    with pytest.raises(ValueError, match=r"tone.wav is not metadata: it is not a text file"):
         SoundBank(sound(tmp_path / "tone.wav"))
 
 
@@ -305,20 +305,20 @@ def test_faults_in_folders_are_named(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ValueError, match="nowhere does not exist"):
         SoundBank(tmp_path / "nowhere")
     (tmp_path / "empty" / "dog").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"empty is no sound cache .* and has no recordings in sub-folders"):
+    with pytest.raises(ValueError, match=r"empty is not a sound cache .* has no recordings in sub-folders"):
         SoundBank(tmp_path / "empty")
     with pytest.raises(ValueError, match="cache has no recording of the split other"):
         SoundBank(cache, "other")
     (cache / "audio.npy").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"audio.npy is no array of samples"):
+    with pytest.raises(ValueError, match=r"audio.npy is not an array of samples"):
         SoundBank(cache).track("tone", SAMPLES, rng())
     (cache / "audio.npy").unlink()
-    with pytest.raises(ValueError, match=r"cache is no sound cache: it has index.json but no audio.npy"):
+    with pytest.raises(ValueError, match=r"cache is not a sound cache: it has index.json but no audio.npy"):
         SoundBank(cache)
     (cache / "audio.npy").touch()
     for index in ("{", "[5]", '[{"label": "tone"}]'):
         (cache / "index.json").write_text(index)
-        with pytest.raises(ValueError, match=r"index.json is no index of a sound cache"):
+        with pytest.raises(ValueError, match=r"index.json is not an index of a sound cache"):
             SoundBank(cache)
 
 
@@ -332,7 +332,7 @@ def test_faults_in_audio_are_named(tmp_path: Path) -> None:
     for label, message in (
         ("dog", "none.wav has no samples"),
         ("cat", "text.wav cannot be read as audio"),
-        ("cow", "nan.wav has samples that are no numbers"),
+        ("cow", "nan.wav has samples that are not numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             bank.track(label, SAMPLES, rng())

@@ -80,7 +80,7 @@ def read_index(folder: Path) -> Listing:
     """
     index, audio = folder / "index.json", folder / "audio.npy"
     if not audio.exists():
-        raise ValueError(f"{folder} is no sound cache: it has index.json but no audio.npy.")
+        raise ValueError(f"{folder} is not a sound cache: it has index.json but no audio.npy.")
     try:
         entries = [
             Recording(entry["label"], entry["split"], audio, int(entry["start"]), int(entry["length"]))
@@ -88,7 +88,7 @@ def read_index(folder: Path) -> Listing:
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{index} is no index of a sound cache: a list of label, split, start and length is needed."
+            f"{index} is not an index of a sound cache: a list of label, split, start and length is needed."
         ) from error
     return Listing([entry for entry in entries if entry.length])
 
@@ -119,8 +119,8 @@ def read_folder(folder: Path) -> Listing:
         ]
     if not listing.recordings:
         raise ValueError(
-            f"{folder} is no sound cache (audio.npy, index.json) and has no recordings in sub-folders named"
-            " after their class."
+            f"{folder} is not a sound cache (audio.npy, index.json) and has no recordings in sub-folders"
+            " named after their class."
         )
     return listing
 
@@ -186,7 +186,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no metadata: it is not a text file in UTF-8.") from error
+        raise ValueError(f"{path} is not metadata: it is not a text file in UTF-8.") from error
     kind = "row"
     rows: Iterable[tuple[int, Any]]
     try:
@@ -197,7 +197,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(document, dict):
             document = document.get("data", [document])
         if not isinstance(document, list):
-            raise ValueError(f"{path} is no metadata: a list of objects with wav and caption is needed.")
+            raise ValueError(f"{path} is not metadata: a list of objects with wav and caption is needed.")
         rows = enumerate(document, 1)
     for number, row in rows:
         where = f"{path}, {kind} {number},"

@@ -74,7 +74,7 @@ class SoundBank:
         """A recording, or `most` samples from anywhere in it; 16 kHz mono, peak 1.
 
         Raises:
-            ValueError: the file is no audio, or has none.
+            ValueError: the file is not audio, or has none.
         """
         for _ in range(TRIES):
             x = read_cache(recording, most, rng) if recording.length else read_file(recording.path, most, rng)
@@ -135,7 +135,7 @@ def mapped(path: Path) -> NDArray[np.int16]:
     try:
         audio: NDArray[np.int16] = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no array of samples: the sound cache is damaged.") from error
+        raise ValueError(f"{path} is not an array of samples: the sound cache is damaged.") from error
     return audio
 
 
@@ -151,7 +151,7 @@ def read_file(path: Path, most: int, rng: np.random.Generator) -> Audio:
     """Up to `most` samples from a random place of a sound file, 16 kHz mono.
 
     Raises:
-        ValueError: the file is no audio, or has none.
+        ValueError: the file is not audio, or has none.
     """
     with opened(path) as file:
         rate, frames = file.samplerate, file.frames
@@ -190,7 +190,7 @@ def mono(file: soundfile.SoundFile, frames: int = -1) -> Audio:
     if not len(x):
         raise ValueError(f"{file.name} has no samples; take it out.")
     if not np.isfinite(x).all():
-        raise ValueError(f"{file.name} has samples that are no numbers; take it out.")
+        raise ValueError(f"{file.name} has samples that are not numbers; take it out.")
     return x
 
 

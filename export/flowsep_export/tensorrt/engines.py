@@ -49,7 +49,7 @@ def check_shapes(manifest: Manifest, batch: Range, frames: Range) -> None:
     """Refuses ranges that no graph can have.
 
     Raises:
-        OptionError: If they are out of order, or frames are no multiples.
+        OptionError: If they are out of order, or frames are not multiples.
     """
     multiple = manifest.model.frame_multiple
     for option, sizes in (("--batch", batch), ("--frames", frames)):

@@ -45,7 +45,7 @@ def check_outputs(outputs: Sequence[Path], mixture: Path | None, force: bool) ->
 
     Args:
         outputs: The final names.
-        mixture: The recording; None if it is no file.
+        mixture: The recording; None if it is not a file.
         force: Whether files that exist may be replaced.
 
     Raises:
@@ -76,7 +76,7 @@ def _check_output(path: Path, mixture: Path | None, force: bool) -> None:
         if mixture is not None and path.samefile(mixture):
             raise OptionError(f"{shown(path)} is the mixture itself: choose another output.")
         if not path.is_file():
-            raise OptionError(f"{shown(path)} is no regular file: choose another output.")
+            raise OptionError(f"{shown(path)} is not a regular file: choose another output.")
         if not force:
             raise OptionError(f"{shown(path)} exists already: choose another output or add --force.")
     try:

@@ -46,7 +46,7 @@ def check_plot(path: Path) -> None:
         OptionError: If the extension is no picture's, or matplotlib is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise OptionError(f"{shown(path)} is no name of a picture: use one of {', '.join(SUFFIXES)}.")
+        raise OptionError(f"{shown(path)} is not the name of a picture: use one of {', '.join(SUFFIXES)}.")
     if find_spec("matplotlib") is None:
         raise OptionError("A plot needs matplotlib, run: pip install 'flowsep-engine[plot]'.")
 

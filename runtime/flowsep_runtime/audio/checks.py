@@ -18,7 +18,7 @@ def checked_rate(sample_rate: object) -> float:
     """A sample rate in Hz.
 
     Raises:
-        AudioError: If it is no number, or out of range.
+        AudioError: If it is not a number, or out of range.
     """
     if not isinstance(sample_rate, numbers.Real) or isinstance(sample_rate, bool):
         raise AudioError(f"The sample rate must be a number and not {sample_rate!r}: give it in Hz.")
@@ -45,7 +45,7 @@ def checked_samples(audio: object, sample_rate: float) -> Floats:
         array = np.asarray(audio)
     except (TypeError, ValueError):
         raise AudioError(
-            f"The audio is no array but {type(audio).__name__}: give [samples] or [samples, channels]."
+            f"The audio is not an array but {type(audio).__name__}: give [samples] or [samples, channels]."
         ) from None
     if array.dtype.kind != "f":
         raise AudioError(

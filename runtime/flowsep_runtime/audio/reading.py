@@ -65,7 +65,7 @@ class AudioReader:
                 without seeking.
 
         Raises:
-            AudioError: If there is no such file, it is no audio, damaged, empty, or holds NaN or infinite
+            AudioError: If there is no such file, it is not audio, damaged, empty, or holds NaN or infinite
                 samples, or its rate is out of range.
             OutputError: If a pipe does not fit on the disk.
 
@@ -226,7 +226,7 @@ def _open(path: Path | None, name: str) -> BinaryIO:
     """A file that can seek, without a buffer of its own: libsndfile reads from the descriptor."""
     if path is None:
         if sys.stdin is None or sys.stdin.isatty():
-            raise AudioError("Standard input is no audio: pipe some into it, or name a file.")
+            raise AudioError("Standard input is not audio: pipe some into it, or name a file.")
         return _spooled(sys.stdin.buffer, name)
     try:
         mode = path.stat().st_mode
@@ -237,7 +237,7 @@ def _open(path: Path | None, name: str) -> BinaryIO:
                 return _spooled(pipe, name)
         # A device may be without end.
         if not stat.S_ISREG(mode):
-            raise AudioError(f"{name} is no regular file: give an audio file.")
+            raise AudioError(f"{name} is not a regular file: give an audio file.")
         return path.open("rb", buffering=0)
     except FileNotFoundError:
         raise AudioError(f"There is no file {name}.") from None

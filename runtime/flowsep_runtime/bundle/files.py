@@ -48,7 +48,7 @@ def inspected(folder: Path, name: str) -> os.stat_result:
     if not is_plain_name(name) or not real.is_relative_to(folder.resolve()):
         raise RefusedFileError("lies outside the bundle")
     if not stat.S_ISREG(found.st_mode):
-        raise RefusedFileError("is no plain file")
+        raise RefusedFileError("is not a plain file")
     return found
 
 
@@ -95,7 +95,7 @@ def read_json(folder: Path) -> dict[str, object]:
     """The JSON object of a bundle's manifest.
 
     Raises:
-        BundleError: If the folder is no bundle, or its manifest no such object.
+        BundleError: If the folder is not a bundle, or its manifest is not a JSON object.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -108,12 +108,12 @@ def read_json(folder: Path) -> dict[str, object]:
         raise BundleError(f"{shown(path)} {error}: give a folder of flowsep-export.") from None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise BundleError(
-            f"{shown(folder)} is no bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
+            f"{shown(folder)} is not a bundle (no {MANIFEST_NAME} in it): give a folder of flowsep-export."
         ) from None
     except OSError as error:
         raise BundleError(f"{shown(path)} cannot be read: {error.strerror}.") from None
     except ValueError:  # a NUL in the name
-        raise BundleError(f"{shown(folder)} is no folder name: give a folder of flowsep-export.") from None
+        raise BundleError(f"{shown(folder)} is not a folder name: give a folder of flowsep-export.") from None
     if len(text) > LARGEST_MANIFEST:
         raise BundleError(f"{shown(path)} is far too large to be a manifest: export the bundle again.")
     try:

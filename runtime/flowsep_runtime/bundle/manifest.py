@@ -191,7 +191,7 @@ class Manifest:
             folder: The bundle.
 
         Raises:
-            BundleError: If the folder is no bundle, is of a newer format, misses a file or holds a changed
+            BundleError: If the folder is not a bundle, is of a newer format, misses a file or holds a changed
                 one.
         """
         folder = Path(folder)

@@ -72,7 +72,7 @@ class ModelEntry:
     ) -> tuple[int, str]:
         """Steps and solver of a run: for None, the bundle's defaults for the arithmetic and the kind.
 
-        A solver that takes one number of steps only is no choice where others are asked for.
+        A solver that takes one number of steps only is not a choice where others are asked for.
         """
         own = self.default_steps, "euler"
         if precision == "fast" and self.fast_steps is not None:

@@ -27,14 +27,14 @@ class Tokenizer:
     token."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        """Raises BundleError if the file is no tokenizer."""
+        """Raises BundleError if the file is not a tokenizer."""
         import tokenizers
 
         path = folder / manifest.tokenizer.file
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the tokenizers library raises plain Exception
-            raise BundleError(f"{shown(path)} is no tokenizer: export the bundle again.") from error
+            raise BundleError(f"{shown(path)} is not a tokenizer: export the bundle again.") from error
         self._length = manifest.model.text_length
         self._pad_id = manifest.tokenizer.pad_id
         self._tokenizer.no_padding()

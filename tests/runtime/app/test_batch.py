@@ -326,7 +326,8 @@ def test_a_picture_is_drawn_with_the_result(
 def test_a_picture_needs_a_name_and_a_library(
     run: Run, mixture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused(run(mixture, "rain", "--plot", tmp_path / "out.gif"), "out.gif is no name of a picture", ".png")
+    result = run(mixture, "rain", "--plot", tmp_path / "out.gif")
+    refused(result, "out.gif is not the name of a picture", ".png")
     monkeypatch.setattr("flowsep_runtime.app.plot.find_spec", lambda name: None)
     refused(run(mixture, "rain", "--plot", tmp_path / "out.png"), "pip install 'flowsep-engine[plot]'")
 

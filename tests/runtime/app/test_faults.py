@@ -237,7 +237,7 @@ def test_a_full_standard_output(mixture: Path, toy_bundle: Path) -> None:
 def test_a_device_as_output(run: Run, mixture: Path, tmp_path: Path) -> None:
     link = tmp_path / "full.wav"
     link.symlink_to("/dev/full")
-    refused(run(mixture, "rain", "-o", link), "is no regular file")
+    refused(run(mixture, "rain", "-o", link), "is not a regular file")
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/sys"])

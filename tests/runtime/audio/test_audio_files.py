@@ -248,7 +248,7 @@ def test_a_named_pipe_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
 def test_a_device_is_refused_as_a_recording(device: str) -> None:
-    with pytest.raises(AudioError, match="is no regular file"):
+    with pytest.raises(AudioError, match="is not a regular file"):
         AudioReader(Path(device))
 
 

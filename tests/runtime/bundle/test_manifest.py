@@ -109,10 +109,10 @@ def test_a_newer_format_asks_for_an_upgrade(own_bundle: Path) -> None:
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     assert "no bundle at" in refusal(tmp_path / "nowhere")
-    assert "is no bundle" in refusal(tmp_path)
+    assert "is not a bundle" in refusal(tmp_path)
     file = tmp_path / "file"
     file.write_text("x")
-    assert "is no bundle" in refusal(file)
+    assert "is not a bundle" in refusal(file)
 
 
 @pytest.mark.parametrize("name", ["vocode.onnx", "tokenizer.json"])
