@@ -218,7 +218,7 @@ def at(values: Any, *keys: str) -> Any:
 
 
 def file_named(beside: Path, named: Any) -> Path | None:
-    """What a YAML names, from the working directory or a folder above the YAML; None if it is not there."""
+    """The file that a YAML names, from the working folder or a folder above the YAML, if it is there."""
     if not isinstance(named, str) or not named:
         return None
     folder = beside.absolute().parent

@@ -28,7 +28,7 @@ def config(data: Path) -> FlowSepConfig:
 
 @pytest.fixture
 def sizes(config: FlowSepConfig) -> dict[str, Any]:
-    """What T5's `config.json` says of the tiny encoder."""
+    """Settings of the tiny encoder, as T5's `config.json` has them."""
     return {name: value for name, value in asdict(config.text).items() if name != "max_length"}
 
 

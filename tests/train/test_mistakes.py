@@ -1,4 +1,4 @@
-"""What does not fit together is said in one sentence: classes, latents, imitations, tables, ranks."""
+"""Mistakes: things that do not fit together are named in one sentence: classes, latents, imitations, tables, ranks."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Model:
 
     @functools.cached_property
     def settings(self) -> Settings | None:
-        """What the YAML says beyond sizes, each remark on it printed."""
+        """Settings of the YAML beyond sizes; each remark on them is printed."""
         if self.config is None:
             return None
         from flowsep_ref.config import FlowSepConfig

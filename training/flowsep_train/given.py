@@ -158,7 +158,7 @@ def folded(state: Mapping[str, Tensor]) -> State:
 
 
 def bigvgan_settings(config: VocoderConfig, audio: AudioConfig) -> dict[str, Any]:
-    """What BigVGAN's `config.json` must say; part of it cannot be seen in the shapes."""
+    """Settings that BigVGAN's `config.json` must have; shapes do not show all of them."""
     return {
         "resblock": "1",
         "activation": "snakebeta",

@@ -47,7 +47,8 @@ class Captions:
             rows = csv.DictReader(file, delimiter="\t")
             if not {"label", "caption", "use"} <= set(rows.fieldnames or ()):
                 raise ValueError(
-                    f"{path} is not a table of captions: its first line must be label, caption, use, with tabs"
+                    f"{path} is not a table of captions: "
+                    f"its first line must be label, caption, use, with tabs between them"
                 )
             for number, row in enumerate(rows, start=2):
                 if row["label"] is None or row["caption"] is None or row["use"] is None:

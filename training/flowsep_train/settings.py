@@ -30,7 +30,7 @@ TEXT = ("model", "params", "cond_stage_config", "crossattn_text", "params", "tex
 
 @dataclass(frozen=True)
 class Settings:
-    """What a published YAML says; None where it says nothing.
+    """Settings of a published YAML; None where it has none.
 
     Attributes:
         base: Checkpoint to go on from.
