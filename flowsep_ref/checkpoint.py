@@ -40,6 +40,9 @@ NEVER_READ = (
 )
 
 
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
 class CheckpointError(ValueError):
     """A file that is no FlowSep checkpoint, or one of other sizes; the message says which entries."""
 
@@ -47,11 +50,11 @@ class CheckpointError(ValueError):
 def read(
     path: str | Path, config: str | Path | FlowSepConfig | None = None
 ) -> tuple[Mapping[str, Tensor], FlowSepConfig, Path]:
-    """Read a published Lightning file, or a folder that `save` wrote.
+    """Read a published Lightning file, a bare state dict, or what `save` wrote.
 
     Args:
-        path: `*.ckpt`, or a folder with `model.safetensors` and `config.yaml`.
-        config: sizes, or a YAML file of them; default: the folder's own, or the published sizes.
+        path: `*.ckpt`, `*.safetensors`, or a folder with `model.safetensors` and `config.yaml`.
+        config: sizes, or a YAML file of them; default: the one beside the weights, or the published sizes.
 
     Returns:
         The entries, the sizes, and the file that was read.
@@ -65,11 +68,16 @@ def read(
         config = path / CONFIG if config is None else config
         path = path / WEIGHTS
         state = _read_safetensors(path)
+    elif path.suffix == ".safetensors":
+        beside = path.with_name(CONFIG)
+        config = beside if config is None and beside.is_file() else config
+        state = _read_safetensors(path)
     else:
         state = state_dict(path)
+    entries = _unwrapped(state)
     if not isinstance(config, FlowSepConfig):
         config = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
-    return state, config, path
+    return entries, config, path
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
@@ -77,15 +85,16 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
 
     Args:
         model: a FlowSep, which may be on the meta device.
-        state: entries under the published names, or under this model's own if `source` is named
-            `model.safetensors`.
+        state: entries under the published names or under this model's own, whichever fit more of it.
         source: the file to name in errors.
 
     Raises:
         CheckpointError: a missing, unknown or misshapen entry.
     """
     wanted = model.state_dict()
-    names = {key: key if source.name == WEIGHTS else published_name(key) for key in wanted}
+    names = {key: published_name(key) for key in wanted}
+    if sum(key in state for key in wanted) > sum(name in state for name in names.values()):
+        names = {key: key for key in wanted}
     check({names[key]: value for key, value in wanted.items()}, state, source)
     model.load_state_dict({key: state[names[key]].float() for key in wanted}, assign=True)
 
@@ -155,6 +164,14 @@ def check(
         )
 
 
+def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Entries without the prefix of `DataParallel` or `torch.compile`, if all of them have it."""
+    for prefix in _WRAPPERS:
+        if state and all(key.startswith(prefix) for key in state):
+            return _unwrapped({key.removeprefix(prefix): value for key, value in state.items()})
+    return state
+
+
 def load_torch(path: Path) -> Any:
     """The content of a file of `torch.save`: tensors and plain containers, memory-mapped.
 
@@ -175,15 +192,17 @@ def load_torch(path: Path) -> Any:
 
 
 def state_dict(path: Path, entry: str = "state_dict") -> dict[str, Tensor]:
-    """The tensors that a file of `torch.save` holds under a name.
+    """The tensors of a file of `torch.save`: Lightning's has them under a name, a bare one is nothing else.
 
     Raises:
         CheckpointError: unreadable file, or one without such tensors.
     """
     content = load_torch(path)
-    state = content.get(entry) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    state = content.get(entry, content) if isinstance(content, dict) else None
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
     ):
         raise CheckpointError(f"{path} has no {entry} of tensors: it is not a FlowSep checkpoint")
     return state

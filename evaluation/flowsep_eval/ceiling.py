@@ -11,7 +11,7 @@ from flowsep_runtime.separation.levels import PEAK, level_of
 from flowsep_runtime.separation.masking import MaskFilter
 from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.separation.shares import shares
-from flowsep_runtime.separation.windows import cross_fade, window_starts
+from flowsep_runtime.separation.windows import window_starts, window_weights
 
 
 def masked_by_autoencoder(pipeline: Pipeline, target: Floats, mixture: Floats) -> Floats:
@@ -54,19 +54,19 @@ def through_autoencoder_and_vocoder(pipeline: Pipeline, target: Floats, mixture:
         its mixture's peak: a quiet target goes through as quiet as it is in the mixture.
     """
     model = pipeline.manifest.model
-    rendered = np.zeros((len(target), 1), np.float32)
-    known = 0
+    rendered = np.zeros(len(target), np.float32)
     overlap = int(model.clip_samples * OVERLAPS["cross-fade"])
-    for start in window_starts(len(target), model.clip_samples, overlap):
+    starts = window_starts(len(target), model.clip_samples, overlap)
+    weights = window_weights(starts, model.clip_samples, overlap, np.arange(len(target)) + 0.5)
+    for start, weight in zip(starts, weights, strict=True):
         window = slice(start, start + model.clip_samples)
         peak = np.abs(centred(mixture[window, None])).max()
         sound = centred(target[window, None])[:, 0]
-        piece = np.zeros((len(sound), 1), np.float32)
         if peak > SILENCE:
             gain = PEAK / (peak + np.float32(1e-8))
             waveform = np.zeros((1, model.clip_samples), np.float32)
             waveform[0, : len(sound)] = sound * gain
             mean, _ = pipeline.encode_mixture(pipeline.log_mel(waveform))
-            piece[:, 0] = pipeline.vocode(pipeline.decode_latent(mean))[0, : len(sound)] / gain
-        known = cross_fade(rendered, known, piece, start, min(overlap, known))
-    return rendered[:, 0]
+            piece = pipeline.vocode(pipeline.decode_latent(mean))[0, : len(sound)] / gain
+            rendered[window] += weight[window].astype(np.float32) * piece
+    return rendered

@@ -33,7 +33,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
 @click.option(
     "--checkpoint",
     metavar="PATH|published",
-    help=f"A .ckpt file, a folder with model.safetensors, or 'published': download it.  "
+    help=f"A .ckpt or .safetensors file, a folder with model.safetensors, or 'published': download it.  "
     f"[default: pretrained_ckpt of --config, {PUBLISHED_PLACE} if it is there, or the model that ships with "
     "the package]",
 )
@@ -165,7 +165,7 @@ def command(
 
     started = time.monotonic()
     path = _checkpoint_path(checkpoint, config)
-    name = path.stem
+    name = _name(path)
     if output is None:
         output = Path("bundles") / (f"{name}-fp16" if fp16 else name)
     check_destination(output, force)
@@ -235,13 +235,14 @@ def _checkpoint_path(checkpoint: str | None, config: Path | None) -> Path:
         path = Path(checkpoint)
         if not path.exists():
             raise OptionError(
-                f"There is no checkpoint {shown(path)}: give a .ckpt file, a folder, or 'published'."
+                f"There is no checkpoint {shown(path)}: give a .ckpt or .safetensors file, a folder, or "
+                "'published'."
             )
         return path
     from flowsep_ref import FlowSep
 
     named = None if config is None else _named_in(config)
-    if named is not None:
+    if config is not None and named is not None:
         click.echo(f"{PROGRAM}: exporting {shown(named)}, pretrained_ckpt of {shown(config)}", err=True)
         return named
     default = PUBLISHED_PLACE if PUBLISHED_PLACE.is_file() else FlowSep.bundled_path()
@@ -250,6 +251,13 @@ def _checkpoint_path(checkpoint: str | None, config: Path | None) -> Path:
     )
     click.echo(f"{PROGRAM}: exporting {kind}, {shown(default)}", err=True)
     return default
+
+
+def _name(path: Path) -> str:
+    """The model's name: the weights of every folder of `FlowSep.save` are called alike."""
+    from flowsep_ref.checkpoint import WEIGHTS
+
+    return path.absolute().parent.name if path.name == WEIGHTS else path.stem
 
 
 def _named_in(config: Path) -> Path | None:
@@ -282,8 +290,9 @@ def _source(
     from flowsep_runtime.bundle.checksums import remembered_sha256
 
     model = _model(path, config)
-    own = path / FILE
-    text = load_tokenizer(tokenizer or (own if own.is_file() else PUBLISHED), model.config.text)
+    own = (path if path.is_dir() else path.parent) / FILE
+    is_own = own.is_file() and (path.is_dir() or path.suffix == ".safetensors")
+    text = load_tokenizer(tokenizer or (own if is_own else PUBLISHED), model.config.text)
     if recording is None and EXAMPLE.is_file():
         recording = EXAMPLE
     if recording is None:

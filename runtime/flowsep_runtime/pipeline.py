@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from flowsep_runtime.backends import (
     open_chosen,
 )
 from flowsep_runtime.bundle.manifest import STAGES, Manifest
+from flowsep_runtime.bundle.stores import without_links
 from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, StepProgress, run_on_device
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
@@ -63,6 +64,7 @@ class Pipeline:
         self.backend = backend
         self.precision: Arithmetic = precision
         self.low_memory = low_memory
+        self._opened_with: tuple[int | None, bool] | None = None  # threads and cache, for a copy
 
     @classmethod
     def load(
@@ -94,8 +96,31 @@ class Pipeline:
         """
         folder = Path(bundle_dir)
         manifest = Manifest.read(folder)
+        # Graphs are loaded later, and the working folder may be another by then.
+        folder = without_links(folder.absolute())
         opened, arithmetic = open_chosen(backend, folder, manifest, precision, threads, cache)
-        return cls(folder, manifest, opened, arithmetic, low_memory)
+        pipeline = cls(folder, manifest, opened, arithmetic, low_memory)
+        pipeline._opened_with = (threads, cache)
+        return pipeline
+
+    def __reduce__(self) -> tuple[Callable[..., Pipeline], tuple[object, ...]]:
+        """Opens the bundle again where the copy is wanted, such as in the process of a pool: on the same
+        backend, in the same arithmetic.
+
+        Raises:
+            TypeError: If it was not opened by `load`.
+        """
+        if self._opened_with is None:
+            raise TypeError("A Pipeline that was not opened by Pipeline.load cannot be copied.")
+        threads, cache = self._opened_with
+        return type(self).load, (
+            self.folder,
+            self.backend.name,
+            self.precision,
+            threads,
+            self.low_memory,
+            cache,
+        )
 
     def load_stage(self, stage: str) -> None:
         """Makes the graphs behind a stage method ready, so that its first call takes no longer than the

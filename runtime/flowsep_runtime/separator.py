@@ -59,9 +59,14 @@ class Separator:
 
     def __init__(self, pipeline: Pipeline, cache: bool = True) -> None:
         self.pipeline = pipeline
+        self._cache = cache
         self._texts = Texts(pipeline, cache)
         # Threads in different stages would keep taking the graphs from each other.
         self._turn = threading.Lock() if pipeline.low_memory else nullcontext()
+
+    def __reduce__(self) -> tuple[type[Separator], tuple[Pipeline, bool]]:
+        """Opens the bundle again in the process that unpickles it: graphs do not travel."""
+        return Separator, (self.pipeline, self._cache)
 
     @classmethod
     def load(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from flowsep_ref import CheckpointError, ConfigError, FlowSep, FlowSepConfig
@@ -122,7 +123,43 @@ def test_a_bare_pickle_is_refused(tmp_path: Path, tiny_config: Path) -> None:
         FlowSep.from_checkpoint(path, tiny_config)
 
 
-@pytest.mark.parametrize("other", [{"weights": {}}, [1, 2], {"state_dict": {"a": 1}}])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_a_bare_or_wrapped_state_dict_gives_the_same_model(
+    tiny: FlowSep, content: Content, tmp_path: Path, tiny_config: Path, prefix: str, is_bare: bool
+) -> None:
+    state = {prefix + key: value for key, value in content["state_dict"].items()}
+    torch.save(state if is_bare else content | {"state_dict": state}, tmp_path / "other.pt")
+    _same(tiny, FlowSep.from_checkpoint(tmp_path / "other.pt", tiny_config))
+
+
+def test_a_prefix_that_only_some_entries_have_is_no_prefix(content: Content, tmp_path: Path) -> None:
+    state = {f"module.{key}": value for key, value in content["state_dict"].items()}
+    state["scale_factor"] = state.pop("module.scale_factor")
+    torch.save(state, tmp_path / "mixed.pt")
+    with pytest.raises(CheckpointError, match="missing"):
+        FlowSep.from_checkpoint(tmp_path / "mixed.pt")
+
+
+def test_a_safetensors_file_is_read_by_itself_under_either_names(
+    tiny: FlowSep, content: Content, tmp_path: Path, tiny_config: Path
+) -> None:
+    tiny.save(tmp_path / "model")
+    weights = (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "mine.safetensors")
+    _same(tiny, FlowSep.from_checkpoint(weights))
+    (tmp_path / "model" / "config.yaml").unlink()
+    _same(tiny, FlowSep.from_checkpoint(weights, tiny_config))
+    published = {key: value.clone() for key, value in content["state_dict"].items()}
+    save_file(published, tmp_path / "published.safetensors")
+    _same(tiny, FlowSep.from_checkpoint(tmp_path / "published.safetensors", tiny_config))
+
+
+def _same(model: FlowSep, other: FlowSep) -> None:
+    for (name, a), (_, b) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("other", [{}, {"weights": {}}, [1, 2], {"state_dict": {"a": 1}}])
 def test_a_checkpoint_without_a_state_dict_is_refused(
     other: object, rejected: Callable[[object], str]
 ) -> None:
@@ -145,8 +182,7 @@ def test_save_and_load(tiny: FlowSep, tmp_path: Path) -> None:
     tiny.save(tmp_path / "model")
     again = FlowSep.from_checkpoint(tmp_path / "model")
     assert again.config == tiny.config
-    for (name, a), (_, b) in zip(tiny.state_dict().items(), again.state_dict().items(), strict=True):
-        assert torch.equal(a, b), name
+    _same(tiny, again)
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.yaml", "model.safetensors"]
 
 

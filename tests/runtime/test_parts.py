@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsep_runtime import BundleError, Manifest, OptionError
-from flowsep_runtime.app.outputs import check_outputs, default_output, replacing, slug
+from flowsep_runtime.app.naming import BESIDE, named, slug
+from flowsep_runtime.app.outputs import check_outputs, replacing
+from flowsep_runtime.app.recordings import Recording
 from flowsep_runtime.separation.queries import Tokenizer
-from flowsep_runtime.separation.windows import cross_fade, window_starts
+from flowsep_runtime.separation.windows import window_starts, window_weights
 
 
 @settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(8, 600), st.data())
-def test_windows_cover_everything_and_agreeing_windows_leave_no_seam(
+def test_windows_cover_everything_and_their_weights_add_up_to_one(
     samples: int, window: int, data: st.DataObject
 ) -> None:
     overlap = data.draw(st.integers(1, window // 2))
@@ -30,21 +32,19 @@ def test_windows_cover_everything_and_agreeing_windows_leave_no_seam(
     else:
         assert starts[-1] == samples - window
         assert all(a < b <= a + window - overlap for a, b in pairwise(starts))
-    sound = np.random.default_rng(samples).standard_normal((samples, 2)).astype(np.float32)
-    track = np.zeros_like(sound)
-    known = 0
-    for start in starts:
-        known = cross_fade(track, known, sound[start : start + window], start, min(overlap, known))
-    assert known == samples
-    assert np.allclose(track, sound, atol=1e-6)
+    positions = np.arange(samples) + 0.5
+    weights = window_weights(starts, window, overlap, positions)
+    assert weights.shape == (len(starts), samples)
+    assert np.allclose(weights.sum(axis=0), 1)
+    for start, weight in zip(starts, weights, strict=True):
+        assert not weight[(positions < start) | (positions > start + window)].any()
 
 
-def test_a_cross_fade_moves_smoothly_from_one_to_the_other() -> None:
-    track = np.ones((150, 1), np.float32)
-    cross_fade(track, 100, np.zeros((100, 1), np.float32), 50, 50)
-    assert np.all(np.diff(track[:, 0]) <= 0)
-    assert np.abs(np.diff(track[:, 0])).max() < 0.04
-    assert (track[:50] == 1).all() and (track[100:] == 0).all()
+def test_one_window_hands_over_to_the_next_smoothly() -> None:
+    first, second = window_weights([0, 50], 100, 50, np.arange(150) + 0.5)
+    assert np.all(np.diff(first) <= 0) and np.all(np.diff(second) >= 0)
+    assert np.abs(np.diff(first)).max() < 0.04
+    assert (first[:50] == 1).all() and (second[100:] == 1).all()
 
 
 def test_tokens_are_padded_and_cut_with_the_end_kept(toy_bundle: Path) -> None:
@@ -78,15 +78,24 @@ def test_a_file_that_is_no_tokenizer_is_named(own_bundle: Path) -> None:
         ("  A dog, barking!  ", "a-dog-barking"),
         ("../../etc/passwd", "etc-passwd"),
         ("снег и дождь", "снег-и-дождь"),
-        ("🐶🔊", "target"),
+        ("🐶🔊", "dog-face-speaker-with-three-sound-waves"),
+        ("?!", "question-mark-exclamation-mark"),
+        ("👩‍🚒", "woman-fire-engine"),
         ("snake_case__x", "snake-case--x"),
         ("\x00\n\t", "target"),
-        ("word " * 100, "-".join(["word"] * 12)),
-        ("x" * 500, "x" * 60),
+        ("word " * 100, "-".join(["word"] * 10) + "-569ed24c"),
+        ("x" * 500, "x" * 51 + "-c38c2bf3"),
     ],
 )
 def test_a_query_becomes_a_part_of_a_file_name(query: str, name: str) -> None:
     assert slug(query) == name
+
+
+def test_long_queries_that_begin_alike_have_names_of_their_own() -> None:
+    names = {
+        slug("the sound of a " + "very " * 12 + animal) for animal in ("big dog", "small dog", "big cat")
+    }
+    assert len(names) == 3 and all(len(name) <= 60 for name in names)
 
 
 @given(
@@ -94,8 +103,8 @@ def test_a_query_becomes_a_part_of_a_file_name(query: str, name: str) -> None:
     st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=80),
 )
 def test_a_default_output_is_a_plain_name_that_fits(query: str, stem: str) -> None:
-    path = default_output(Path("/music") / f"{stem}.wav", query, ".wav")
-    assert path.parent == Path("/music")
+    path = named(BESIDE, Recording(Path("/music") / f"{stem}.wav"), query, 1)
+    assert path.parent == Path()
     assert path.name.endswith(".wav")
     assert len(os.fsencode(path.name)) <= 255
 

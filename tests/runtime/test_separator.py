@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 import threading
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +297,36 @@ def test_a_package_without_its_model_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(separator_module, "BUNDLED", tmp_path / "nano")
     with pytest.raises(BundleError, match="carries no model"):
         Separator.load()
+
+
+def test_a_copy_of_a_separator_opens_the_bundle_again(
+    toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy_bundle.parent)
+    first = Separator.load(toy_bundle.name, threads=1, low_memory=True, cache=False)
+    content = pickle.dumps(first)
+    monkeypatch.chdir(tmp_path)
+    copy = pickle.loads(content)
+    assert copy.pipeline.backend.name == first.pipeline.backend.name
+    assert copy.pipeline.low_memory and copy.pipeline.precision == "exact"
+    audio = noise(16000)
+    assert len(content) < 1000
+    assert np.array_equal(
+        copy.separate(audio, 16000, "rain").target, first.separate(audio, 16000, "rain").target
+    )
+
+
+def test_what_was_not_loaded_from_a_bundle_is_not_copied(pipeline: Pipeline) -> None:
+    made = Pipeline(pipeline.folder, pipeline.manifest, pipeline.backend)
+    with pytest.raises(TypeError, match=r"not opened by Pipeline\.load"):
+        pickle.dumps(Separator(made))
+
+
+def _target(separator: Separator) -> Any:
+    return separator.separate(noise(16000), 16000, "rain", steps=1).target
+
+
+@pytest.mark.slow
+def test_a_separator_goes_to_the_processes_of_a_pool(separator: Separator) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert np.array_equal(pool.submit(_target, separator).result(), _target(separator))

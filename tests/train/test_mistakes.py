@@ -1,4 +1,4 @@
-"""Mistakes: things that do not fit together are named in one sentence: classes, latents, imitations, tables, ranks."""
+"""Things that do not fit together are named in one sentence: classes, latents, imitations, tables, ranks."""
 
 from __future__ import annotations
 

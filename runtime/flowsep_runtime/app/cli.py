@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from flowsep_runtime import __version__
+from flowsep_runtime.app.answers import PROGRAM, Speaker, naming, progress_bar, say_backends, told
 from flowsep_runtime.app.console import (
     backend_options,
     is_closed,
@@ -23,21 +20,18 @@ from flowsep_runtime.app.console import (
     separation_options,
     unexpected,
 )
-from flowsep_runtime.errors import FlowSepError, FlowSepWarning, OptionError, shown
+from flowsep_runtime.errors import FlowSepError, OptionError
 from flowsep_runtime.options import Options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from flowsep_runtime.app.file_runs import Extras, Report
+    from flowsep_runtime.app.file_runs import Extras
     from flowsep_runtime.app.jobs import Job
     from flowsep_runtime.audio.clipping import ClipMode
-    from flowsep_runtime.audio.reading import AudioReader
     from flowsep_runtime.options import OptionFields, ResolvedOptions
-    from flowsep_runtime.separation.run import Progress
     from flowsep_runtime.separator import Separator
 
-PROGRAM = "flowsep-run"
 WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memory, or give a shorter one."
 
 
@@ -64,6 +58,31 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     "--output-dir",
     type=click.Path(path_type=Path),
     help="Folder for the results, made if it is missing; what is there already is not done again.",
+)
+@click.option(
+    "--name",
+    metavar="TEMPLATE",
+    help="Names of the results, of {folder}, {stem}, {ext}, {query} and {number}.  "
+    "[default: {stem}.{query}; {folder}/{stem}.{query} in --output-dir, for recordings of a folder]",
+)
+@click.option(
+    "--jobs",
+    "table",
+    type=click.Path(path_type=Path),
+    help="Table of CSV or JSON lines: recording, query and, if wanted, output, start and duration.",
+)
+@click.option(
+    "--start",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Begin there in the recording.  [default: 0]",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Take so much of the recording.  [default: all of the rest]",
 )
 @separation_options
 @click.option(
@@ -108,6 +127,10 @@ def command(
     remove: str | None,
     output: str | None,
     output_dir: Path | None,
+    name: str | None,
+    table: Path | None,
+    start: float,
+    duration: float | None,
     bundle: Path | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
@@ -124,46 +147,67 @@ def command(
     force: bool,
     **options: Unpack[OptionFields],
 ) -> None:
-    """Separate from MIXTURE (an audio file, or - for standard input) the sounds that each QUERY names, such
-    as "dog barking".
+    """Separate from MIXTURE (an audio file, a folder of them, or - for standard input) the sounds that each
+    QUERY names, such as "dog barking".
 
     \b
     flowsep-run mix.wav "dog barking" "rain"
     flowsep-run *.wav --query "dog barking" --output-dir out
     """
     if list_backends:
-        _list_backends(as_json)
+        say_backends(as_json)
         return
     # Imported here, so that --help answers at once.
     from flowsep_runtime.app.demo import DEMO_QUERIES, write_demo
-    from flowsep_runtime.app.file_runs import Extras
+    from flowsep_runtime.app.file_runs import Extras, check_done
     from flowsep_runtime.app.jobs import plan, sources_and_queries
+    from flowsep_runtime.app.naming import check_template
     from flowsep_runtime.app.outputs import make_folder
     from flowsep_runtime.app.plot import check_plot
+    from flowsep_runtime.app.recordings import recordings
+    from flowsep_runtime.app.table import jobs_of_table
+    from flowsep_runtime.audio.reading import Span
 
     if remove is not None:
         if queries:
             raise OptionError("--remove and --query exclude each other: leave one out.")
         queries = (remove,)
-    if demo:
-        output_dir = output_dir or Path("flowsep-demo")
-        make_folder(output_dir)
-        arguments, queries = (str(write_demo(output_dir)),), queries or arguments or DEMO_QUERIES
-    sources, asked = sources_and_queries(arguments, queries)
-    if not sources:
-        raise click.MissingParameter(param_hint="'MIXTURE'", param_type="argument")
-    if not asked:
-        raise click.MissingParameter(param_hint="'QUERY'", param_type="argument")
     wanted = Options(**options)
+    span = Span(start, duration)
+    if name is not None:
+        check_template(name)
     if plot is not None:
         check_plot(plot)
+    if table is not None:
+        for option, given in (
+            ("MIXTURE", arguments),
+            ("--query and --remove", queries),
+            ("--output", output),
+            ("--demo", demo),
+            ("--start and --duration", span != Span()),
+        ):
+            if given:
+                raise OptionError(f"--jobs takes these from its table: leave out {option}.")
+        jobs = jobs_of_table(table, output_dir, force, name)
+    else:
+        if demo:
+            output_dir = output_dir or Path("flowsep-demo")
+            make_folder(output_dir)
+            arguments, queries = (str(write_demo(output_dir)),), queries or arguments or DEMO_QUERIES
+        sources, asked = sources_and_queries(arguments, queries)
+        if not sources:
+            raise click.MissingParameter(param_hint="'MIXTURE'", param_type="argument")
+        if not asked:
+            raise click.MissingParameter(param_hint="'QUERY'", param_type="argument")
+        with told():
+            found = recordings(sources, output_dir)
+        jobs = plan(found, asked, output, output_dir, force, remove is not None, name, span)
     extras = Extras(residual, save_mixture, plot, clip_mode)
     for option, path in (("--residual", residual), ("--save-mixture", save_mixture), ("--plot", plot)):
-        if path is not None and len(sources) > 1:
+        if path is not None and len(jobs) > 1:
             raise OptionError(f"{option} names one file: give one recording.")
-    if plot is not None and len(asked) > 1:
+    if plot is not None and any(len(job.outputs) + len(job.done) > 1 for job in jobs):
         raise OptionError("--plot shows one result: give one query.")
-    jobs = plan(sources, asked, output, output_dir, force, removes=remove is not None)
     if output_dir is not None:
         make_folder(output_dir)
 
@@ -180,27 +224,29 @@ def command(
         raise OptionError("Standard output is closed: give --output.")
     if to_stdout and sys.stdout.isatty():
         raise OptionError("Standard output is a terminal: send it to a program or a file, or give --output.")
-    say = _Speaker(as_json, to_stdout, several=len(jobs) > 1)
+    say = Speaker(as_json, to_stdout, several=len(jobs) > 1)
     if len(jobs) == 1 and not jobs[0].done:
         _separate(jobs[0], extras, model, say, force)
         return
-    if any(job.outputs for job in jobs):
-        with _told():  # what is wrong with it is wrong for all
+    if jobs:
+        with told():  # what is wrong with it is wrong for all
             model()
     failures: list[str] = []
     for job in jobs:
         try:
+            separator, resolved = model()
+            check_done(job, separator.pipeline, resolved, clip_mode)
             say.done_before(job)
             if job.outputs:
                 _separate(job, extras, model, say, force)
         except FlowSepError as error:
-            failures.append(_naming(job, str(error)))
+            failures.append(naming(job, str(error)))
         except MemoryError:
-            failures.append(_naming(job, WITHOUT_MEMORY))
+            failures.append(naming(job, WITHOUT_MEMORY))
         except BrokenPipeError:  # nobody listens any more
             raise
         except Exception as error:
-            failures.append(_naming(job, unexpected(error)))
+            failures.append(naming(job, unexpected(error)))
     for sentence in failures:
         click.echo(f"{PROGRAM}: {one_line(sentence)}", err=True)
     if failures:
@@ -208,145 +254,27 @@ def command(
         click.get_current_context().exit(1)
 
 
-def _naming(job: Job, sentence: str) -> str:
-    return sentence if job.name in sentence else f"{job.name}: {sentence}"
-
-
 def _separate(
     job: Job,
     extras: Extras,
     model: Callable[[], tuple[Separator, ResolvedOptions]],
-    say: _Speaker,
+    say: Speaker,
     force: bool,
 ) -> None:
     from flowsep_runtime.app.file_runs import FileRun
     from flowsep_runtime.audio.reading import AudioReader
 
-    with _told(job if say.several else None) as remarks, AudioReader(job.source) as reader:
+    with told(job if say.several else None) as remarks, AudioReader(job.source, job.span) as reader:
         file_run = FileRun(job, reader, extras, force)
         separator, options = model()
-        with _progress_bar() as progress:
+        with progress_bar() as progress:
             report = file_run.run(separator, options, progress)
     say.done(job, extras, reader, separator, options, report, remarks)
-
-
-@contextmanager
-def _told(job: Job | None = None) -> Iterator[list[str]]:
-    """Says the warnings of the work inside on stderr, with the job's name; the list has them at the end."""
-    remarks: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", FlowSepWarning)
-        yield remarks
-    remarks += [str(warning.message) for warning in caught]
-    for remark in remarks:
-        said = remark if job is None else _naming(job, remark)
-        click.echo(f"{PROGRAM}: warning: {one_line(said)}", err=True)
-
-
-@dataclass(frozen=True)
-class _Speaker:
-    """Says what was done: in words or as JSON, on stdout unless the sound goes there.
-
-    Attributes:
-        several: True if there is more than one recording.
-    """
-
-    as_json: bool
-    on_stderr: bool
-    several: bool
-
-    def done_before(self, job: Job) -> None:
-        for _, path in job.done:
-            if self.as_json:
-                answer = {"input": _path(job.source), "output": str(path), "skipped": True}
-                click.echo(json.dumps(answer), err=self.on_stderr)
-            else:
-                click.echo(f"{shown(path)}: done before; --force does it again", err=self.on_stderr)
-
-    def done(
-        self,
-        job: Job,
-        extras: Extras,
-        reader: AudioReader,
-        separator: Separator,
-        options: ResolvedOptions,
-        report: Report,
-        remarks: Sequence[str],
-    ) -> None:
-        from flowsep_runtime.app.memory import peak_memory
-
-        peak = peak_memory()
-        if not self.as_json:
-            names = ", ".join("standard output" if path is None else shown(path) for _, path in job.outputs)
-            stages = [f"{name.replace('_', ' ')} {spent:.2f} s" for name, spent in report.timings.items()]
-            parts = [", ".join(stages)] if stages else []
-            parts.append(f"real-time factor {report.real_time_factor:.3f}")
-            parts.extend([] if peak is None else [f"peak memory {peak / 1e6:.0f} MB"])
-            parts.append(separator.pipeline.backend.description)
-            click.echo(f"{names}: {'; '.join(parts)}", err=self.on_stderr)
-            return
-        pipeline = separator.pipeline
-        for query, path in job.outputs:
-            answer: dict[str, Any] = {
-                "input": _path(job.source),
-                "output": _path(path),
-                "residual": None if extras.residual is None else str(extras.residual),
-                "mixture": None if extras.mixture is None else str(extras.mixture),
-                "plot": None if extras.plot is None else str(extras.plot),
-                "sample_rate": reader.sample_rate,
-                "channels": reader.channels,
-                "seconds": reader.frames / reader.sample_rate,
-                "bundle": pipeline.manifest.name,
-                "backend": pipeline.backend.name,
-                "description": pipeline.backend.description,
-                "precision": pipeline.precision,
-                "query": query,
-                "removed": job.removes,
-                **asdict(options),
-                "timings": report.timings,
-                "real_time_factor": report.real_time_factor,
-                "peak_memory": peak,
-                "warnings": list(remarks),
-            }
-            click.echo(json.dumps(answer), err=self.on_stderr)
-
-
-def _path(path: Path | None) -> str:
-    return "-" if path is None else str(path)
-
-
-def _list_backends(as_json: bool) -> None:
-    from flowsep_runtime.backends import BACKENDS, report
-
-    reports = [report(name) for name in BACKENDS]
-    if as_json:
-        click.echo(json.dumps([asdict(report) | {"available": report.why_not is None} for report in reports]))
-        return
-    width = max(map(len, BACKENDS))
-    for found in reports:
-        able = ", ".join(f"{precision} is {words}" for precision, words in found.precisions.items())
-        state = f"available; {able}" if found.why_not is None else f"not available; {found.why_not}"
-        click.echo(f"{found.name:{width}}  {state}")
 
 
 def main() -> None:
     """Entry point of the console script."""
     run(command, PROGRAM, WITHOUT_MEMORY)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress | None]:
-    if not sys.stderr.isatty():
-        yield None
-        return
-    with click.progressbar(length=1, label="separating", file=sys.stderr, show_percent=True) as bar:
-
-        def report(done: int, total: int | None) -> None:
-            bar.length = total or done + 1
-            bar.update(done - bar.pos)
-
-        yield report
 
 
 if __name__ == "__main__":

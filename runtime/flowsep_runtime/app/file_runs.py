@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowsep_runtime.app.jobs import Job
-from flowsep_runtime.app.outputs import check_outputs, replacing
+from flowsep_runtime.app.made import TAG, made_by, mark
+from flowsep_runtime.app.outputs import check_outputs, make_folder, replacing
 from flowsep_runtime.app.plot import Plot
 from flowsep_runtime.audio.clipping import ClipMode
 from flowsep_runtime.audio.reading import AudioReader
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
+from flowsep_runtime.errors import OptionError, shown
 
 if TYPE_CHECKING:
     from flowsep_runtime.options import ResolvedOptions
+    from flowsep_runtime.pipeline import Pipeline
     from flowsep_runtime.separation.run import Progress
     from flowsep_runtime.separator import Separator
 
@@ -43,6 +47,36 @@ class Report:
     real_time_factor: float
 
 
+def mark_of(
+    job: Job, queries: Sequence[str], pipeline: Pipeline, options: ResolvedOptions, clip_mode: ClipMode
+) -> str:
+    """The mark of a job's result for some of its queries."""
+    asked = {
+        **asdict(options),
+        "queries": list(queries),
+        "removes": job.removes,
+        "span": asdict(job.span),
+        "bundle": pipeline.manifest.name,
+        "precision": pipeline.precision,
+        "clip_mode": clip_mode,
+    }
+    return mark(options.kind, asked)
+
+
+def check_done(job: Job, pipeline: Pipeline, options: ResolvedOptions, clip_mode: ClipMode) -> None:
+    """Compares the results that are there with what would be made now.
+
+    Raises:
+        OptionError: If one was made with other options.
+    """
+    for query, path in job.done:
+        found = made_by(path)
+        if found is not None and found != mark_of(job, [query], pipeline, options, clip_mode):
+            raise OptionError(
+                f"{shown(path)} is there from a run with other options: choose another output or add --force."
+            )
+
+
 class FileRun:
     """A job whose recording is open and whose outputs have been checked."""
 
@@ -61,6 +95,10 @@ class FileRun:
         self._encodings = {
             path: encoding_for(path, reader, extras.clip_mode) for path in sounds if path is not None
         }
+        if job.makes_folders:
+            for _, path in job.outputs:
+                if path is not None:
+                    make_folder(path.parent)
         self._files = [*self._encodings, *([] if extras.plot is None else [extras.plot])]
         check_outputs([path for path in [*sounds, extras.plot] if path is not None], job.source, force)
 
@@ -88,10 +126,14 @@ class FileRun:
         with replacing(self._files, keep=not self._force) as temporary:
             places = dict(zip(self._files, temporary, strict=True))
             plot = None if extras.plot is None else Plot(reader.sample_rate, reader.frames)
+
+            def made(asked: Sequence[str]) -> dict[str, str]:
+                return {TAG: mark_of(job, asked, separator.pipeline, options, extras.clip_mode)}
+
             with ExitStack() as stack:
-                writers = [self._writer(stack, path, places) for _, path in job.outputs]
+                writers = [self._writer(stack, path, places, made([query])) for query, path in job.outputs]
                 beside = {
-                    name: self._writer(stack, path, places)
+                    name: self._writer(stack, path, places, made(queries))
                     for name, path in (("residual", extras.residual), ("mixture", extras.mixture))
                     if path is not None
                 }
@@ -112,7 +154,7 @@ class FileRun:
         return Report(parts.timings, work * reader.sample_rate / reader.frames)
 
     def _writer(
-        self, stack: ExitStack, path: Path | None, places: dict[Path, Path]
+        self, stack: ExitStack, path: Path | None, places: dict[Path, Path], tags: dict[str, str]
     ) -> AudioWriter | WavStream:
         reader = self._reader
         rate, channels = reader.sample_rate, reader.channels
@@ -122,5 +164,7 @@ class FileRun:
             )
         encoding = self._encodings[path]
         return stack.enter_context(
-            AudioWriter(places[path], rate, channels, encoding, reader.tags, path, self._extras.clip_mode)
+            AudioWriter(
+                places[path], rate, channels, encoding, reader.tags | tags, path, self._extras.clip_mode
+            )
         )

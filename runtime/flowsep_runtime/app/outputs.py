@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flowsep_runtime.errors import OptionError, OutputError, shown
 
-LONGEST_NAME = 255  # bytes, on every common file system
-LONGEST_SLUG = 60  # characters
 ABANDONED = 24 * 3600  # seconds in which a run that is alive has written something
-
-
-def slug(query: str) -> str:
-    """A query as a part of a file name: lower case, letters and digits of any script, hyphens between
-    words."""
-    words = re.findall(r"\w+", unicodedata.normalize("NFKC", query).lower())
-    text = "-".join(words).replace("_", "-").strip("-") or "target"
-    if len(text) > LONGEST_SLUG:
-        text = text[:LONGEST_SLUG].rpartition("-")[0] or text[:LONGEST_SLUG]
-    return text
-
-
-def default_output(mixture: Path, query: str, suffix: str) -> Path:
-    """`mix.wav` and "dog barking" -> `mix.dog-barking.wav` beside the mixture, shortened to what a file
-    system takes."""
-    ending = f".{slug(query)}{suffix}"
-    room = LONGEST_NAME - len(os.fsencode(ending))
-    stem = mixture.stem
-    if len(os.fsencode(stem)) > room:
-        stem = os.fsencode(stem)[:room].decode(errors="ignore")
-    return mixture.with_name(stem + ending)
 
 
 def check_outputs(outputs: Sequence[Path], mixture: Path | None, force: bool) -> None:

@@ -27,7 +27,8 @@ from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, MOST_CHANNEL
 from flowsep_runtime.audio.content import Piece, View
 from flowsep_runtime.audio.media import MediaFile, changing, is_installed, unreadable
 from flowsep_runtime.audio.pieces import pieces
-from flowsep_runtime.errors import AudioError, FlowSepWarning, OutputError, shown
+from flowsep_runtime.checks import real_number
+from flowsep_runtime.errors import AudioError, FlowSepWarning, OptionError, OutputError, shown
 
 BLOCK = 1 << 16  # samples of each channel; of all together at most 16 times that
 UNKNOWN_LENGTH = 1 << 62  # frames; libsndfile's answer for a stream that does not say
@@ -44,6 +45,27 @@ class Sequential(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships 
 Sound: TypeAlias = "Sequential | MediaFile"
 
 
+@dataclass(frozen=True)
+class Span:
+    """A part of a recording, in seconds: its start, and its length or None for all of the rest.
+
+    Raises:
+        OptionError: If one is no finite number, or out of range.
+    """
+
+    start: float = 0.0
+    duration: float | None = None
+
+    def __post_init__(self) -> None:
+        if real_number("start", self.start) < 0:
+            raise OptionError(f"start must be at least 0 seconds and not {self.start}.")
+        if self.duration is not None and real_number("duration", self.duration) <= 0:
+            raise OptionError(f"duration must be above 0 seconds and not {self.duration}.")
+
+
+WHOLE = Span()
+
+
 class AudioReader:
     """An audio file that was read through and found whole; a context manager.
 
@@ -51,22 +73,23 @@ class AudioReader:
         name: The file in messages.
         sample_rate: In Hz.
         channels: From one.
-        frames: Samples of each channel that are really there, one or more.
+        frames: Samples of each channel that are really there in the wanted part, one or more.
         container, subtype: libsndfile's names (WAV, FLAC, ...; PCM_24, VORBIS, ...), or PyAV's.
         tags: Title, artist, and what else libsndfile reads, by its name.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        """Opens and checks a file.
+    def __init__(self, path: Path | None, span: Span = WHOLE) -> None:
+        """Opens and checks a file, up to the end of the part that is wanted.
 
         Args:
             path: An audio file or a named pipe; None is standard input. A pipe is first copied to an unnamed
                 file in the system's temporary folder (`TMPDIR`), because most formats cannot be read
                 without seeking.
+            span: The part that is wanted; one that goes on behind the end of the file ends there.
 
         Raises:
             AudioError: If there is no such file, it is not audio, damaged, empty, or holds NaN or infinite
-                samples, or its rate is out of range.
+                samples, or its rate is out of range, or the wanted part lies behind its end.
             OutputError: If a pipe does not fit on the disk.
 
         Warns:
@@ -76,6 +99,8 @@ class AudioReader:
         self.sample_rate = self.channels = self.frames = 0
         self.container = self.subtype = ""
         self.tags: dict[str, str] = {}
+        self._span = span
+        self._first, self._end = 0, UNKNOWN_LENGTH  # samples of the whole file
         self._slack = 0  # samples that may be missing from what a header promises
         self._is_media = False
         self._file = _open(path, self.name)
@@ -101,17 +126,20 @@ class AudioReader:
         Raises:
             AudioError: If the file was changed since it was opened.
         """
-        seen = 0
+        seen = place = 0
         for piece in self._pieces:
             with self._sound(piece) as sound:
-                for block in self._read(sound, frames):
-                    seen += len(block)
-                    yield block
+                for block in self._read(sound, frames, self._end - place):
+                    wanted = block[max(0, self._first - place) :]
+                    place += len(block)
+                    if len(wanted):
+                        seen += len(wanted)
+                        yield wanted
         if seen != self.frames:
             raise AudioError(f"{self.name} was changed while it was read: start again.")
 
     def _look(self) -> None:
-        promised = 0
+        promised = there = 0
         for number, piece in enumerate(self._pieces):
             with self._sound(piece) as sound:
                 if number == 0:
@@ -120,9 +148,10 @@ class AudioReader:
                     raise changing(
                         self.name, self.sample_rate, self.channels, sound.samplerate, sound.channels
                     )
-                before = self.frames
-                self._check(sound)
-                found = self.frames - before
+                found = self._check(sound, there)
+                there += found
+                if there >= self._end:
+                    break  # of what follows nothing is wanted
                 if found < piece.least:
                     raise AudioError(
                         f"{self.name} holds {piece.least / self.sample_rate:.2f} s of sound, of which only "
@@ -132,12 +161,17 @@ class AudioReader:
                 promised += sound.frames if is_known else found
             if piece.remark:
                 self._warn(piece.remark)
-        if not self.frames:
+        if not there:
             raise AudioError(f"{self.name} is empty: it holds no audio samples.")
-        if self.frames < promised - self._slack:
+        if there < promised - self._slack and there < self._end:
             self._warn(
                 f"ends early: its header promises {promised / self.sample_rate:.2f} s and "
-                f"{self.frames / self.sample_rate:.2f} s are there."
+                f"{there / self.sample_rate:.2f} s are there."
+            )
+        self.frames = there - self._first
+        if self.frames <= 0:
+            raise AudioError(
+                f"{self.name} is {there / self.sample_rate:.2f} s long: give a --start before its end."
             )
 
     def _begin(self, sound: Sound) -> None:
@@ -156,18 +190,25 @@ class AudioReader:
             raise AudioError(
                 f"{self.name} has {self.channels} channels: give audio of at most {MOST_CHANNELS}."
             )
+        self._first = round(self._span.start * self.sample_rate)
+        if self._span.duration is not None:
+            self._end = self._first + max(1, round(self._span.duration * self.sample_rate))
 
-    def _check(self, sound: Sound) -> None:
+    def _check(self, sound: Sound, before: int) -> int:
+        """Reads a piece to its end, or that of the wanted part; the number of its samples."""
+        place = before
         # Small blocks, so that a damaged place can be named.
-        for block in self._read(sound, 4096):
-            finite = np.isfinite(block).all(axis=1)
+        for block in self._read(sound, 4096, self._end - before):
+            skipped = min(len(block), max(0, self._first - place))
+            finite = np.isfinite(block[skipped:]).all(axis=1)
             if not finite.all():
-                seconds = (self.frames + int(np.argmin(finite))) / self.sample_rate
+                seconds = (place + skipped + int(np.argmin(finite))) / self.sample_rate
                 raise AudioError(
                     f"{self.name}: The audio holds NaN or infinite samples, the first at "
                     f"{seconds:.3f} s: repair it first."
                 )
-            self.frames += len(block)
+            place += len(block)
+        return place - before
 
     def _warn(self, remark: str) -> None:
         warnings.warn(f"{self.name} {remark}", FlowSepWarning, stacklevel=4)
@@ -200,16 +241,18 @@ class AudioReader:
             "and videos need pip install 'flowsep-engine[media]'."
         )
 
-    def _read(self, sound: Sound, frames: int) -> Iterator[Floats]:
+    def _read(self, sound: Sound, frames: int, most: int) -> Iterator[Floats]:
+        """Blocks of a piece, with `most` samples in all."""
         # A header may name a thousand channels: the bound is on all of them together.
         size = max(1, min(frames, 16 * BLOCK // sound.channels))
         done = 0
-        while True:
+        while done < most:
+            count = min(size, most - done)
             try:
                 block: Floats = (
-                    sound.read(size)
+                    sound.read(count)
                     if isinstance(sound, MediaFile)
-                    else sound.read(size, dtype="float32", always_2d=True)
+                    else sound.read(count, dtype="float32", always_2d=True)
                 )
             except (soundfile.SoundFileError, RuntimeError):
                 raise AudioError(

@@ -36,7 +36,8 @@ def inspected(folder: Path, name: str) -> os.stat_result:
     """The system's status of a file of a bundle.
 
     Raises:
-        RefusedFileError: If it is outside the folder or not a regular file.
+        RefusedFileError: If it is outside the folder, and of the user's own store if that is a snapshot of
+            one; or not a regular file.
         OSError: If it is not there.
     """
     path = folder / name
@@ -45,11 +46,26 @@ def inspected(folder: Path, name: str) -> os.stat_result:
         real = path.resolve(strict=True)
     except RuntimeError:  # links in a circle, before Python 3.13
         raise RefusedFileError("is a link to itself") from None
-    if not is_plain_name(name) or not real.is_relative_to(folder.resolve()):
+    home = folder.resolve()
+    if not is_plain_name(name) or not (real.is_relative_to(home) or _is_in_store(real, home)):
         raise RefusedFileError("lies outside the bundle")
     if not stat.S_ISREG(found.st_mode):
         raise RefusedFileError("is not a plain file")
     return found
+
+
+def _is_in_store(real: Path, folder: Path) -> bool:
+    """True for a file of the store that a folder is a snapshot of, if all of it is the user's own.
+
+    The cache of the Hugging Face hub keeps contents in `blobs`, and beside it `snapshots/REVISION`, whose
+    files are links to them.
+    """
+    store = folder.parent.parent
+    if folder.parent.name != "snapshots" or real.parent != store / "blobs":
+        return False
+    if not hasattr(os, "getuid"):  # Windows
+        return True
+    return all(path.stat().st_uid == os.getuid() for path in (store, folder, real.parent, real))
 
 
 def check_graph(folder: Path, name: str, data: Collection[str]) -> None:

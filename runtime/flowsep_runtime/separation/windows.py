@@ -13,8 +13,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flowsep_runtime.arrays import Floats
-
 Weights = NDArray[np.float64]
 
 
@@ -70,26 +68,3 @@ def window_weights(starts: Sequence[int], window: int, overlap: int, positions: 
     rises += [rise((places - (start + window - overlap)) / width) for start in starts[:-1]]
     rises.append(np.zeros(len(places)))
     return np.stack([earlier - later for earlier, later in pairwise(rises)])
-
-
-def cross_fade(track: Floats, known: int, piece: Floats, start: int, overlap: int) -> int:
-    """Adds a piece to a track in place, fading over from the last `overlap` of what is known there already.
-
-    The fade is a raised cosine: where both agree, nothing changes.
-
-    Args:
-        track: [samples, channels]; its first `known` samples are filled.
-        known: Number of samples filled so far, at least `start`.
-        piece: [length, channels].
-        start: Where the piece begins in the track, at most `known - overlap`.
-        overlap: Samples over which the piece takes over.
-
-    Returns:
-        The number of samples filled now.
-    """
-    begin, end = known - overlap, start + len(piece)
-    weight = rise((np.arange(overlap) + 0.5) / max(overlap, 1)).astype(np.float32)[:, None]
-    before = track[begin:known]
-    track[begin:known] = before + weight * (piece[begin - start : known - start] - before)
-    track[known:end] = piece[known - start :]
-    return end

@@ -94,8 +94,8 @@ def test_no_such_file(run: Run, tmp_path: Path) -> None:
     refused(run(tmp_path / "no.wav", "rain"), "There is no file", tmp_path / "no.wav")
 
 
-def test_a_folder_for_a_file(run: Run, tmp_path: Path) -> None:
-    refused(run(tmp_path, "rain"), "is a folder")
+def test_a_folder_without_a_recording(run: Run, tmp_path: Path) -> None:
+    refused(run(tmp_path, "rain"), "has no recordings in it")
 
 
 @pytest.mark.parametrize(

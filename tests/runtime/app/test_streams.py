@@ -57,3 +57,10 @@ def test_sound_for_a_standard_output_that_is_closed(mixture: Path, toy_bundle: P
     said = tmp_path / "said"
     assert shell(f">&- 2>{said}", mixture, "rain", "-o", "-", "--bundle", toy_bundle) == 2
     assert said.read_text() == "flowsep-run: Standard output is closed: give --output.\n"
+
+
+def test_the_package_itself_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowsep_runtime", "--version"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("flowsep-run, version ")

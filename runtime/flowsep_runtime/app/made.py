@@ -1,0 +1,35 @@
+"""A mark in a result that says what it was made with, where its format has tags (AU, W64 and MP3 have none).
+
+A run that is done again leaves results that are there. Only the mark tells one of other options from one
+that is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import soundfile
+
+TAG = "software"  # libsndfile keeps 127 characters of it, and writes its own name behind
+_BEGIN = "flowsep-run"
+_WORDS = 3
+
+
+def mark(kind: str, asked: Mapping[str, object]) -> str:
+    """The mark of a result: its kind, and a checksum of everything that was asked for."""
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return f"{_BEGIN} {kind} {digest[:16]}"
+
+
+def made_by(path: Path) -> str | None:
+    """The mark of a file; None if it has none, or is not audio."""
+    try:
+        # Never a name: libsndfile must judge the content and not the extension.
+        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+            words = str(sound.copy_metadata().get(TAG, "")).split()
+    except (OSError, ValueError, TypeError, RuntimeError):
+        return None
+    return " ".join(words[:_WORDS]) if words[:1] == [_BEGIN] else None

@@ -1,0 +1,126 @@
+"""Recordings that were named, or are in a folder that was named."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowsep_runtime.app.made import made_by
+from flowsep_runtime.audio.media import EXTENSIONS
+from flowsep_runtime.audio.writing import CONTAINERS
+from flowsep_runtime.errors import FlowSepWarning, OptionError, shown
+
+#: Extensions of recordings in a folder; any other file is one only if it is named.
+AUDIO = (*CONTAINERS, *EXTENSIONS, ".aifc", ".mp1", ".mp2", ".sph", ".nist", ".voc", ".wve")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording to be separated.
+
+    Attributes:
+        path: None is standard input.
+        root: The deepest folder that holds everything that was named.
+        folder: The recording's folder, relative to `root`.
+        is_found: True if it was found in a folder, and not named.
+    """
+
+    path: Path | None
+    root: Path = Path()
+    folder: str = "."
+    is_found: bool = False
+
+
+def recordings(sources: Sequence[Path | None], results: Path | None = None) -> list[Recording]:
+    """Recordings that paths stand for: a folder for all that are in it and in the folders below.
+
+    Hidden files are left out, and so are results of earlier runs, by the mark that they bear.
+
+    Args:
+        sources: Files and folders; None is standard input.
+        results: Folder for results; what is in it is not a recording, unless it is itself a source.
+
+    Raises:
+        OptionError: If a folder cannot be read, or has no recording in it.
+
+    Warns:
+        FlowSepWarning: If results of earlier runs were left out.
+    """
+    root = _common([path if is_folder(path) else path.parent for path in sources if path is not None])
+    found: dict[str, Recording] = {}
+    left_out = 0
+    for source in sources:
+        if source is None:
+            found["-"] = Recording(None, root)
+        elif not is_folder(source):
+            found.setdefault(os.path.abspath(source), _below(root, source))
+        else:
+            files = list(_files(source, results))
+            fresh = [path for path in files if made_by(path) is None]
+            left_out += len(files) - len(fresh)
+            if not files:
+                raise OptionError(f"{shown(source)} has no recordings in it with a known extension.")
+            if not fresh:
+                raise OptionError(
+                    f"{shown(source)} has no recordings in it but results of earlier runs: name them."
+                )
+            for path in fresh:
+                found.setdefault(os.path.abspath(path), _below(root, path, is_found=True))
+    if left_out:
+        warnings.warn(
+            f"{left_out} results of earlier runs are left out: name those that are recordings.",
+            FlowSepWarning,
+            stacklevel=2,
+        )
+    return list(found.values())
+
+
+def listed(paths: Sequence[Path]) -> list[Recording]:
+    """Recordings of a list, whose folders are kept as those of a folder are."""
+    root = _common([path.parent for path in paths])
+    return [_below(root, path, is_found=True) for path in paths]
+
+
+def is_folder(path: Path) -> bool:
+    """True for a folder; False also for names that no file can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _below(root: Path, path: Path, is_found: bool = False) -> Recording:
+    try:
+        folder = os.path.relpath(path.parent, root)
+    except ValueError:  # on another drive
+        folder = path.parent.name
+    return Recording(path, root, folder, is_found)
+
+
+def _common(folders: Sequence[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
+    except ValueError:  # none, or on several drives
+        return Path()
+
+
+def _files(folder: Path, results: Path | None) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise OptionError(f"{shown(error.filename or folder)} cannot be read: {error.strerror}.")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not (results and _same(Path(place, name), results))
+        )
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO:
+                yield Path(place, name)
+
+
+def _same(folder: Path, other: Path) -> bool:
+    return folder.resolve() == other.resolve()
