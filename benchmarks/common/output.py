@@ -25,9 +25,9 @@ def model_options(command: Function) -> Function:
             type=FILE,
             help="Where weights and exports are kept.  [default: the user's cache folder]",
         ),
-        click.option("--bundle", type=FILE, help="What flowsep-export made of the checkpoint."),
+        click.option("--bundle", type=FILE, help="Bundle that flowsep-export made of the checkpoint."),
         click.option("--config", type=FILE, help="The checkpoint's sizes (YAML)."),
-        click.option("--checkpoint", type=FILE, help="Weights to use instead of --sizes."),
+        click.option("--checkpoint", type=FILE, help="Weights to use in place of --sizes."),
         click.option(
             "--sizes",
             type=click.Choice(["published", "bundled", "tiny"]),

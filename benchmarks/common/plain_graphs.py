@@ -67,7 +67,7 @@ def export_plain(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), help="The checkpoint's sizes (YAML).")
 @click.option("--frames", type=click.IntRange(1), required=True, help="Mel frames of a clip.")
-@click.option("--batch", type=click.IntRange(1), default=1, help="Clips at a time.")
+@click.option("--batch", type=click.IntRange(1), default=1, help="Batch size.")
 def main(weights: Path, folder: Path, config: Path | None, frames: int, batch: int) -> None:
     """Export WEIGHTS to plain graphs in FOLDER."""
     export_plain(FlowSep.from_checkpoint(weights, config), folder, frames, batch)

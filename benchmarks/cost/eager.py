@@ -123,11 +123,15 @@ def markdown(costs: Mapping[str, EagerCost]) -> str:
     type=click.Choice(["fp32", "fp16"]),
     default="fp16",
     show_default=True,
-    help="Of the weights.",
+    help="Seed of the weights.",
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 60), default=10.24, show_default=True, help="Of a clip."
+    "--seconds",
+    type=click.FloatRange(0.1, 60),
+    default=10.24,
+    show_default=True,
+    help="Length of a clip.",
 )
 @click.option(
     "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."

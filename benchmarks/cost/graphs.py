@@ -112,7 +112,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 @click.command()
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="What flowsep-export wrote.")
+@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle of flowsep-export.")
 @click.option(
     "--backend",
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
@@ -120,7 +120,7 @@ def markdown(rows: list[Row]) -> str:
     show_default=True,
     help="Count this backend's variants of the graphs.",
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips that go together.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
 @click.option("--frames", type=click.IntRange(1), help="Mel frames.  [default: a clip's]")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")

@@ -58,9 +58,13 @@ PROGRAM = "benchmarks.latency"
 )
 @click.option("--solver", default="euler", show_default=True, help="Solver of all contestants.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 60), default=10.24, show_default=True, help="Of a clip."
+    "--seconds",
+    type=click.FloatRange(0.1, 60),
+    default=10.24,
+    show_default=True,
+    help="Length of a clip.",
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
 @click.option(
     "--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of each contestant."
 )

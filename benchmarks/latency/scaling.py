@@ -86,10 +86,10 @@ class Sweep:
 )
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
 @click.option("--seconds", default="5.12,2.56,10.24,20.48", show_default=True, help="Lengths of a clip.")
-@click.option("--batch", default="1,2,4", show_default=True, help="Clips at a time.")
+@click.option("--batch", default="1,2,4", show_default=True, help="Batch size.")
 @click.option("--steps", default="4,1,8,16", show_default=True, help="Solver steps.")
 @click.option("--threads", default="2,1", show_default=True, help="Threads of the backend.")
-@click.option("--rounds", type=click.IntRange(2), default=3, show_default=True, help="Clips a point.")
+@click.option("--rounds", type=click.IntRange(2), default=3, show_default=True, help="Clips for each point.")
 @output_options("Draw points and fitted laws")
 def command(
     sizes: Sizes,

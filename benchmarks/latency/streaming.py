@@ -40,13 +40,19 @@ QUERY = "a dog barking"
 
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default="30,600", show_default=True, help="Lengths.")
-@click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
+@click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")
 @click.option("--backend", default="auto", show_default=True, help="Backend.")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option(
-    "--windows", type=click.Choice(JOININGS), default="joint", show_default=True, help="Joined how."
+    "--windows",
+    type=click.Choice(JOININGS),
+    default="joint",
+    show_default=True,
+    help="How windows are joined.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the backend.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the backend."
+)
 @click.option("--alone", is_flag=True, hidden=True, help="Measure the first length in this process.")
 @click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
 @click.option("--markdown", type=FILE, help="Write the table, which is also printed.")

@@ -37,20 +37,36 @@ PANELS = ("query_accuracy", RATIO, "mel_si_sdr_improvement", "silenced")
 
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--manifest", "manifests", type=FILE, multiple=True, required=True, help="Test set; several may be."
+    "--manifest", "manifests", type=FILE, multiple=True, required=True, help="Test set; may be repeated."
 )
-@click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
+@click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")
 @click.option("--steps", default="1,2,4,8,20", show_default=True, help="Solver steps.")
 @click.option("--solvers", metavar="NAME,…", help="Solvers.  [default: all that the runtime has]")
 @click.option("--backends", metavar="NAME,…", help="Backends to score.  [default: the first that runs]")
-@click.option("--reference", default="euler:20", show_default=True, help="What all are compared with.")
-@click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
-@click.option("--converged-steps", type=click.IntRange(1), default=200, show_default=True, help="Euler's.")
 @click.option(
-    "--converged-items", type=click.IntRange(0), default=4, show_default=True, help="Queries for the error."
+    "--reference", default="euler:20", show_default=True, help="Setting that all are compared with."
 )
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of the backend.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of noise and bootstrap.")
+@click.option("--limit", type=click.IntRange(1), help="Score only the first queries of each manifest.")
+@click.option(
+    "--converged-steps",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Euler steps of the converged trajectory.",
+)
+@click.option(
+    "--converged-items",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    help="Queries to measure the error on.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of the backend."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of noise and bootstrap."
+)
 @output_options("Draw quality against network evaluations")
 def command(
     manifests: tuple[Path, ...],

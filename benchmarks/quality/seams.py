@@ -92,14 +92,20 @@ def _jump(spectrogram: NDArray[np.float32], place: int) -> float:
 
 @click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--manifest", type=FILE, required=True, help="Test set of flowsep-eval.")
-@click.option("--bundle", type=FILE, help="Of flowsep-export.  [default: the model that ships here]")
+@click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")
 @click.option("--backend", default="auto", show_default=True, help="Backend.")
-@click.option("--seconds", type=click.FloatRange(5), default=57.0, show_default=True, help="Of a mixture.")
-@click.option("--mixtures", "count", type=click.IntRange(1), default=12, show_default=True, help="How many.")
+@click.option(
+    "--seconds", type=click.FloatRange(5), default=57.0, show_default=True, help="Length of a mixture."
+)
+@click.option(
+    "--mixtures", "count", type=click.IntRange(1), default=12, show_default=True, help="Number of mixtures."
+)
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the backend.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of pairs and noise.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the backend."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of pairs and noise.")
 @click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
 @click.option("--markdown", type=FILE, help="Write the table, which is also printed.")
 def command(

@@ -54,18 +54,20 @@ def command() -> None:
     type=click.FloatRange(-60, 60),
     default=0.0,
     show_default=True,
-    help="Of the target against the other sound, in dB.",
+    help="Level of the target against the other sound, in dB.",
 )
 @click.option(
     "--phrasings",
     type=click.Choice(["trained", "held-out"]),
     default="trained",
     show_default=True,
-    help="Captions to ask by.",
+    help="Captions that become queries.",
 )
 @click.option("--absent", is_flag=True, help="Ask for sounds that are not in the mixture.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything.")
-@click.option("--force", is_flag=True, help="Replace a test set that is there.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random choices."
+)
+@click.option("--force", is_flag=True, help="Replace an existing test set.")
 def build(
     sounds: Path,
     captions: Path,
@@ -100,13 +102,13 @@ def build(
 )
 @separation_options
 @backend_options
-@click.option("--limit", type=click.IntRange(1), help="Take the first queries of each manifest only.")
+@click.option("--limit", type=click.IntRange(1), help="Score only the first queries of each manifest.")
 @click.option(
     "--clap", type=FILE, help="Folder of a CLAP checkpoint (transformers): CLAPScore and FAD as well."
 )
-@click.option("--no-ceiling", is_flag=True, help="Leave out the targets through VAE and vocoder: quicker.")
+@click.option("--no-ceiling", is_flag=True, help="Do not score the ceilings, which is faster.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-@click.option("--force", is_flag=True, help="Replace a report that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing report.")
 def run_command(
     manifests: tuple[Path, ...],
     output: Path,

@@ -96,7 +96,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
 @click.option(
     "--complement",
     metavar="SENTENCE",
-    help="How the model is asked for everything but a sound: 'everything except {query}'.  "
+    help="Query for everything but a sound: 'everything except {query}'.  "
     "[default: it was not trained for that]",
 )
 @click.option(
@@ -108,7 +108,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     help="Solver for masked results; mean is one evaluation.  [default: as for all]",
 )
 @engine_options
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(

@@ -227,4 +227,5 @@ def shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_steps_are_those_of_the_optimiser(shown: Callable[..., str]) -> None:
-    assert "Optimiser steps in all, each of --accumulate batches." in shown("fit", "--help")
+    said = shown("fit", "--help")
+    assert "Number of optimiser steps." in said and "Batches for each step." in said

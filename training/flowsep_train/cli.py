@@ -122,7 +122,7 @@ def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--skip-missing",
             is_flag=True,
-            help="Leave out recordings that the metadata names and nobody has.",
+            help="Ignore recordings that are missing.",
         ),
         click.option(
             "--root",
@@ -162,19 +162,17 @@ def command() -> None:
 @click.option(
     "--captions", type=FILE, help="Table of label, caption, use. Default: the captions of --sounds."
 )
-@click.option("--sentences", type=FILE, help="A second such table: many made sentences, for text and flow.")
+@click.option("--sentences", type=FILE, help="A second such table of generated sentences, for text and flow.")
 @click.option("--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: of --text.")
 @click.option(
-    "--steps",
-    type=click.IntRange(1),
-    default=2000,
-    show_default=True,
-    help="Optimiser steps in all, each of --accumulate batches.",
+    "--steps", type=click.IntRange(1), default=2000, show_default=True, help="Number of optimiser steps."
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=4, show_default=True, help="Pieces a batch (flow: clips)."
+    "--batch", type=click.IntRange(1), default=4, show_default=True, help="Pieces in a batch (flow: clips)."
 )
-@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches a step.")
+@click.option(
+    "--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches for each step."
+)
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the part's own.")
 @click.option("--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own.")
 @click.option("--devices", default="auto", show_default=True, help="Lightning's: auto, a number, or a list.")

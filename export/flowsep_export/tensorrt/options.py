@@ -43,7 +43,7 @@ def engine_options(command: Function) -> Function:
             type=click.IntRange(0, 5),
             default=3,
             show_default=True,
-            help="How long TensorRT looks for faster kernels.",
+            help="Effort that TensorRT spends on finding fast kernels.",
         ),
         click.option(
             "--frames",

@@ -1,4 +1,4 @@
-"""`flowsep-run`: separates what sentences name from recordings."""
+"""`flowsep-run`: separates the sounds that sentences name from recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.answers import PROGRAM, Speaker, naming, progress_bar, say_backends, told
+from flowsep_runtime.app.answers import (
+    PROGRAM,
+    Speaker,
+    naming,
+    progress_bar,
+    say_backends,
+    say_bundles,
+    told,
+)
 from flowsep_runtime.app.console import (
     backend_options,
     is_closed,
@@ -41,54 +49,55 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     "--query",
     "queries",
     multiple=True,
-    help="What to separate, as often as wanted; every argument is then a recording.",
+    help="Sound to separate; may be repeated. All arguments are then recordings.",
 )
 @click.option(
     "--remove",
     metavar="QUERY",
-    help="Give everything but this sound; every argument is then a recording.",
+    help="Separate everything but this sound. All arguments are then recordings.",
 )
 @click.option(
     "-o",
     "--output",
-    help="Where the sound goes; the extension is the format; - is standard output.  "
+    help="Output file; its extension is the format; - is standard output.  "
     "[default: mix.dog-barking.wav beside mix.wav]",
 )
 @click.option(
     "--output-dir",
     type=click.Path(path_type=Path),
-    help="Folder for the results, made if it is missing; what is there already is not done again.",
+    help="Folder for the results, made if it is missing. Existing results are not computed again.",
 )
 @click.option(
     "--name",
     metavar="TEMPLATE",
-    help="Names of the results, of {folder}, {stem}, {ext}, {query} and {number}.  "
+    help="Template for the names of the results, made of {folder}, {stem}, {ext}, {query} and {number}.  "
     "[default: {stem}.{query}; {folder}/{stem}.{query} in --output-dir, for recordings of a folder]",
 )
 @click.option(
     "--jobs",
     "table",
     type=click.Path(path_type=Path),
-    help="Table of CSV or JSON lines: recording, query and, if wanted, output, start and duration.",
+    help="Table (CSV or JSON lines) with columns recording, query and, optionally, output, start, duration.",
 )
 @click.option(
     "--start",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Begin there in the recording.  [default: 0]",
+    help="Start of the part to separate.  [default: 0]",
 )
 @click.option(
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Take so much of the recording.  [default: all of the rest]",
+    help="Length of the part to separate.  [default: up to the end]",
 )
 @separation_options
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
-    help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
+    metavar="FOLDER|OWNER/NAME",
+    help="Folder that flowsep-export wrote, or a name on the Hugging Face hub, fetched once.  "
+    "[default: the model that ships with the package]",
 )
 @backend_options
 @click.option(
@@ -101,10 +110,11 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     help="Neither use nor keep encoded queries, compiled graphs and results of checks.",
 )
 @click.option("--list-backends", is_flag=True, help="List the backends and their abilities, and exit.")
+@click.option("--list-bundles", is_flag=True, help="List the bundles that are here, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
-@click.option("--residual", type=click.Path(path_type=Path), help="Also write what is left of the mixture.")
+@click.option("--residual", type=click.Path(path_type=Path), help="Also write the rest of the mixture.")
 @click.option(
-    "--save-mixture", type=click.Path(path_type=Path), help="Also write the mixture, as it was read."
+    "--save-mixture", type=click.Path(path_type=Path), help="Also write the mixture as it was read."
 )
 @click.option(
     "--plot",
@@ -116,7 +126,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     type=click.Choice(["clamp", "rescale", "float"]),
     default="clamp",
     show_default=True,
-    help="Samples beyond full scale: cut off; or the result made quieter; or written in floating point.",
+    help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
@@ -131,13 +141,14 @@ def command(
     table: Path | None,
     start: float,
     duration: float | None,
-    bundle: Path | None,
+    bundle: str | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
     low_memory: bool,
     no_cache: bool,
     list_backends: bool,
+    list_bundles: bool,
     demo: bool,
     residual: Path | None,
     save_mixture: Path | None,
@@ -147,8 +158,8 @@ def command(
     force: bool,
     **options: Unpack[OptionFields],
 ) -> None:
-    """Separate from MIXTURE (an audio file, a folder of them, or - for standard input) the sounds that each
-    QUERY names, such as "dog barking".
+    """Separate the sound that each QUERY names, such as "dog barking", from MIXTURE: an audio file, a folder
+    of them, or - for standard input.
 
     \b
     flowsep-run mix.wav "dog barking" "rain"
@@ -156,6 +167,9 @@ def command(
     """
     if list_backends:
         say_backends(as_json)
+        return
+    if list_bundles:
+        say_bundles(as_json)
         return
     # Imported here, so that --help answers at once.
     from flowsep_runtime.app.demo import DEMO_QUERIES, write_demo

@@ -31,13 +31,13 @@ def backend_options(command: Function) -> Function:
             type=click.Choice(["exact", "fast", "auto"]),
             default="exact",
             show_default=True,
-            help="float32 arithmetic; the quickest that is close to it; or fast where the backend has it.",
+            help="exact: float32. fast: half or bf16 where it stays close. auto: fast if the backend has it.",
         ),
         click.option(
             "--backend",
             default="auto",
             show_default=True,
-            help="Engine: auto, tensorrt, cuda, openvino or cpu.",
+            help="Backend: auto, tensorrt, cuda, openvino or cpu.",
         ),
     ):
         command = option(command)
@@ -51,29 +51,30 @@ def separation_options(command: Function) -> Function:
             "--window",
             type=click.FloatRange(min=0, min_open=True),
             metavar="SECONDS",
-            help="Shorter windows: quicker for a short recording, and less exact.  [default: the model's]",
+            help="Length of the windows; shorter ones are faster for a short recording, and less exact.  "
+            "[default: the model's]",
         ),
         click.option(
             "--windows",
             type=click.Choice(JOININGS),
             default=Options.windows,
             show_default=True,
-            help="How the windows of a long recording are put together.",
+            help="How the windows of a long recording are joined.",
         ),
         click.option(
             "--candidates",
             type=click.IntRange(min=1),
             default=Options.candidates,
             show_default=True,
-            help="Separate so many times, and keep the result that explains the mixture best.",
+            help="Number of separations; the one that explains the mixture best is kept.",
         ),
-        click.option("--negative", help="What to keep out, in words."),
+        click.option("--negative", help="Query for the sounds to keep out."),
         click.option(
             "--guidance",
             type=click.FloatRange(min=0),
             default=Options.guidance,
             show_default=True,
-            help="How far to go beyond the query, away from what no query or --negative would give.",
+            help="Guidance scale. Above 1, the result is led away from that of no query, or of --negative.",
         ),
         click.option("--solver", help="Solver of the flow.  [default: the bundle's, euler as published]"),
         click.option(
@@ -81,7 +82,7 @@ def separation_options(command: Function) -> Function:
             type=click.IntRange(min=0),
             default=Options.seed,
             show_default=True,
-            help="Seed of all noise.",
+            help="Seed of the noise.",
         ),
         click.option(
             "--steps",
@@ -94,7 +95,7 @@ def separation_options(command: Function) -> Function:
         click.option(
             "--kind",
             type=click.Choice(KINDS),
-            help="The model's own waveform, up to 8 kHz; or the mixture's samples through a mask.  "
+            help="generated: the model's own waveform, up to 8 kHz. masked: the mixture filtered by a mask.  "
             "[default: the bundle's]",
         ),
     ):
