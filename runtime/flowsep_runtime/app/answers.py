@@ -131,6 +131,22 @@ def say_backends(as_json: bool) -> None:
         click.echo(f"{found.name:{width}}  {state}")
 
 
+def say_bundles(as_json: bool) -> None:
+    """Lists the bundled model and the bundles in the hub's cache, without a connection."""
+    from flowsep_runtime.bundle.hub import bundle_at, cached, cached_names
+    from flowsep_runtime.separator import BUNDLED
+
+    places = {"the model that ships with the package": BUNDLED if BUNDLED.is_dir() else None}
+    places |= {name: cached(name) for name in cached_names()}
+    found = [bundle_at(name, folder) for name, folder in places.items()]
+    if as_json:
+        click.echo(json.dumps([asdict(bundle) for bundle in found]))
+        return
+    for bundle in found:
+        state = f"{bundle.precision}, {bundle.bytes / 1e6:.0f} MB, {shown(bundle.folder or '')}"
+        click.echo(f"{bundle.name}: {state if bundle.why_not is None else bundle.why_not}")
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress | None]:
     if not sys.stderr.isatty():

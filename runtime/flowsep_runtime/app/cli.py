@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.answers import PROGRAM, Speaker, naming, progress_bar, say_backends, told
+from flowsep_runtime.app.answers import (
+    PROGRAM,
+    Speaker,
+    naming,
+    progress_bar,
+    say_backends,
+    say_bundles,
+    told,
+)
 from flowsep_runtime.app.console import (
     backend_options,
     is_closed,
@@ -87,8 +95,9 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 @separation_options
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
-    help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
+    metavar="FOLDER|OWNER/NAME",
+    help="Folder that flowsep-export wrote, or a name on the Hugging Face hub, fetched once.  "
+    "[default: the model that ships with the package]",
 )
 @backend_options
 @click.option(
@@ -101,6 +110,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     help="Neither use nor keep encoded queries, compiled graphs and results of checks.",
 )
 @click.option("--list-backends", is_flag=True, help="List the backends and their abilities, and exit.")
+@click.option("--list-bundles", is_flag=True, help="List the bundles that are here, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write the rest of the mixture.")
 @click.option(
@@ -131,13 +141,14 @@ def command(
     table: Path | None,
     start: float,
     duration: float | None,
-    bundle: Path | None,
+    bundle: str | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
     low_memory: bool,
     no_cache: bool,
     list_backends: bool,
+    list_bundles: bool,
     demo: bool,
     residual: Path | None,
     save_mixture: Path | None,
@@ -156,6 +167,9 @@ def command(
     """
     if list_backends:
         say_backends(as_json)
+        return
+    if list_bundles:
+        say_bundles(as_json)
         return
     # Imported here, so that --help answers at once.
     from flowsep_runtime.app.demo import DEMO_QUERIES, write_demo
