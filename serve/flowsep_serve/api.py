@@ -42,7 +42,7 @@ GONE = ServeError(499, "The client has gone.")  # nobody reads it
 
 @dataclass
 class Service:
-    """What the routes work with."""
+    """Parts that the routes work with."""
 
     models: Models
     limits: Limits

@@ -40,7 +40,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Rules:
-    """Who may ask.
+    """Rules of who may ask.
 
     Attributes:
         keys: Digests of the keys; without any, everybody may.

@@ -237,8 +237,8 @@ def write_audio(
 
 
 class WavStream:
-    """WAV to standard output, or another receiver that cannot seek: the header, with the true sizes, comes first. A context
-    manager."""
+    """WAV to standard output, or another receiver that cannot seek: the header, with the true sizes, comes
+    first. A context manager."""
 
     def __init__(
         self,
