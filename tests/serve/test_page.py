@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 
 from flowsep_serve.api import Service
 from flowsep_serve.guard import Rules, read_keys
@@ -73,7 +73,8 @@ def until(page: Page, condition: str) -> None:
 
 def give(page: Page, content: bytes | None = None, name: str = "mix.wav") -> None:
     buffer = recording() if content is None else content
-    page.set_input_files("#file", files=[{"name": name, "mimeType": "audio/wav", "buffer": buffer}])
+    file: FilePayload = {"name": name, "mimeType": "audio/wav", "buffer": buffer}
+    page.set_input_files("#file", file)
     until(page, "document.getElementById('source-name').textContent !== ''")
 
 
