@@ -89,6 +89,29 @@ def test_the_changelog_has_an_entry_for_the_version(setup_cfg: configparser.Conf
     assert f"## [{setup_cfg['metadata']['version']}]" in changelog
 
 
+@pytest.mark.parametrize(
+    ("environment", "left"),
+    [
+        (
+            {"python_version": "3.10"},
+            {"numpy", "onnxruntime", "av", "fonttools", "markdown", "python-dateutil"},
+        ),
+        ({"sys_platform": "darwin", "platform_machine": "x86_64"}, {"numpy", "onnxruntime", "openvino"}),
+    ],
+    ids=["Python 3.10", "Intel Mac"],
+)
+def test_a_version_that_a_platform_does_not_have_is_no_constraint_there(
+    environment: dict[str, str], left: set[str]
+) -> None:
+    """docs/platforms.md has the lists. A pin of such a version makes an installation impossible."""
+    usual = {"python_version": "3.12", "sys_platform": "linux", "platform_machine": "x86_64"}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    for where, free in ((usual, set()), (usual | environment, left)):
+        pinned = {pin.name.lower() for pin in pins if pin.marker is None or pin.marker.evaluate(where)}
+        assert left & pinned == left - free
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("package", sorted(PACKAGE_FOLDERS))
 def test_the_wheel_holds_every_file_of_a_package(package: str, wheel: set[str]) -> None:
