@@ -71,9 +71,14 @@ OTHER_PROGRAMS = {
     "--strict",
     "--logdir",
     "--gpus",
-}  # pip's, mypy's, tensorboard's, docker's
+    "--audio",
+    "--load_checkpoint",
+    "--infer_step",
+    "--no_mixed",
+    "--config_yaml",
+}  # pip's, mypy's, tensorboard's, docker's, the published program's
 
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+(?:\n[^`\n]+)?`", re.MULTILINE | re.DOTALL)
 
 
