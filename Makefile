@@ -15,7 +15,7 @@ CUDA_HEADERS := nvidia-cuda-runtime~=13.0
 DEMO_READY := $(DEMO)/.installed
 DEV_READY := $(DEV)/.installed
 
-PACKAGES := flowsep_ref evaluation export runtime training
+PACKAGES := flowsep_ref evaluation export runtime serve training
 CHECKED := $(PACKAGES) benchmarks recipes tests
 SPEC := setup.cfg pyproject.toml constraints.txt
 # The demo installs the packages as a user does, so it installs again when any file of theirs changes.

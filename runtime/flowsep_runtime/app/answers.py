@@ -81,7 +81,10 @@ class Speaker:
         if not self.as_json:
             names = ", ".join("standard output" if path is None else shown(path) for _, path in job.outputs)
             stages = [f"{name.replace('_', ' ')} {spent:.2f} s" for name, spent in report.timings.items()]
-            parts = [", ".join(stages)] if stages else []
+            channels = "1 channel" if reader.channels == 1 else f"{reader.channels} channels"
+            length = reader.frames / reader.sample_rate
+            parts = [f"{options.kind}, {length:.2f} s, {channels} at {reader.sample_rate} Hz"]
+            parts.extend([", ".join(stages)] if stages else [])
             parts.append(f"real-time factor {report.real_time_factor:.3f}")
             parts.extend([] if peak is None else [f"peak memory {peak / 1e6:.0f} MB"])
             parts.append(separator.pipeline.backend.description)
