@@ -48,7 +48,7 @@ class Kernel:
 def kernels(
     runner: Runner, inputs: Mapping[str, Array], steps: int, solver: str, device: Device
 ) -> list[Kernel]:
-    """What a clip launches after another one, the longest first."""
+    """Kernels that a clip launches after another one, the longest first."""
     from torch.profiler import ProfilerActivity, profile
 
     runner.clip(inputs, steps, solver)
