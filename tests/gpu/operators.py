@@ -68,7 +68,7 @@ def cuda_kernels(version: str) -> dict[str, list[Kernel]]:
 
 
 def needs(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Iterator[Need]:
-    """What a graph at fixed sizes asks for, node by node; what is folded at load asks for nothing."""
+    """Operators that a graph at fixed sizes asks for, node by node; what is folded at load asks for none."""
     (opset,) = (entry.version for entry in model.opset_import if not entry.domain)
     graph = SizedGraph(onnx.ModelProto.FromString(model.SerializeToString()), sizes)
     for node in graph.nodes:
