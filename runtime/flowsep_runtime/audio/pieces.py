@@ -83,6 +83,10 @@ def _cut_short(content: Content, start: int = 0) -> str:
     return ""
 
 
+def _goes_on(count: int) -> str:
+    return f"goes on for {count} bytes after the end that its header names: they are not read."
+
+
 def _missing(count: int, size: int, width: int) -> str:
     # What programs write that do not know the end: numbers near the largest.
     if count <= 0 or size >= (0x7FFF0000 if width == 4 else 1 << 40):
@@ -143,6 +147,9 @@ def _au(content: Content) -> Iterator[Piece]:
             remark = _missing(place + offset + size - content.length, size, 4)
             break
         place += offset + size
+    else:
+        if content.length - place > STRAY:
+            remark = _goes_on(content.length - place)
     *whole, last = _split(content, starts)
     yield from whole
     yield replace(last, remark=remark)
@@ -168,8 +175,7 @@ def _wav(content: Content) -> Iterator[Piece]:
             continue
         left = content.length - end
         if not is_known and left > STRAY:
-            remark = f"goes on for {left} bytes after the end that its header names: they are not read."
-            yield Piece(start, content.length, remark=remark)
+            yield Piece(start, content.length, remark=_goes_on(left))
             return
         break
     yield Piece(start, content.length)
