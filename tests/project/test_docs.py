@@ -47,6 +47,7 @@ PROGRAMS = {
     "python -m benchmarks.latency.streaming": ("benchmarks.latency.streaming", []),
     "python -m benchmarks.latency.gpu_report": ("benchmarks.latency.gpu_report", []),
     "python -m benchmarks.latency.profile": ("benchmarks.latency.profile", []),
+    "python -m benchmarks.latency.serving": ("benchmarks.latency.serving", []),
 }
 #: The page that has to have every option of a program.
 REFERENCE = {
@@ -64,6 +65,7 @@ REFERENCE = {
     "python -m benchmarks.quality.seams": "benchmarks.md",
     "python -m benchmarks.latency.streaming": "benchmarks.md",
     "python -m benchmarks.latency.gpu_report": "gpu.md",
+    "python -m benchmarks.latency.serving": "serving.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",
