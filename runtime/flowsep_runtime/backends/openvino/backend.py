@@ -17,6 +17,7 @@ With fixed shapes, the graphs that take all the time can also be rewritten for i
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import threading
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest, Model
     from openvino.frontend import FrontEnd
 
+#: Says what takes long at a first start, on level INFO.
+_LOG = logging.getLogger(__name__)
+
 SHAPES_KEPT = 2  # of a graph: the last two lengths that it was given
 COMPILED_GRAPHS, COMPILED_BYTES = 64, 8 << 30  # in the cache folder
 VERDICTS, REMEMBERED_VERDICTS = "openvino", 512
@@ -85,7 +89,7 @@ EXACT_REWRITTEN = (
     CompileSettings("float32 as exported", _FLOAT32),
     EXACT[1],
 )
-#: These go before the ones above.
+#: Tried before those.
 FAST = (CompileSettings("bf16", _BF16), CompileSettings("bf16 without fusion", _BF16 | _UNFUSED))
 FAST_REWRITTEN = (
     CompileSettings("bf16", _BF16, rewritten=True),
@@ -96,8 +100,7 @@ FAST_REWRITTEN = (
 #: The graphs that take most of the time. The others run once for a window or a query and stay in float32:
 #: their rounding would affect every step of the solver and save no time.
 QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
-#: Those of them that work on images, and the processors on which rewriting them was measured to pay: those of
-#: ARM have other kernels, among them convolutions of Winograd's kind.
+#: Those that work on images, and the processors on which rewriting them was measured to pay (not ARM's).
 REWRITTEN_GRAPHS = ("encode_mixture", "velocity", "decode_latent")
 REWRITTEN_ON = ("x86_64", "amd64")
 
@@ -215,9 +218,7 @@ class OpenVino:
         shapes = {name: (1, *array.shape[1:]) for name, array in inputs.items()}
         batch = len(next(iter(inputs.values())))
         model = self._model(graph, shapes)
-        rows = [
-            model.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(batch)
-        ]
+        rows = [model.run({name: array[k : k + 1] for name, array in inputs.items()}) for k in range(batch)]
         if batch == 1:
             return rows[0]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -252,6 +253,7 @@ class OpenVino:
             if setting.name == verdict:
                 return self._compiled(graph, shapes, setting)
 
+        _LOG.info("preparing the model for this machine, once: %s", graph.replace("_", " "))
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
         for setting in plain:
             # A graph that is only compared with another setting is not kept on the disk.
@@ -321,8 +323,7 @@ class OpenVino:
         return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: CompileSettings) -> Path | None:
-        """The cache folder of one compiled graph, after removal of old entries; None if nothing can be
-        cached."""
+        """The cache folder of one compiled graph, after removal of old entries; None without a cache."""
         if not self._cache or graph in NOT_CACHED:
             return None
         try:
