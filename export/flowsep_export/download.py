@@ -20,7 +20,8 @@ from flowsep_runtime.caches import cache_folder, replace_whole
 from flowsep_runtime.errors import shown
 
 ZENODO = "https://zenodo.org/api"
-RECORD = "13869711"
+RECORD = "13869712"
+CONCEPT = "13869711"  # stands for all versions; Zenodo redirects to the newest
 CHECKPOINT = "v2_100k.ckpt"
 
 BLOCK = 1 << 20  # bytes
@@ -57,7 +58,7 @@ def published_checkpoint(
         return path
     by_hand = f"get {CHECKPOINT} from https://zenodo.org/records/{RECORD} by hand and put it at {shown(path)}"
     try:
-        remote = _look_up(f"{base_url or ZENODO}/records/{RECORD}")
+        remote = _look_up(base_url or ZENODO)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         digest = _fetch(remote, part, progress)
@@ -90,7 +91,19 @@ def published_checkpoint(
     return path
 
 
-def _look_up(url: str) -> RemoteFile:
+def _look_up(base_url: str) -> RemoteFile:
+    """The file in its record, or, if that is gone or has lost it, in the newest version."""
+    try:
+        return _listed(f"{base_url}/records/{RECORD}")
+    except urllib.error.HTTPError as error:
+        if error.code not in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE):
+            raise
+    except StopIteration:
+        pass
+    return _listed(f"{base_url}/records/{CONCEPT}")
+
+
+def _listed(url: str) -> RemoteFile:
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
         record = json.load(response)
     entry = next(file for file in record["files"] if file["key"] == CHECKPOINT)

@@ -28,6 +28,7 @@ from flowsep_runtime.backends import (
     SolverLoop,
     open_chosen,
 )
+from flowsep_runtime.bundle.hub import located
 from flowsep_runtime.bundle.manifest import STAGES, Manifest
 from flowsep_runtime.bundle.stores import without_links
 from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, StepProgress, run_on_device
@@ -79,7 +80,8 @@ class Pipeline:
         """Checks a bundle and opens it; graphs are loaded when they are first used.
 
         Args:
-            bundle_dir: The folder that flowsep-export wrote.
+            bundle_dir: The folder that flowsep-export wrote, or, in a string, `owner/name` on the Hugging
+                Face hub, which is fetched if it is not in the hub's cache.
             backend: A name of `backends.BACKENDS` or "auto".
             precision: "exact" (float32 arithmetic), "fast" (the backend's quickest whose error is known to be
                 small) or "auto" ("fast" where this machine has such an arithmetic); `precision` of the
@@ -94,7 +96,7 @@ class Pipeline:
             BundleError: If it is not a bundle or was changed.
             OptionError: If the backend cannot run here.
         """
-        folder = Path(bundle_dir)
+        folder = located(bundle_dir)
         manifest = Manifest.read(folder)
         # Graphs are loaded later, and the working folder may be another by then.
         folder = without_links(folder.absolute())

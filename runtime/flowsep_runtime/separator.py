@@ -81,7 +81,9 @@ class Separator:
         """Opens a bundle; graphs are loaded when they are first used.
 
         Args:
-            bundle: A folder that flowsep-export wrote; None is the small model that ships with the package.
+            bundle: A folder that flowsep-export wrote, or, in a string, `owner/name` on the Hugging Face hub,
+                which is fetched if it is not in the hub's cache; None is the small model that ships with the
+                package.
             backend: "auto" or a name of `backends.BACKENDS`.
             precision: "exact" (float32 arithmetic), "fast" (the backend's quickest whose error is known to be
                 small) or "auto" ("fast" where this machine has such an arithmetic).

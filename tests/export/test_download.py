@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
-from flowsep_export.download import CHECKPOINT, RECORD, published_checkpoint
+from flowsep_export.download import CHECKPOINT, CONCEPT, RECORD, published_checkpoint
 from flowsep_export.errors import DownloadError
 
 CONTENT = bytes(range(256)) * 20_000  # more than one block
@@ -28,6 +29,9 @@ class Zenodo:
     md5: str = hashlib.md5(CONTENT).hexdigest()
     listed: str = CHECKPOINT
     record_status: int = 200
+    newest: str | None = None  # the record that the concept redirects to
+    redirect_status: int = 302
+    moved: bool = False  # whether contents lie elsewhere
     knows_ranges: bool = True
     breaks_off_after: int | None = None
     ranges: list[str | None] = field(default_factory=list)
@@ -39,15 +43,28 @@ def zenodo() -> Iterator[Zenodo]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            content = f"/records/{RECORD}/files/{CHECKPOINT}/content"
             if self.path == f"/api/records/{RECORD}":
                 self.answer(state.record_status, record())
-            elif self.path == f"/api/records/{RECORD}/files/{CHECKPOINT}/content":
+            elif self.path == f"/api/records/{CONCEPT}" and state.newest is not None:
+                self.redirect(f"/api/records/{state.newest}")
+            elif self.path == f"/api/records/{state.newest}":
+                self.answer(200, record(CHECKPOINT))
+            elif self.path == f"/api{content}" and state.moved:
+                self.redirect(f"/storage{content}")
+            elif self.path in (f"/api{content}", f"/storage{content}"):
                 asked = self.headers.get("Range")
                 state.ranges.append(asked)
                 start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.knows_ranges else 0
                 self.answer(206 if start else 200, state.content[start:], state.breaks_off_after)
             else:
                 self.answer(404, b"")
+
+        def redirect(self, place: str) -> None:
+            self.send_response(state.redirect_status)
+            self.send_header("Location", place)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def answer(self, status: int, body: bytes, most: int | None = None) -> None:
             self.send_response(status)
@@ -58,10 +75,10 @@ def zenodo() -> Iterator[Zenodo]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    def record() -> bytes:
+    def record(listed: str | None = None) -> bytes:
         link = f"{state.url}/records/{RECORD}/files/{CHECKPOINT}/content"
         entry = {
-            "key": state.listed,
+            "key": listed or state.listed,
             "size": len(state.content),
             "checksum": f"md5:{state.md5}",
             "links": {"self": link},
@@ -137,9 +154,35 @@ def test_a_refusal_says_where_to_put_the_file_by_hand(zenodo: Zenodo, tmp_path: 
 
 
 def test_a_record_without_the_file_is_refused(zenodo: Zenodo, tmp_path: Path) -> None:
-    zenodo.listed = "v3.ckpt"
+    zenodo.listed, zenodo.newest = "v3.ckpt", RECORD
     with pytest.raises(DownloadError, match=f"does not list {CHECKPOINT}"):
         fetch(zenodo, tmp_path)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+@pytest.mark.parametrize("lost", [{"record_status": 404}, {"record_status": 410}, {"listed": "v3.ckpt"}])
+def test_a_record_that_is_gone_is_looked_for_in_the_newest_version(
+    zenodo: Zenodo, tmp_path: Path, status: int, lost: dict[str, Any]
+) -> None:
+    for name, value in (lost | {"newest": "99999999", "redirect_status": status}).items():
+        setattr(zenodo, name, value)
+    assert fetch(zenodo, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_not_taken_for_a_record_that_is_gone(zenodo: Zenodo, tmp_path: Path) -> None:
+    zenodo.record_status, zenodo.newest = 503, "99999999"
+    with pytest.raises(DownloadError, match="503"):
+        fetch(zenodo, tmp_path)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_file_that_lies_elsewhere_is_followed_and_resumed_there(
+    zenodo: Zenodo, tmp_path: Path, status: int
+) -> None:
+    zenodo.moved, zenodo.redirect_status = True, status
+    (tmp_path / (CHECKPOINT + ".part")).write_bytes(CONTENT[:1000])
+    assert fetch(zenodo, tmp_path).read_bytes() == CONTENT
+    assert zenodo.ranges == ["bytes=1000-"]
 
 
 def test_without_a_network_one_sentence_says_what_to_do(tmp_path: Path) -> None:

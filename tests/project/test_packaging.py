@@ -24,12 +24,14 @@ PACKAGE_FOLDERS = {
     "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
+    "flowsep_serve": ROOT / "serve" / "flowsep_serve",
 }
 COMMANDS = {
     "flowsep-run": "flowsep_runtime.app.cli:main",
     "flowsep-export": "flowsep_export.cli:main",
     "flowsep-train": "flowsep_train.cli:main",
     "flowsep-eval": "flowsep_eval.cli:main",
+    "flowsep-serve": "flowsep_serve.cli:main",
 }
 
 
@@ -85,6 +87,29 @@ def test_the_runtime_names_the_version_of_setup_cfg(setup_cfg: configparser.Conf
 def test_the_changelog_has_an_entry_for_the_version(setup_cfg: configparser.ConfigParser) -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{setup_cfg['metadata']['version']}]" in changelog
+
+
+@pytest.mark.parametrize(
+    ("environment", "left"),
+    [
+        (
+            {"python_version": "3.10"},
+            {"numpy", "onnxruntime", "av", "fonttools", "markdown", "python-dateutil"},
+        ),
+        ({"sys_platform": "darwin", "platform_machine": "x86_64"}, {"numpy", "onnxruntime", "openvino"}),
+    ],
+    ids=["Python 3.10", "Intel Mac"],
+)
+def test_a_version_that_a_platform_does_not_have_is_no_constraint_there(
+    environment: dict[str, str], left: set[str]
+) -> None:
+    """docs/platforms.md has the lists. A pin of such a version makes an installation impossible."""
+    usual = {"python_version": "3.12", "sys_platform": "linux", "platform_machine": "x86_64"}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    for where, free in ((usual, set()), (usual | environment, left)):
+        pinned = {pin.name.lower() for pin in pins if pin.marker is None or pin.marker.evaluate(where)}
+        assert left & pinned == left - free
 
 
 @pytest.mark.slow

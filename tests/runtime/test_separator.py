@@ -182,8 +182,10 @@ def test_silence_between_sounds_runs_no_model_and_moves_no_draw(separator: Separ
     "audio", [np.zeros(5000), np.full((5000, 2), 0.7), np.full(5000, 1e-42), np.array([0.3])], ids=str
 )
 def test_silence_in_is_silence_out_with_a_warning(separator: Separator, audio: Any) -> None:
+    seen: list[tuple[int, int]] = []
     with pytest.warns(FlowSepWarning, match="silent"):
-        result = separator.separate(audio, 44_100, "rain")
+        result = separator.separate(audio, 44_100, "rain", progress=lambda *done: seen.append(done))
+    assert seen and seen[-1][0] == seen[-1][1]
     assert not result.target.any()
     assert np.array_equal(result.residual, audio.astype(np.float32))
     assert set(result.timings) == {"mask"}

@@ -82,7 +82,10 @@ class Speaker:
         if not self.as_json:
             names = ", ".join("standard output" if path is None else shown(path) for _, path in job.outputs)
             stages = [f"{name.replace('_', ' ')} {spent:.2f} s" for name, spent in report.timings.items()]
-            parts = [", ".join(stages)] if stages else []
+            channels = "1 channel" if reader.channels == 1 else f"{reader.channels} channels"
+            length = reader.frames / reader.sample_rate
+            parts = [f"{options.kind}, {length:.2f} s, {channels} at {reader.sample_rate} Hz"]
+            parts.extend([", ".join(stages)] if stages else [])
             parts.append(f"real-time factor {report.real_time_factor:.3f}")
             parts.extend([] if peak is None else [f"peak memory {peak / 1e6:.0f} MB"])
             parts.append(separator.pipeline.backend.description)
@@ -144,6 +147,22 @@ def say_backends(as_json: bool) -> None:
         able = ", ".join(f"{precision} is {words}" for precision, words in found.precisions.items())
         state = f"available; {able}" if found.why_not is None else f"not available; {found.why_not}"
         click.echo(f"{found.name:{width}}  {state}")
+
+
+def say_bundles(as_json: bool) -> None:
+    """Lists the bundled model and the bundles in the hub's cache, without a connection."""
+    from flowsep_runtime.bundle.hub import bundle_at, cached, cached_names
+    from flowsep_runtime.separator import BUNDLED
+
+    places = {"the model that ships with the package": BUNDLED if BUNDLED.is_dir() else None}
+    places |= {name: cached(name) for name in cached_names()}
+    found = [bundle_at(name, folder) for name, folder in places.items()]
+    if as_json:
+        click.echo(json.dumps([asdict(bundle) for bundle in found]))
+        return
+    for bundle in found:
+        state = f"{bundle.precision}, {bundle.bytes / 1e6:.0f} MB, {shown(bundle.folder or '')}"
+        click.echo(f"{bundle.name}: {state if bundle.why_not is None else bundle.why_not}")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from flowsep_runtime.app.answers import (
     naming,
     progress_bar,
     say_backends,
+    say_bundles,
     say_prepared,
     told,
 )
@@ -96,8 +97,9 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 @separation_options
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
-    help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
+    metavar="FOLDER|OWNER/NAME",
+    help="Folder that flowsep-export wrote, or a name on the Hugging Face hub, fetched once.  "
+    "[default: the model that ships with the package]",
 )
 @backend_options
 @click.option(
@@ -115,6 +117,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     is_flag=True,
     help="Load and compile everything for this machine, keep it in the cache, and exit.",
 )
+@click.option("--list-bundles", is_flag=True, help="List the bundles that are here, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write the rest of the mixture.")
 @click.option(
@@ -145,7 +148,7 @@ def command(
     table: Path | None,
     start: float,
     duration: float | None,
-    bundle: Path | None,
+    bundle: str | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
@@ -153,6 +156,7 @@ def command(
     no_cache: bool,
     list_backends: bool,
     prepare: bool,
+    list_bundles: bool,
     demo: bool,
     residual: Path | None,
     save_mixture: Path | None,
@@ -171,6 +175,9 @@ def command(
     """
     if list_backends:
         say_backends(as_json)
+        return
+    if list_bundles:
+        say_bundles(as_json)
         return
     # Imported here, so that --help answers at once.
     from flowsep_runtime.app.demo import DEMO_QUERIES, write_demo

@@ -26,6 +26,8 @@ def mark(kind: str, asked: Mapping[str, object]) -> str:
 
 def made_by(path: Path) -> str | None:
     """The mark of a file; None if it has none, or is not audio."""
+    if not path.is_file():  # a pipe would wait
+        return None
     try:
         # Never a name: libsndfile must judge the content and not the extension.
         with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:

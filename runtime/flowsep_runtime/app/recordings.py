@@ -118,8 +118,10 @@ def _files(folder: Path, results: Path | None) -> Iterator[Path]:
             if not name.startswith(".") and not (results and _same(Path(place, name), results))
         )
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO:
-                yield Path(place, name)
+            path = Path(place, name)
+            # No pipes or devices: nobody named them.
+            if not name.startswith(".") and path.suffix.lower() in AUDIO and path.is_file():
+                yield path
 
 
 def _same(folder: Path, other: Path) -> bool:

@@ -205,6 +205,17 @@ class Manifest:
                 one.
         """
         folder = Path(folder)
+        manifest = cls.listed(folder)
+        manifest._check_files(folder)
+        return manifest
+
+    @classmethod
+    def listed(cls, folder: Path) -> Manifest:
+        """Reads a manifest, and looks at no other file.
+
+        Raises:
+            BundleError: If the folder is not a bundle, or of a newer format.
+        """
         content = read_json(folder)
         where = shown(folder / MANIFEST_NAME)
         version = content.get("format")
@@ -222,7 +233,6 @@ class Manifest:
             manifest.check()
         except RecordError as error:
             raise BundleError(f"{where} is damaged ({error}): export the bundle again.") from None
-        manifest._check_files(folder)
         return manifest
 
     def write(self, folder: str | os.PathLike[str]) -> Path:

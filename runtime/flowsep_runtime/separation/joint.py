@@ -28,6 +28,7 @@ from flowsep_runtime.separation.candidates import cost
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.queries import EncodedQuery
 from flowsep_runtime.separation.run import Run
+from flowsep_runtime.separation.twins import leaders
 from flowsep_runtime.separation.windows import window_weights
 from flowsep_runtime.solvers import solver_named
 
@@ -60,6 +61,11 @@ class Solved(NamedTuple):
     log_mels: Floats
     waveforms: Floats | None
 
+    def of(self, channels: NDArray[np.intp]) -> Solved:
+        """Results of some channels, in that order; a channel may come more than once."""
+        waveforms = None if self.waveforms is None else self.waveforms[:, channels]
+        return Solved(self.mixtures[:, channels], self.log_mels[:, channels], waveforms)
+
 
 class _Row(NamedTuple):
     """One window of one track, a track being a query in a channel."""
@@ -79,6 +85,10 @@ class _Past:
     noise: Floats  # [tracks, 8, F, 16]
     velocities: Floats  # [E, tracks, 8, F, 16]
     known: NDArray[np.bool_]  # [tracks, F]: not in silence
+
+    def of(self, tracks: NDArray[np.intp]) -> _Past:
+        """The past of some tracks."""
+        return _Past(self.start, self.noise[tracks], self.velocities[:, tracks], self.known[tracks])
 
 
 @dataclass(frozen=True)
@@ -108,15 +118,29 @@ class GroupSolver:
         self._queries: list[QueryFeatures] = []
         self._times: Floats | None = None
         self._past: _Past | None = None
+        self._leaders: NDArray[np.intp] | None = None  # of the channels, while there is a past
 
     def solve(self, group: Group, joined: bool, vocode: bool) -> Solved:
-        """Solve some windows.
+        """Solve some windows; channels that are equal, and were so all along, are solved once.
 
         Args:
             group: The next windows; silent ones give zeros.
             joined: True if they are to agree with those of the call before, and the next with them.
             vocode: True if waveforms are wanted too.
         """
+        channels = group.sounding.shape[1]
+        before = np.zeros(channels, np.intp) if self._past is None or self._leaders is None else self._leaders
+        found = leaders(group.waveforms, np.concatenate([group.sounding, before[None]]))
+        distinct, places = np.unique(found, return_inverse=True)
+        if self._past is not None:
+            rows = np.searchsorted(np.unique(before), before[distinct]) * len(self._texts)
+            self._past = self._past.of((rows[:, None] + np.arange(len(self._texts))).reshape(-1))
+        wanted = Group(group.starts, group.waveforms[:, distinct], group.sounding[:, distinct])
+        solved = self._solve(wanted, joined, vocode)
+        self._leaders = found
+        return solved.of(places) if len(distinct) < channels else solved
+
+    def _solve(self, group: Group, joined: bool, vocode: bool) -> Solved:
         windows, channels = np.nonzero(group.sounding)
         run, pipeline = self._run, self._run.pipeline
         if not len(windows):

@@ -128,6 +128,7 @@ def _whole(mixture: Floats, sample_rate: float, run: Run) -> Part:
                 waveforms = resampled(waveforms, rate, sample_rate, len(mixture))
                 generated[:, sounding] = waveforms.reshape(len(mixture), len(sounding), -1)
     else:
+        run.advance(run.steps_a_window)  # done: nothing is left to wait for
         _warn_of_silence()
     with run.timed("mask"):
         # A constant offset is no sound: it stays in the residual.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from flowsep_runtime.arrays import Floats
+from flowsep_runtime.separation.twins import leaders
 
 #: Mel frames on either side that a sample depends on. The layers of the vocoder (docs/model.md#vocoder) add
 #: up to 3 frames in the first convolution, 1.6 + 19.8 at the first level (transposed convolution, AMP block
@@ -58,5 +59,7 @@ class ChunkedVocoder:
         samples = np.zeros((span.stop - span.start, chunk.shape[1]), np.float32)
         rows = np.flatnonzero((chunk[begin:end] > self._silence).any(axis=(0, 2)))
         if len(rows):
-            samples[:, rows] = self._vocode(chunk[:, rows].transpose(1, 0, 2))[:, span].T
+            heard = chunk[:, rows]
+            distinct, places = np.unique(leaders(heard, heard[:0, :, 0]), return_inverse=True)
+            samples[:, rows] = self._vocode(heard[:, distinct].transpose(1, 0, 2))[places, span].T
         return samples

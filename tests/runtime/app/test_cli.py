@@ -26,6 +26,7 @@ def test_the_command_from_a_shell(mixture: Path, toy_bundle: Path) -> None:
     output = mixture.with_name("mix.dog-barking.wav")
     assert out.startswith(f"{output}: ")
     assert "solve" in out and "real-time factor" in out and out.count("\n") == 1
+    assert ": generated, 1.00 s, 2 channels at 22050 Hz; " in out
     found, given = soundfile.info(output), soundfile.info(mixture)
     for field in ("frames", "samplerate", "channels", "format", "subtype"):
         assert getattr(found, field) == getattr(given, field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ def test_recordings_of_a_folder_keep_their_folders(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     source, out = tmp_path / "in", tmp_path / "in" / "out"
+    os.mkfifo(source / "pipe.wav")
     planned = plan([source], ["dog"], folder=out)
     assert [job.source for job in planned] == [source / "a.wav", source / "x/a.wav", source / "x/y/b.m4a"]
     assert [job.outputs[0][1] for job in planned] == [
