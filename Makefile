@@ -13,7 +13,7 @@ CUDA_SITE := .cuda
 DEMO_READY := $(DEMO)/.installed
 DEV_READY := $(DEV)/.installed
 
-PACKAGES := flowsep_ref evaluation export runtime training
+PACKAGES := flowsep_ref evaluation export runtime serve training
 CHECKED := $(PACKAGES) benchmarks recipes tests
 SPEC := setup.cfg pyproject.toml constraints.txt
 # The demo installs the packages as a user does, so it installs again when any file of theirs changes.

@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -72,7 +73,7 @@ def read(
         config = beside if config is None and beside.is_file() else config
         state = _read_safetensors(path)
     else:
-        state = _read_pickle(path)
+        state = state_dict(path)
     entries = _unwrapped(state)
     if not isinstance(config, FlowSepConfig):
         config = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
@@ -94,7 +95,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     names = {key: published_name(key) for key in wanted}
     if sum(key in state for key in wanted) > sum(name in state for name in names.values()):
         names = {key: key for key in wanted}
-    _check({names[key]: value for key, value in wanted.items()}, state, source)
+    check({names[key]: value for key, value in wanted.items()}, state, source)
     model.load_state_dict({key: state[names[key]].float() for key in wanted}, assign=True)
 
 
@@ -126,6 +127,43 @@ def save(
             os.replace(Path(scratch) / name, folder / name)
 
 
+def check(
+    wanted: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: Path,
+    ignored: tuple[str, ...] = NEVER_READ,
+) -> None:
+    """Compare names and shapes of a file's entries with those of a model.
+
+    Args:
+        wanted: entries of the model; their values are not looked at.
+        state: entries of the file.
+        source: the file to name in errors.
+        ignored: shell patterns of entries that the file may have besides.
+
+    Raises:
+        CheckpointError: a missing, unknown or misshapen entry.
+    """
+    missing = [key for key in wanted if key not in state]
+    unknown = [
+        key for key in state if key not in wanted and not any(fnmatch.fnmatchcase(key, p) for p in ignored)
+    ]
+    misshapen = [
+        f"{key} is {list(state[key].shape)}, not {list(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    faults = [
+        f"{fault}: {_some(keys)}"
+        for fault, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
+        if keys
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{source} does not fit the configuration (is it the right --config?): {'; '.join(faults)}"
+        )
+
+
 def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Entries without the prefix of `DataParallel` or `torch.compile`, if all of them have it."""
     for prefix in _WRAPPERS:
@@ -134,9 +172,14 @@ def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return state
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def load_torch(path: Path) -> Any:
+    """The content of a file of `torch.save`: tensors and plain containers, memory-mapped.
+
+    Raises:
+        CheckpointError: unreadable file, or one that asks for more than tensors.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
@@ -146,10 +189,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # on bytes that are not a pickle the unpickler fails in any way it likes
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is incomplete") from error
-    # Lightning's file has the entries in it, a bare one is the entries.
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} has no state_dict of tensors: it is not a FlowSep checkpoint")
+
+
+def state_dict(path: Path, entry: str = "state_dict") -> dict[str, Tensor]:
+    """The tensors of a file of `torch.save`: Lightning's has them under a name, a bare one is nothing else.
+
+    Raises:
+        CheckpointError: unreadable file, or one without such tensors.
+    """
+    content = load_torch(path)
+    state = content.get(entry, content) if isinstance(content, dict) else None
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())
+    ):
+        raise CheckpointError(f"{path} has no {entry} of tensors: it is not a FlowSep checkpoint")
     return state
 
 
@@ -178,29 +233,18 @@ def published_name(key: str) -> str:
     return key
 
 
-def _check(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
-    missing = [key for key in wanted if key not in state]
-    unknown = [
-        key for key in state if key not in wanted and not any(fnmatch.fnmatchcase(key, p) for p in NEVER_READ)
-    ]
-    misshapen = [
-        f"{key} is {list(state[key].shape)}, not {list(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    faults = [
-        f"{fault}: {_some(keys)}"
-        for fault, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen))
-        if keys
-    ]
-    if faults:
-        raise CheckpointError(
-            f"{path} does not fit the configuration (is it the right --config?): {'; '.join(faults)}"
-        )
-
-
 def _some(keys: list[str], most: int = 4) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-__all__ = ["NEVER_READ", "CheckpointError", "ConfigError", "fill", "read", "save"]
+__all__ = [
+    "NEVER_READ",
+    "CheckpointError",
+    "ConfigError",
+    "check",
+    "fill",
+    "load_torch",
+    "read",
+    "save",
+    "state_dict",
+]

@@ -208,6 +208,23 @@ class FlowSepConfig:
         Path(path).write_text(yaml.safe_dump({"flowsep": self.to_dict()}, sort_keys=False), encoding="utf-8")
 
 
+def at(values: Any, *keys: str) -> Any:
+    """The value at a place in nested mappings, or None."""
+    for key in keys:
+        if not isinstance(values, Mapping):
+            return None
+        values = values.get(key)
+    return values
+
+
+def file_named(beside: Path, named: Any) -> Path | None:
+    """The file that a YAML names, from the working folder or a folder above the YAML, if it is there."""
+    if not isinstance(named, str) or not named:
+        return None
+    folder = beside.absolute().parent
+    return next((root / named for root in (Path(), folder, *folder.parents) if (root / named).exists()), None)
+
+
 def _section(kind: type[Section], values: Mapping[str, Any]) -> Section:
     """Take a dataclass's fields from a mapping; other entries belong to training and are left."""
     names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]

@@ -34,7 +34,8 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     "--checkpoint",
     metavar="PATH|published",
     help=f"A .ckpt or .safetensors file, a folder with model.safetensors, or 'published': download it.  "
-    f"[default: {PUBLISHED_PLACE} if it is there, else the model that ships with the package]",
+    f"[default: pretrained_ckpt of --config, {PUBLISHED_PLACE} if it is there, or the model that ships with "
+    "the package]",
 )
 @click.option(
     "--config",
@@ -163,7 +164,7 @@ def command(
     from flowsep_export.report import export_progress, print_report
 
     started = time.monotonic()
-    path = _checkpoint_path(checkpoint)
+    path = _checkpoint_path(checkpoint, config)
     name = _name(path)
     if output is None:
         output = Path("bundles") / (f"{name}-fp16" if fp16 else name)
@@ -223,7 +224,7 @@ def _masked(masked_steps: int | None, masked_solver: str | None, steps: int) -> 
     return {"masked_steps": chosen, "masked_solver": solver}
 
 
-def _checkpoint_path(checkpoint: str | None) -> Path:
+def _checkpoint_path(checkpoint: str | None, config: Path | None) -> Path:
     from flowsep_export.download import CHECKPOINT, published_checkpoint
     from flowsep_export.report import download_progress
 
@@ -240,6 +241,10 @@ def _checkpoint_path(checkpoint: str | None) -> Path:
         return path
     from flowsep_ref import FlowSep
 
+    named = None if config is None else _named_in(config)
+    if config is not None and named is not None:
+        click.echo(f"{PROGRAM}: exporting {shown(named)}, pretrained_ckpt of {shown(config)}", err=True)
+        return named
     default = PUBLISHED_PLACE if PUBLISHED_PLACE.is_file() else FlowSep.bundled_path()
     kind = (
         "the published checkpoint" if default == PUBLISHED_PLACE else "the model that ships with the package"
@@ -253,6 +258,26 @@ def _name(path: Path) -> str:
     from flowsep_ref.checkpoint import WEIGHTS
 
     return path.absolute().parent.name if path.name == WEIGHTS else path.stem
+
+
+def _named_in(config: Path) -> Path | None:
+    """The checkpoint that a published YAML says to evaluate, if it says one."""
+    import yaml
+
+    from flowsep_ref import ConfigError, FlowSepConfig
+    from flowsep_ref.config import at, file_named
+
+    try:
+        FlowSepConfig.from_yaml(config)
+    except ConfigError as error:
+        raise OptionError(str(error)) from error
+    name = at(yaml.safe_load(config.read_text(encoding="utf-8")), "pretrained_ckpt")
+    found = file_named(config, name)
+    if name and found is None:
+        raise OptionError(
+            f"{shown(config)} has pretrained_ckpt: {name}, which is not there: give --checkpoint."
+        )
+    return found
 
 
 def _source(

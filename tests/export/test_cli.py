@@ -191,3 +191,26 @@ def test_an_export_without_onnx_runtime_ends_before_it_begins(
     assert code == 2 and "flowsep-engine[cpu]" in err and "or give --no-verify" in err
     code, _, err = run(capsys, monkeypatch, "--checkpoint=nowhere.ckpt", "--no-verify")
     assert code == 2 and "There is no checkpoint nowhere.ckpt" in err
+
+
+def test_a_published_yaml_names_the_checkpoint(
+    tiny_checkpoint: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The key from which the published evaluation takes its weights; the path starts above the YAML."""
+    (tmp_path / "lass_config").mkdir()
+    config, wanted = tmp_path / "lass_config" / "flow.yaml", tmp_path / "logs" / "mine.ckpt"
+    config.write_text((data / "configs" / "tiny.yaml").read_text() + "\npretrained_ckpt: logs/mine.ckpt\n")
+    arguments = [f"--config={config}", "--no-verify", f"--output={tmp_path / 'bundle'}"]
+    code, _, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "has pretrained_ckpt: logs/mine.ckpt, which is not there: give --checkpoint." in err
+    wanted.parent.mkdir()
+    wanted.write_bytes(tiny_checkpoint.read_bytes()[:1000])
+    code, _, err = run(capsys, monkeypatch, *arguments)
+    said, error = err.splitlines()
+    assert said == f"flowsep-export: exporting {wanted}, pretrained_ckpt of {config}"
+    assert code == 2 and f"{wanted} is not a PyTorch checkpoint" in error

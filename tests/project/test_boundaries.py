@@ -22,6 +22,7 @@ FOLDERS = {
     "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
+    "flowsep_serve": ROOT / "serve" / "flowsep_serve",
 }
 FORBIDDEN = {
     "flowsep_ref": {"flowsep_train", "flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
@@ -29,6 +30,19 @@ FORBIDDEN = {
     "flowsep_eval": {"flowsep_export", "librosa", "onnx", "recipes", "tests"},
     "flowsep_export": {"flowsep_train", "flowsep_eval", "recipes", "tests"},
     "flowsep_runtime": {
+        "flowsep_ref",
+        "flowsep_train",
+        "flowsep_export",
+        "flowsep_eval",
+        "torch",
+        "transformers",
+        "librosa",
+        "onnx",
+        "flowsep_serve",
+        "recipes",
+        "tests",
+    },
+    "flowsep_serve": {
         "flowsep_ref",
         "flowsep_train",
         "flowsep_export",
@@ -244,6 +258,7 @@ def test_the_blocker_blocks(name: str) -> None:
         ("flowsep-run", "flowsep_runtime.app.cli"),
         ("flowsep-export", "flowsep_export.cli"),
         ("flowsep-eval", "flowsep_eval.cli"),
+        ("flowsep-serve", "flowsep_serve.cli"),
     ],
 )
 def test_a_command_line_prints_its_help_without_a_backend_or_an_audio_library(

@@ -22,7 +22,7 @@ PAGES = sorted(
     ]
 )
 SOURCES = tuple(
-    ROOT / name for name in ("flowsep_ref", "evaluation", "export", "runtime", "training", "recipes")
+    ROOT / name for name in ("flowsep_ref", "evaluation", "export", "runtime", "serve", "training", "recipes")
 )
 
 #: How a page calls a program, and what prints its help.
@@ -34,6 +34,7 @@ PROGRAMS = {
     "flowsep-train collect": ("flowsep_train.cli", ["collect"]),
     "flowsep-eval build": ("flowsep_eval.cli", ["build"]),
     "flowsep-eval run": ("flowsep_eval.cli", ["run"]),
+    "flowsep-serve": ("flowsep_serve.cli", []),
     "python -m recipes.nano.build": ("recipes.nano.build", []),
     "python -m recipes.nano.phrasings": ("recipes.nano.phrasings", []),
     "python -m recipes.nano.prepare": ("recipes.nano.prepare", []),
@@ -54,6 +55,7 @@ REFERENCE = {
     "flowsep-train collect": "training.md",
     "flowsep-eval build": "evaluation.md",
     "flowsep-eval run": "evaluation.md",
+    "flowsep-serve": "serving.md",
     "python -m benchmarks.latency": "benchmarks.md",
     "python -m benchmarks.latency.scaling": "benchmarks.md",
     "python -m benchmarks.quality": "benchmarks.md",
@@ -69,9 +71,14 @@ OTHER_PROGRAMS = {
     "--strict",
     "--logdir",
     "--gpus",
-}  # pip's, mypy's, tensorboard's, docker's
+    "--audio",
+    "--load_checkpoint",
+    "--infer_step",
+    "--no_mixed",
+    "--config_yaml",
+}  # pip's, mypy's, tensorboard's, docker's, the published program's
 
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+(?:\n[^`\n]+)?`", re.MULTILINE | re.DOTALL)
 
 

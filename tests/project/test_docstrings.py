@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("flowsep_ref", "training", "export", "runtime", "evaluation", "benchmarks", "recipes", "tests")
+FOLDERS = (
+    *("flowsep_ref", "training", "export", "runtime", "serve"),
+    *("evaluation", "benchmarks", "recipes", "tests"),
+)
 OPENERS = re.compile(r"(What|Of|Whether|Whom|Who|Whose|Which|How|Where|As|From|For|By)\b")
 
 

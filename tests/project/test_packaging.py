@@ -24,12 +24,14 @@ PACKAGE_FOLDERS = {
     "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
+    "flowsep_serve": ROOT / "serve" / "flowsep_serve",
 }
 COMMANDS = {
     "flowsep-run": "flowsep_runtime.app.cli:main",
     "flowsep-export": "flowsep_export.cli:main",
     "flowsep-train": "flowsep_train.cli:main",
     "flowsep-eval": "flowsep_eval.cli:main",
+    "flowsep-serve": "flowsep_serve.cli:main",
 }
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from flowsep_train.parts import ModelParts
+    from flowsep_train.settings import Settings
     from flowsep_train.sounds import SoundBank
 
 PROGRAM = "flowsep-train"
@@ -20,8 +24,69 @@ FILE = click.Path(path_type=Path)
 PUBLISHED = "published sizes"
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class Model:
     """The options that choose the model: sizes, work folder, start."""
+
+    base: str | None
+    work: Path
+    config: Path | None
+    vae: Path | None
+    vocoder: Path | None
+    text: str | None
+
+    @functools.cached_property
+    def settings(self) -> Settings | None:
+        """Settings of the YAML beyond sizes; each remark on them is printed."""
+        if self.config is None:
+            return None
+        from flowsep_ref.config import FlowSepConfig
+        from flowsep_train.settings import Settings
+
+        FlowSepConfig.from_yaml(self.config)  # refuses what is no configuration
+        found = Settings.read(self.config)
+        for remark in found.remarks:
+            click.echo(f"{PROGRAM}: {remark}", err=True)
+        return found
+
+    def parts(self) -> ModelParts:
+        """The parts in the work folder, over those that are given and the model to start from."""
+        from flowsep_ref.config import FlowSepConfig
+        from flowsep_ref.model import FlowSep
+        from flowsep_train.parts import ModelParts
+
+        named = self.settings
+        base = self.base or (named.base if named is not None else None)
+        if base is None:
+            sizes = FlowSepConfig.published() if self.config is None else FlowSepConfig.from_yaml(self.config)
+            parts = ModelParts(self.work, sizes)
+        else:
+            model = FlowSep.from_checkpoint(
+                FlowSep.bundled_path() if base == "bundled" else base, self.config
+            )
+            parts = ModelParts(self.work, model.config, model)
+        vae = self.vae or (named.vae if named is not None else None)
+        text = self.text or (named.text if named is not None else None)
+        parts.take(*(str(given) if given is not None else None for given in (vae, self.vocoder, text)))
+        return parts
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `Model`, which the command takes as `model`."""
+
+    @functools.wraps(command)
+    def taking_model(
+        base: str | None,
+        work: Path,
+        config: Path | None,
+        vae: Path | None,
+        vocoder: Path | None,
+        text: str | None,
+        **others: Any,
+    ) -> Any:
+        return command(model=Model(base, work, config, vae, vocoder, text), **others)
+
+    wrapped: Callable[..., Any] = taking_model
     for option in (
         click.option(
             "--from",
@@ -33,11 +98,22 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--work", type=FILE, required=True, help="Folder of checkpoints; training goes on from there."
         ),
         click.option(
-            "--config", type=FILE, help=f"Sizes of the model (YAML). Default: of --from, or the {PUBLISHED}."
+            "--config",
+            type=FILE,
+            help=f"YAML of sizes, or the published project's. Default: of --from, or the {PUBLISHED}.",
+        ),
+        click.option(
+            "--text",
+            metavar="FOLDER|NAME",
+            help="A T5 encoder, such as google/flan-t5-large; it is not trained.",
+        ),
+        click.option("--vocoder", type=FILE, help="BigVGAN's generator, a file called g_…."),
+        click.option(
+            "--vae", type=FILE, help="The published autoencoder, vae.ckpt, with the vocoder inside."
         ),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +163,7 @@ def command() -> None:
     "--captions", type=FILE, help="Table of label, caption, use. Default: the captions of --sounds."
 )
 @click.option("--sentences", type=FILE, help="A second such table of generated sentences, for text and flow.")
-@click.option("--tokenizer", type=FILE, help="tokenizer.json; text and flow need it.")
+@click.option("--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: of --text.")
 @click.option(
     "--steps", type=click.IntRange(1), default=2000, show_default=True, help="Number of optimiser steps."
 )
@@ -141,9 +217,7 @@ def command() -> None:
 )
 def fit(
     part: str,
-    base: str | None,
-    work: Path,
-    config: Path | None,
+    model: Model,
     sounds: Path | None,
     root: Path | None,
     skip_missing: bool,
@@ -163,13 +237,17 @@ def fit(
     """Train one PART. Run again after an interruption, it goes on from the last checkpoint."""
     if part == "vocoder" and settings["accumulate"] > 1:
         raise click.UsageError("--accumulate is not for the vocoder, which has two optimisers.")
+    if part == "text" and model.text is not None:
+        raise click.UsageError("the encoder of --text is trained already: leave fit text out.")
+    if part == "flow" and model.settings is not None:
+        settings |= {name: value for name, value in model.settings.numbers.items() if is_open(name, value)}
     # imported here: torch takes seconds, --help should not
     from flowsep_train import loop
     from flowsep_train.latents import LatentCache
     from flowsep_train.mixtures import Captions
 
     run = loop.Run(**settings)
-    parts = open_parts(base, work, config)
+    parts = model.parts()
     if part in ("vae", "vocoder"):
         bank = bank_of(part, sounds, root, skip_missing)
         if part == "vae":
@@ -182,7 +260,7 @@ def fit(
     else:
         phrases = bank_of(part, sounds, root, skip_missing, "--captions or --sounds").captions
     more = Captions.read(sentences).trained if sentences is not None else None
-    file = needed(part, "--tokenizer", tokenizer)
+    file = needed(part, "--tokenizer", tokenizer or own_tokenizer(parts))
     if part == "text":
         loop.train_text(parts, file, phrases, more, settings["steps"], settings["seed"], run.learning_rate)
     else:
@@ -200,9 +278,7 @@ def fit(
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--seed", default=0, show_default=True)
 def latents(
-    base: str | None,
-    work: Path,
-    config: Path | None,
+    model: Model,
     sounds: Path | None,
     root: Path | None,
     skip_missing: bool,
@@ -218,7 +294,7 @@ def latents(
 
     if threads:
         torch.set_num_threads(threads)
-    parts = open_parts(base, work, config)
+    parts = model.parts()
     bank = bank_of("latents", sounds, root, skip_missing)
     with click.progressbar(length=shards, label="latents", file=sys.stderr) as bar:
         cache_latents(parts, bank, output, shards, seed, lambda done: bar.update(done - bar.pos))
@@ -226,30 +302,30 @@ def latents(
 
 @command.command()
 @model_options
-@click.option("--tokenizer", type=FILE, required=True, help="tokenizer.json of the text's training.")
+@click.option("--tokenizer", type=FILE, help="tokenizer.json of the text's training. Default: of --text.")
 @click.option("--output", type=FILE, required=True, help="Folder for the model.")
 @click.option("--float32", is_flag=True, help="Do not round the weights to half precision.")
-def collect(
-    base: str | None, work: Path, config: Path | None, tokenizer: Path, output: Path, float32: bool
-) -> None:
+def collect(model: Model, tokenizer: Path | None, output: Path, float32: bool) -> None:
     """Put the trained parts together into one model folder."""
     from flowsep_train.collect import collect as put_together
 
-    put_together(open_parts(base, work, config), tokenizer, output, half=not float32)
+    parts = model.parts()
+    file = tokenizer or own_tokenizer(parts)
+    if file is None:
+        raise click.UsageError("collect needs --tokenizer.")
+    put_together(parts, file, output, half=not float32)
     click.echo(f"{output}: model.safetensors, config.yaml, tokenizer.json", err=True)
 
 
-def open_parts(base: str | None, work: Path, config: Path | None) -> ModelParts:
-    """The parts in a work folder, over the model to start from."""
-    from flowsep_ref.config import FlowSepConfig
-    from flowsep_ref.model import FlowSep
-    from flowsep_train.parts import ModelParts
+def own_tokenizer(parts: ModelParts) -> Path | None:
+    """The tokenizer that came with the text encoder, if one was given."""
+    return parts.tokenizer if parts.tokenizer.is_file() else None
 
-    if base is None:
-        sizes = FlowSepConfig.published() if config is None else FlowSepConfig.from_yaml(config)
-        return ModelParts(work, sizes)
-    model = FlowSep.from_checkpoint(FlowSep.bundled_path() if base == "bundled" else base, config)
-    return ModelParts(work, model.config, model)
+
+def is_open(name: str, value: Any) -> bool:
+    """True if a YAML has a value for an option that the command line leaves open."""
+    source = click.get_current_context().get_parameter_source(name)
+    return value is not None and source == ParameterSource.DEFAULT
 
 
 def bank_of(
@@ -280,7 +356,11 @@ def main() -> None:
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see {PROGRAM} --help)", error.exit_code)
     except (ValueError, OSError) as error:  # what the parts raise for missing or wrong files
-        _fail(str(error).rstrip(".") + ".", 2)
+        # a process that loads data hands over its traceback; the sentence is its last line
+        sentence = str(error).strip()
+        if "Traceback (most recent call last)" in sentence:
+            sentence = sentence.rpartition("\n")[2].partition(": ")[2]
+        _fail(sentence.rstrip(".") + ".", 2)
 
 
 def _fail(sentence: str, code: int) -> None:

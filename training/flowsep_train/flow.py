@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightning
@@ -94,6 +94,20 @@ class FlowBatches:
         self.mean = mean
         self.complements = complements
         self.drawn = 0
+        self.check_classes()
+
+    def check_classes(self) -> None:
+        """Compare the classes of the latents with those of the captions.
+
+        Raises:
+            ValueError: a class has no caption.
+        """
+        missing = sorted(label for label in self.cache.labels() if not self.phrasings.get(label))
+        if missing:
+            raise ValueError(
+                f"the captions lack {len(missing)} of the classes in {self.cache.folder}, such as "
+                f"{missing[0]!r}: give a caption for each"
+            )
 
     def share(self, progress: float, rng: np.random.Generator) -> int:
         """Length of the batch's pieces, as a share of the clip."""
@@ -106,6 +120,7 @@ class FlowBatches:
         self.drawn += 1
         if self.drawn % self.REFRESH == 0:
             self.cache.refresh()
+            self.check_classes()
         share = self.share(min(1.0, number / self.steps), rng)
         rows: list[tuple[Tensor, Tensor, str, Tensor]] = []
         while len(rows) < max(2, self.clips * share):
@@ -178,7 +193,7 @@ class FlowTraining(lightning.LightningModule):
         labels: number of classes to be named; 0 for none, as published.
         naming: weight of that loss.
         masking: weight of `mask_loss` on the rows that learn the posterior mean.
-        imitation: of the decoder, for that loss.
+        imitate: gives the imitation of the decoder that this loss needs; called by rank zero alone.
     """
 
     def __init__(
@@ -192,13 +207,14 @@ class FlowTraining(lightning.LightningModule):
         labels: int = 0,
         naming: float = 0.1,
         masking: float = 0.0,
-        imitation: DecoderImitation | None = None,
+        imitate: Callable[[], DecoderImitation] | None = None,
     ) -> None:
         super().__init__()
         self.queries = queries
         # in lists, so that checkpoints do not carry them
         self.vaes = [vae] if vae is not None else []
-        self.imitations = [imitation] if imitation is not None else []
+        self.imitations: list[DecoderImitation] = []
+        self.imitate = imitate
         self.masking = masking
         self.steps = steps
         self.learning_rate = learning_rate
@@ -214,6 +230,12 @@ class FlowTraining(lightning.LightningModule):
             last.register_forward_hook(lambda module, given, made: self.middle.append(made))
         self.scale_factor: Tensor
         self.register_buffer("scale_factor", torch.tensor(scale_factor))
+
+    def setup(self, stage: str) -> None:
+        """Fetch the imitation from rank zero, which trains it or reads its file."""
+        if self.imitate is not None:
+            made = self.imitate() if self.trainer.is_global_zero else None
+            self.imitations = [self.trainer.strategy.broadcast(made)]  # type: ignore[list-item]
 
     def training_step(self, batch: FlowBatch, _: int) -> Tensor:
         x_1, z_mixture = self.scale_factor * batch.target, self.scale_factor * batch.mixture

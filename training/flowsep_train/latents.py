@@ -25,9 +25,12 @@ from torch import Tensor
 from flowsep_ref.mel import FrontEnd
 from flowsep_ref.vae import VAE
 from flowsep_train.mixtures import draw_mixture
+from flowsep_train.parts import digest
 from flowsep_train.sounds import SoundBank
 
 SILENCE = "silence.npy"
+#: Digest of the autoencoder that encoded a cache.
+VAE_DIGEST = "vae.sha256"
 #: Clips a shard: 8 MB at the published latent.
 SHARD = 32
 Latents = NDArray[np.float16]
@@ -147,8 +150,17 @@ def write_cache(
         shards: number of shards that the cache shall have.
         seed: of what is drawn.
         written: told after each shard how many there are.
+
+    Raises:
+        ValueError: another autoencoder encoded what is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    mark, made_by = folder / VAE_DIGEST, digest(encoder.vae)
+    if mark.exists() and mark.read_text(encoding="utf-8") != made_by:
+        raise ValueError(f"{folder} holds latents of another autoencoder: give another --output")
+    # an older cache, without a digest, keeps its secret
+    if not (folder / SILENCE).exists():
+        mark.write_text(made_by, encoding="utf-8")
     if not (folder / SILENCE).exists():
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
             mean, _ = encoder(torch.zeros(1, samples))
@@ -163,6 +175,9 @@ def write_cache(
 class LatentCache:
     """Random pieces of a cache.
 
+    Attributes:
+        vae: Digest of the autoencoder that encoded it; None in a cache that does not say.
+
     Raises:
         ValueError: the folder has no shard.
     """
@@ -175,6 +190,14 @@ class LatentCache:
             raise ValueError(f"{folder} has no latents: run flowsep-train latents first")
         self.silence = torch.from_numpy(np.load(self.folder / SILENCE))
         """Latent of a silent clip, unscaled `[8, t, 16]`."""
+        mark = self.folder / VAE_DIGEST
+        self.vae = mark.read_text(encoding="utf-8") if mark.exists() else None
+
+    def labels(self) -> set[str]:
+        """All classes in the shards that were read."""
+        return {
+            label for _, clips in self.shards.values() for clip in clips for names in clip for label in names
+        }
 
     def refresh(self) -> None:
         """Add shards that were written since."""

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -23,11 +22,11 @@ from flowsep_train.flow import FlowBatches, FlowTraining
 from flowsep_train.latents import Encoder, LatentCache, write_cache
 from flowsep_train.masks import DecoderImitation, imitate
 from flowsep_train.mixtures import Stream, Waveforms
-from flowsep_train.parts import ModelParts
+from flowsep_train.parts import ModelParts, digest
 from flowsep_train.pictures import Pictures
 from flowsep_train.progress import Progress
 from flowsep_train.sounds import SoundBank
-from flowsep_train.text import QueryEncoder, learn_phrasings
+from flowsep_train.text import QueryEncoder, learn_phrasings, read_tokenizer
 from flowsep_train.vae import VAETraining
 from flowsep_train.vocoder import VocoderTraining
 
@@ -76,11 +75,11 @@ def train_text(
     """Train the text encoder to classify phrasings, without checkpoints (minutes)."""
     lightning.seed_everything(seed, verbose=False)
     encoder = parts.untrained("text")
-    if parts.base is None:
+    if parts.starts_anew("text"):
         nn.init.normal_(encoder.shared.weight, std=1.0)
     loss = learn_phrasings(
         encoder,
-        Tokenizer.from_file(str(tokenizer)),
+        read_tokenizer(tokenizer),
         captions,
         sentences,
         steps,
@@ -111,7 +110,7 @@ def train_vae(parts: ModelParts, bank: SoundBank, run: Run) -> None:
     """Train the autoencoder on pieces of mixtures and of sounds."""
     lightning.seed_everything(run.seed, verbose=False)
     vae = parts.untrained("vae")
-    if parts.base is None:
+    if parts.starts_anew("vae"):
         # spectrograms of silence and sound lie around -7: starting there saves the first epochs
         nn.init.constant_(vae.decoder.conv_out.bias, TYPICAL_LOG_MEL)
     module = VAETraining(parts.config, vae, run.steps, rate("vae", run))
@@ -154,23 +153,28 @@ def train_flow(
     lightning.seed_everything(run.seed, verbose=False)
     config = parts.config
     unet = parts.untrained("flow")
-    if parts.base is None:
+    if parts.starts_anew("flow"):
         # as in every diffusion network: the first velocities are small
         nn.init.zeros_(unet.out[-1].weight)
     base_scale = parts.scale_factor()
-    queries = QueryEncoder(parts.trained("text"), Tokenizer.from_file(str(tokenizer)))
-    imitation = decoder_imitation(parts, cache, run) if masking else None
+    queries = QueryEncoder(parts.trained("text"), read_tokenizer(tokenizer))
+    vae = parts.trained("vae") if parts.has("vae") else None
+    if vae is not None and cache.vae not in (None, digest(vae)):
+        raise ValueError(
+            f"{cache.folder} holds latents of another autoencoder than the one of {parts.work}: write "
+            f"latents with this one into another folder"
+        )
     module = FlowTraining(
         unet,
         queries,
         cache.scale_factor() if base_scale is None else float(base_scale),
         run.steps,
         rate("flow", run),
-        parts.trained("vae") if parts.has("vae") else None,
+        vae,
         labels=len(phrasings) if naming else 0,
         naming=naming,
         masking=masking,
-        imitation=imitation,
+        imitate=(lambda: decoder_imitation(parts, cache, run)) if masking else None,
     )
     multiple = config.frame_multiple // config.latent_stride
     batches = FlowBatches(
@@ -182,14 +186,20 @@ def train_flow(
 def decoder_imitation(parts: ModelParts, cache: LatentCache, run: Run) -> DecoderImitation:
     """The imitation of the decoder that the mask's loss needs: trained once, kept in `work/flow`."""
     path = parts.work / "flow" / "decoder_imitation.pt"
-    imitation = DecoderImitation(parts.config.latent_channels)
+    mark = path.with_suffix(".sha256")
+    vae = parts.trained("vae")
+    made_of = digest(vae)
     if path.exists():
+        if mark.exists() and mark.read_text(encoding="utf-8") != made_of:
+            raise ValueError(f"{path} imitates another autoencoder than the one of {parts.work}: delete it")
+        imitation = DecoderImitation(parts.config.latent_channels)
         imitation.load_state_dict(torch.load(path, weights_only=True))
         return imitation.requires_grad_(False).eval()
     if run.threads:
         torch.set_num_threads(run.threads)
-    imitation = imitate(parts.trained("vae"), cache, seed=run.seed)
+    imitation = imitate(vae, cache, seed=run.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(made_of, encoding="utf-8")
     torch.save(imitation.state_dict(), path.with_suffix(".writing"))
     path.with_suffix(".writing").replace(path)
     return imitation

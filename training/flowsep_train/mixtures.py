@@ -36,11 +36,23 @@ class Captions:
 
     @classmethod
     def read(cls, path: str | Path) -> Captions:
-        """Read a table of label, caption, use (`train` or `held-out`), tab-separated."""
+        """Read a table of label, caption, use (`train` or `held-out`), tab-separated.
+
+        Raises:
+            ValueError: it is not such a table.
+        """
         trained: dict[str, list[str]] = {}
         held_out: dict[str, list[str]] = {}
         with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
+            rows = csv.DictReader(file, delimiter="\t")
+            if not {"label", "caption", "use"} <= set(rows.fieldnames or ()):
+                raise ValueError(
+                    f"{path} is not a table of captions: "
+                    f"its first line must be label, caption, use, with tabs between them"
+                )
+            for number, row in enumerate(rows, start=2):
+                if row["label"] is None or row["caption"] is None or row["use"] is None:
+                    raise ValueError(f"{path}, line {number}, has fewer than three columns")
                 side = trained if row["use"] == "train" else held_out
                 side.setdefault(row["label"], []).append(row["caption"])
         return cls(trained, held_out)

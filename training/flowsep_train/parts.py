@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from flowsep_ref.text import TextEncoder
 from flowsep_ref.unet import UNet
 from flowsep_ref.vae import VAE
 from flowsep_ref.vocoder import Vocoder
+from flowsep_train import given
+from flowsep_train.given import State, has_vocoder
+from flowsep_train.hub import text_folder
 
-State = dict[str, Tensor]
 PARTS = ("text", "vae", "vocoder", "flow")
 #: Name of each part in the model.
 MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet"}
@@ -34,7 +37,7 @@ PREFIXES = {"text": "text_encoder.", "vae": "vae.", "vocoder": "vocoder.", "flow
 
 @dataclass(frozen=True)
 class ModelParts:
-    """Source of weights: the parts trained in `work`, else the model `base`, if there is one."""
+    """Source of weights: the parts trained in `work`, those that were given, and the model `base`, if any."""
 
     work: Path
     config: FlowSepConfig
@@ -44,31 +47,91 @@ class ModelParts:
         """A part with its weights, in evaluation mode and frozen; its class depends on the name.
 
         Raises:
-            ValueError: neither trained nor in a base model.
+            ValueError: neither trained, nor given, nor in a base model.
         """
-        module = self.untrained(name)
         state = self.checkpoint(name)
+        module: nn.Module
         if state is not None:
+            # not the base model's, which is asked for its own weights later
+            module = NEW[name](self.config)
             module.load_state_dict(below(state, PREFIXES[name]))
-        elif self.base is None:
+        elif self.has(name):
+            module = self.untrained(name)
+        else:
+            option = "" if name == "flow" else f"--{name} its file, or "
             raise ValueError(
                 f"the {name} has not been trained: there is no {self.work / name / 'last.ckpt'}; "
-                f"run flowsep-train fit {name}, or give --from a model"
+                f"run flowsep-train fit {name}, or give {option}--from a model"
             )
         return module.requires_grad_(False).eval()
 
     def has(self, name: str) -> bool:
         """True if `trained` would find the part."""
-        return self.base is not None or (self.work / name / "last.ckpt").exists()
+        here = ((self.work / name / file).exists() for file in ("last.ckpt", given.GIVEN))
+        return self.base is not None or any(here)
 
     def untrained(self, name: str) -> Any:
-        """A part as its training starts: of the base model, or with random weights."""
+        """A part as its training starts: as it was given, of the base model, or with random weights."""
         module: nn.Module
-        if self.base is not None:
+        if self.given(name).exists():
+            module = NEW[name](self.config)
+            module.load_state_dict(given.load(self.given(name)))
+        elif self.base is not None:
             module = getattr(self.base, MODULES[name])
         else:
             module = NEW[name](self.config)
         return module.requires_grad_(True).train()
+
+    def given(self, name: str) -> Path:
+        """The place of a part that was trained elsewhere."""
+        return self.work / name / given.GIVEN
+
+    @property
+    def tokenizer(self) -> Path:
+        """The place of the tokenizer that came with a text encoder."""
+        return self.work / "text" / given.TOKENIZER
+
+    def starts_anew(self, name: str) -> bool:
+        """True for a part whose training starts from random weights."""
+        return self.base is None and not self.given(name).exists()
+
+    def take(self, vae: str | None = None, vocoder: str | None = None, text: str | None = None) -> None:
+        """Convert parts that others trained into the work folder: see `flowsep_train.given`.
+
+        Args:
+            vae: the published `vae.ckpt`. The vocoder inside is taken too, unless there is another.
+            vocoder: BigVGAN's generator, or the published `vae.ckpt`.
+            text: folder of a T5 encoder, or its name on the Hugging Face hub.
+
+        Raises:
+            ValueError: such a file is missing, unreadable or of other sizes, or another one was taken before.
+        """
+        if vae is not None:
+            given.keep(self.given("vae"), vae, lambda: given.vae_entries(Path(vae), self.wanted("vae")))
+            if vocoder is None and not self.has("vocoder") and has_vocoder(Path(vae)):
+                vocoder = vae
+        if vocoder is not None:
+            wanted = self.wanted("vocoder")
+            given.keep(
+                self.given("vocoder"),
+                vocoder,
+                lambda: given.vocoder_entries(Path(vocoder), wanted, self.config),
+            )
+        if text is not None:
+
+            def encoder() -> State:
+                folder = text_folder(text)
+                found = given.text_entries(folder, self.wanted("text"), self.config.text)
+                given.keep_tokenizer(folder, self.tokenizer)
+                return found
+
+            given.keep(self.given("text"), text, encoder)
+
+    def wanted(self, name: str) -> State:
+        """The names and shapes of a part's entries."""
+        with torch.device("meta"):
+            entries: State = NEW[name](self.config).state_dict()
+        return entries
 
     def checkpoint(self, name: str) -> State | None:
         """The tensors of a part's last checkpoint, if it was trained here."""
@@ -85,10 +148,20 @@ class ModelParts:
         flow = self.checkpoint("flow")
         if flow is not None:
             return flow["scale_factor"]
-        keeps_vae = self.base is not None and not (self.work / "vae" / "last.ckpt").exists()
-        return self.base.scale_factor if self.base is not None and keeps_vae else None
+        if self.base is None or digest(self.trained("vae")) != digest(self.base.vae):
+            return None
+        return self.base.scale_factor
 
 
 def below(state: State, prefix: str) -> State:
     """The entries under a prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 of a part's weights, which says whose latents or whose imitation something is."""
+    sha256 = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        sha256.update(key.encode())
+        sha256.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return sha256.hexdigest()

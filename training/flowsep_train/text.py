@@ -8,6 +8,7 @@ Either is frozen while the flow is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,6 +43,21 @@ def complement(caption: str, rng: np.random.Generator) -> str:
     return COMPLEMENTS[form].format(caption)
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer that neither pads nor truncates, whatever its file says.
+
+    Raises:
+        ValueError: the file is missing or no tokenizer.
+    """
+    try:
+        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(f"{path} is not a tokenizer.json that can be read") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def tokens(tokenizer: Tokenizer, captions: Sequence[str], length: int = 50) -> tuple[Tensor, Tensor]:
     """Ids and mask `[B, length]`; an empty caption gets a mask of all ones (docs/model.md#text-encoder)."""
     ids, mask = torch.zeros(len(captions), length, dtype=torch.long), torch.zeros(len(captions), length)
@@ -66,6 +82,9 @@ def learn_phrasings(
 
     Returns the last loss.
 
+    Raises:
+        ValueError: a class has no sentences.
+
     Args:
         encoder: trained in place.
         tokenizer: of its vocabulary.
@@ -77,6 +96,12 @@ def learn_phrasings(
     """
     rng = np.random.default_rng(seed)
     labels = sorted(captions)
+    missing = [label for label in labels if sentences is not None and not sentences.get(label)]
+    if missing:
+        raise ValueError(
+            f"the sentences lack {len(missing)} of the captions' classes, such as {missing[0]!r}: give each "
+            f"class both, or leave --sentences out"
+        )
     head = nn.Linear(encoder.shared.embedding_dim, len(labels) + 1)
     optimizer = torch.optim.AdamW(
         [*encoder.parameters(), *head.parameters()], learning_rate, weight_decay=0.05

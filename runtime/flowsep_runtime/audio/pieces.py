@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from dataclasses import replace
+from typing import BinaryIO, Literal
 
 from flowsep_runtime.audio.content import Content, Piece
 from flowsep_runtime.audio.mpeg import mpeg_pieces
@@ -44,7 +45,53 @@ def _walker(content: Content) -> Callable[[Content], Iterator[Piece]]:
 
 
 def _one(content: Content) -> Iterator[Piece]:
-    yield Piece(0, content.length)
+    yield Piece(0, content.length, remark=_cut_short(content))
+
+
+#: Chunks of a container: place of the first, bytes of a name and of a size, the order of these bytes, what a
+#: size counts of its own chunk's head, and the multiple at which the next chunk begins.
+_CHUNKS: dict[bytes, tuple[int, int, int, Literal["little", "big"], int, int]] = {
+    b"RIFF": (12, 4, 4, "little", 0, 2),
+    b"RF64": (12, 4, 4, "little", 0, 2),
+    b"FORM": (12, 4, 4, "big", 0, 2),
+    b"caff": (8, 4, 8, "big", 0, 1),
+    b"riff": (40, 16, 8, "little", 24, 8),
+}
+_SOUND = (b"data", b"SSND", b"BODY")
+
+
+def _cut_short(content: Content, start: int = 0) -> str:
+    """The remark on a file that ends within its sound, as a copy does that was interrupted; else nothing."""
+    layout = _CHUNKS.get(content.at(start, 4))
+    if layout is None:
+        return ""
+    first, name, width, order, head, multiple = layout
+    place, long_size = start + first, 0
+    while len(header := content.at(place, name + width)) == name + width:
+        size = int.from_bytes(header[name:], order) - head
+        if header[:4] == b"ds64":  # RF64's own sizes, in 64 bits
+            long_size = int.from_bytes(content.at(place + 16, 8), "little")
+        if header[:4] in _SOUND:
+            known = long_size if long_size and size == 0xFFFFFFFF else size
+            return _missing(
+                place + name + width + known - content.length, known, width if known == size else 8
+            )
+        if size < 0:
+            break
+        place += name + width + size
+        place += -place % multiple
+    return ""
+
+
+def _goes_on(count: int) -> str:
+    return f"goes on for {count} bytes after the end that its header names: they are not read."
+
+
+def _missing(count: int, size: int, width: int) -> str:
+    # What programs write that do not know the end: numbers near the largest.
+    if count <= 0 or size >= (0x7FFF0000 if width == 4 else 1 << 40):
+        return ""
+    return f"is cut short: {count} bytes of the sound that its header promises are not there."
 
 
 def _split(content: Content, starts: list[int]) -> Iterator[Piece]:
@@ -92,14 +139,20 @@ def _flac(content: Content) -> Iterator[Piece]:
 
 
 def _au(content: Content) -> Iterator[Piece]:
-    starts, place = [], 0
+    starts, place, remark = [], 0, ""
     while content.at(place, 4) == b".snd":
         starts.append(place)
         offset, size = (int.from_bytes(content.at(place + first, 4), "big") for first in (4, 8))
         if size == 0xFFFFFFFF or place + offset + size >= content.length or offset < 24:
+            remark = _missing(place + offset + size - content.length, size, 4)
             break
         place += offset + size
-    yield from _split(content, starts)
+    else:
+        if content.length - place > STRAY:
+            remark = _goes_on(content.length - place)
+    *whole, last = _split(content, starts)
+    yield from whole
+    yield replace(last, remark=remark)
 
 
 def _wav(content: Content) -> Iterator[Piece]:
@@ -114,15 +167,15 @@ def _wav(content: Content) -> Iterator[Piece]:
             yield _crashed(content, start, data)
             return
         if size == 0xFFFFFFFF or end >= content.length:
-            break
+            yield Piece(start, content.length, remark=_cut_short(content, start))
+            return
         if content.at(end, 4) == b"RIFF" and content.at(end + 8, 4) == b"WAVE":
             yield Piece(start, end)
             start = end
             continue
         left = content.length - end
         if not is_known and left > STRAY:
-            remark = f"goes on for {left} bytes after the end that its header names: they are not read."
-            yield Piece(start, content.length, remark=remark)
+            yield Piece(start, content.length, remark=_goes_on(left))
             return
         break
     yield Piece(start, content.length)

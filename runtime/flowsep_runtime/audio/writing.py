@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import soundfile
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.clipping import ClipMode, FullScale
-from flowsep_runtime.audio.reading import BLOCK, AudioReader, Sequential
+from flowsep_runtime.audio.reading import BLOCK, Sequential
 from flowsep_runtime.errors import AudioError, OutputError, shown
 
 LARGEST_WAV = (1 << 32) - (
@@ -62,7 +63,22 @@ class Encoding:
     subtype: str
 
 
-def encoding_for(path: Path, reader: AudioReader, clip_mode: ClipMode = "clamp") -> Encoding:
+class Described(Protocol):
+    """A recording as far as the choice of an encoding looks at it; an `AudioReader` is one."""
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def container(self) -> str: ...
+    @property
+    def subtype(self) -> str: ...
+
+
+def encoding_for(path: Path, reader: Described, clip_mode: ClipMode = "clamp") -> Encoding:
     """The encoding that a path's extension asks for, with the recording's subtype where that container knows
     it, and 24 bits where it does not and the recording has more than 16; with the clip mode "float" floating
     point, where the container knows that.
@@ -100,7 +116,7 @@ def encoding_for(path: Path, reader: AudioReader, clip_mode: ClipMode = "clamp")
     return encoding
 
 
-def _takes(encoding: Encoding, reader: AudioReader) -> bool:
+def _takes(encoding: Encoding, reader: Described) -> bool:
     try:
         _encoder(io.BytesIO(), reader.channels, reader.sample_rate, encoding, "").close()
     except AudioError:
@@ -221,11 +237,17 @@ def write_audio(
 
 
 class WavStream:
-    """WAV to standard output, which cannot seek: the header, with the true sizes, comes first. A context
-    manager."""
+    """WAV to standard output, or another receiver that cannot seek: the header, with the true sizes, comes
+    first. A context manager."""
 
     def __init__(
-        self, sample_rate: int, channels: int, frames: int, subtype: str, clip_mode: ClipMode = "clamp"
+        self,
+        sample_rate: int,
+        channels: int,
+        frames: int,
+        subtype: str,
+        clip_mode: ClipMode = "clamp",
+        send: Callable[[bytes | memoryview], object] | None = None,
     ) -> None:
         """Writes the header.
 
@@ -235,11 +257,15 @@ class WavStream:
             frames: Samples of each channel that will come.
             subtype: Kept if it is an integer or floating-point type, else 16 bits.
             clip_mode: What becomes of samples beyond full scale.
+            send: Takes the bytes in the place of standard output.
 
         Raises:
             OutputError: If nobody reads.
         """
-        if sys.platform == "win32":  # where standard output is text until it is told otherwise
+        self._send = send or _to_standard_output
+        if (
+            sys.platform == "win32" and send is None
+        ):  # where standard output is text until it is told otherwise
             import msvcrt
 
             msvcrt.setmode(1, os.O_BINARY)
@@ -295,13 +321,14 @@ class WavStream:
         soundfile.write(encoded, block, self._rate, self._subtype, endian="LITTLE", format="RAW")
         self._send(encoded.getbuffer())
 
-    def _send(self, content: bytes | memoryview) -> None:
-        view = memoryview(content)
-        try:
-            while view:
-                view = view[os.write(1, view) :]
-        except OSError as error:
-            raise OutputError(f"Standard output cannot be written: {error.strerror}.") from None
+
+def _to_standard_output(content: bytes | memoryview) -> None:
+    view = memoryview(content)
+    try:
+        while view:
+            view = view[os.write(1, view) :]
+    except OSError as error:
+        raise OutputError(f"Standard output cannot be written: {error.strerror}.") from None
 
 
 def _encoder(

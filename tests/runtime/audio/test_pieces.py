@@ -158,6 +158,14 @@ def test_a_wav_that_goes_on_behind_its_end_is_no_secret(tmp_path: Path) -> None:
         assert len(read(path)) == 10_000
 
 
+def test_an_au_that_goes_on_behind_its_end_is_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "a.au"
+    content = file(path, sound(50_000))
+    path.write_bytes(content[:8] + (20_000).to_bytes(4, "big") + content[12:])
+    with pytest.warns(FlowSepWarning, match=r"a\.au goes on for 80000 bytes after the end .* not read"):
+        assert len(read(path)) == 10_000
+
+
 def test_chunks_and_some_padding_behind_a_wav_are_nothing_to_speak_of(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     content = file(path, sound(50_001))

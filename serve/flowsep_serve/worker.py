@@ -1,0 +1,238 @@
+"""The one thread that owns the models, and the bounded queue in front of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import warnings
+from collections import deque
+from contextlib import ExitStack
+from pathlib import Path
+
+from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
+from flowsep_runtime.errors import FlowSepError, FlowSepWarning
+from flowsep_serve.decoding import read_samples
+from flowsep_serve.errors import CancelledError, ServeError
+from flowsep_serve.jobs import Job, State, Stem, Store
+from flowsep_serve.limits import Limits
+from flowsep_serve.metrics import Metrics
+from flowsep_serve.models import Models
+
+LOG = logging.getLogger("flowsep_serve")
+STOPPING = "The server is shutting down: try again in a while."
+
+
+class Worker:
+    """Takes jobs one after the other.
+
+    One thread computes, because captures of a GPU belong to a thread, and because two separations on one
+    processor would only share it.
+    """
+
+    def __init__(self, models: Models, store: Store, limits: Limits, metrics: Metrics) -> None:
+        self._models, self._store, self._limits, self._metrics = models, store, limits, metrics
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._admitted = 0  # requests that upload, wait or run
+        self._seconds = 2.0  # of a job, for Retry-After
+        self._is_draining = self._is_stopped = False
+        self.running: Job | None = None
+        self.is_ready = False
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="flowsep-worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait_until_ready(self) -> None:
+        """Waits for the default model.
+
+        Raises:
+            Exception: Whatever kept it from being loaded.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_ready or self.failure is not None)
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def is_draining(self) -> bool:
+        return self._is_draining
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        return self._admitted == 0
+
+    def admit(self) -> None:
+        """Takes a place for a request, before its upload is read; `leave` or the end of its job frees it.
+
+        Raises:
+            ServeError: If all are taken, or the server ends.
+        """
+        with self._changed:
+            if self._is_draining:
+                raise ServeError(503, STOPPING, 30)
+            if self._admitted > self._limits.queue:
+                after = min(600, max(1, math.ceil(self._seconds * self._admitted / 2)))
+                raise ServeError(429, f"The server is busy: try again in {after} s.", after)
+            self._admitted += 1
+
+    def leave(self) -> None:
+        """Frees the place of a request that has come to no job."""
+        with self._changed:
+            self._admitted -= 1
+
+    def put(self, job: Job) -> None:
+        """Queues the job of a request that was admitted."""
+        with self._changed:
+            if not self._is_draining:
+                self._waiting.append(job)
+                self._changed.notify_all()
+                return
+            self._admitted -= 1
+        job.end("failed", ServeError(503, STOPPING, 30))
+
+    def position(self, job: Job) -> int | None:
+        """A job's place in the queue, from 1; None if it does not wait."""
+        with self._changed:
+            return self._waiting.index(job) + 1 if job in self._waiting else None
+
+    def drop(self, job: Job) -> None:
+        """Cancels a job; one that waits ends at once."""
+        job.cancel()
+        with self._changed:
+            if job not in self._waiting:
+                return
+            self._waiting.remove(job)
+            self._admitted -= 1
+        job.end("cancelled")
+        self._metrics.jobs.labels("cancelled").inc()
+
+    def drop_late(self) -> None:
+        """Ends the jobs that have waited too long."""
+        with self._changed:
+            oldest = time.monotonic() - self._limits.max_wait
+            late = [job for job in self._waiting if job.queued_at < oldest]
+            for job in late:
+                self._waiting.remove(job)
+                self._admitted -= 1
+        for job in late:
+            job.end("failed", ServeError(503, f"The job has waited more than {self._limits.max_wait} s.", 60))
+            self._metrics.jobs.labels("failed").inc()
+
+    def drain(self) -> None:
+        """Takes no more requests, ends those that wait, and lets the one that runs come to its end."""
+        with self._changed:
+            self._is_draining = True
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._admitted -= len(waiting)
+        for job in waiting:
+            job.end("failed", ServeError(503, STOPPING, 30))
+
+    def stop(self) -> None:
+        """Ends the thread, and what runs within a solver step."""
+        self.drain()
+        with self._changed:
+            self._is_stopped = True
+            if self.running is not None:
+                self.running.cancel()
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            self._models.separator(next(iter(self._models)))
+        except BaseException as error:
+            with self._changed:
+                self.failure = error
+                self._changed.notify_all()
+            return
+        with self._changed:
+            self.is_ready = True
+            self._changed.notify_all()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_stopped)
+                if self._is_stopped:
+                    return
+                job = self.running = self._waiting.popleft()
+            self._run(job)
+
+    def _run(self, job: Job) -> None:
+        start = time.monotonic()
+        error: ServeError | None = None
+        job.state = "running"
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("always", FlowSepWarning)
+                self._separate(job)
+            job.warnings += [str(warning.message) for warning in caught]
+        except CancelledError:
+            pass
+        except FlowSepError as known:
+            error = ServeError(500 if known.exit_code == 1 else 422, str(known))
+        except MemoryError:
+            error = ServeError(500, "There is not enough memory for this recording: give a shorter one.")
+        except Exception as unknown:
+            LOG.exception("A separation failed.")
+            error = ServeError(500, f"Unexpected {type(unknown).__name__}: the server's log has the details.")
+        seconds = time.monotonic() - start
+        outcome: State = "failed" if error is not None else "cancelled" if job.is_cancelled else "done"
+        with self._changed:
+            self.running = None
+            self._admitted -= 1
+            if outcome == "done":
+                self._seconds += (seconds - self._seconds) / 4
+        self._metrics.jobs.labels(outcome).inc()
+        self._metrics.seconds.observe(seconds)
+        if outcome == "done":
+            self._metrics.audio.inc(job.sound.seconds)
+        job.end(outcome, error)
+        if job.is_discarded:
+            self._store.discard(job)
+
+    def _separate(self, job: Job) -> None:
+        job.go_on()
+        order, sound = job.order, job.sound
+        separator = self._models.separator(order.model)
+        parts = separator.stream(
+            read_samples(job.folder, sound),
+            sound.sample_rate,
+            order.queries,
+            samples=sound.frames,
+            progress=job.advance,
+            **order.options.fields(),
+        )
+        with ExitStack() as stack:
+            writers = [(self._writer(stack, job, stem), stem) for stem in job.stems]
+            for part in parts:
+                job.go_on()
+                for writer, stem in writers:
+                    writer.write(part.rest if stem.query is None else part.targets[stem.number])
+        job.go_on()
+
+    def _writer(self, stack: ExitStack, job: Job, stem: Stem) -> AudioWriter | WavStream:
+        sound, mode = job.sound, job.order.clip_mode
+        if job.streams:
+            file = stack.enter_context(stem.path.open("wb", buffering=0))
+
+            def send(content: bytes | memoryview) -> None:
+                file.write(content)
+                job.written += len(content)
+
+            stream = WavStream(sound.sample_rate, sound.channels, sound.frames, sound.subtype, mode, send)
+            return stack.enter_context(stream)
+        encoding = encoding_for(stem.path, sound, mode)
+        name = Path(stem.name)
+        return stack.enter_context(
+            AudioWriter(stem.path, sound.sample_rate, sound.channels, encoding, sound.tags, name, mode)
+        )

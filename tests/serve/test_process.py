@@ -1,0 +1,110 @@
+"""`flowsep-serve` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.conftest import form, recording, sound
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def started(folder: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'serve'}:{ROOT / 'runtime'}", "TMPDIR": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flowsep_serve.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("flowsep-serve: http://127.0.0.1:"), line
+    return line.split()[1]
+
+
+@pytest.mark.slow
+def test_a_terminated_server_finishes_what_runs_and_leaves_nothing(toy_bundle: Path, tmp_path: Path) -> None:
+    arguments = (
+        "--port",
+        0,
+        "--bundle",
+        toy_bundle,
+        "--backend",
+        "cpu",
+        "--max-steps",
+        10_000,
+        "--threads",
+        1,
+    )
+    with started(tmp_path, *arguments) as process:
+        address = address_of(process)
+        long = recording(sound(5, 16000, 1), 16000, "PCM_16")
+        asked = httpx.post(
+            f"{address}/v1/jobs", **form(long), data={"query": "rain", "steps": "400"}, timeout=60
+        )
+        place = address + asked.headers["location"]
+        while httpx.get(place).json()["state"] == "queued":
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{address}/readyz").status_code != 503:
+            time.sleep(0.01)
+        assert httpx.post(f"{address}/v1/jobs", **form(), data={"query": "rain"}).status_code == 503
+        while (job := httpx.get(place).json())["state"] == "running":
+            time.sleep(0.05)
+        assert job["state"] == "done"
+        assert httpx.get(address + job["stems"][0]["url"]).status_code == 200
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("flowsep-serve")]
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_at_once(toy_bundle: Path, tmp_path: Path) -> None:
+    arguments = ("--port", 0, "--bundle", toy_bundle, "--backend", "cpu", "--max-steps", 10_000)
+    with started(tmp_path, *arguments) as process:
+        address = address_of(process)
+        long = recording(sound(60, 16000, 1), 16000, "PCM_16")
+        httpx.post(f"{address}/v1/jobs", **form(long), data={"query": "rain", "steps": "10000"}, timeout=60)
+        process.send_signal(signal.SIGINT)
+        while httpx.get(f"{address}/readyz").status_code != 503:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("flowsep-serve")]
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_and_a_host_for_all_are_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    with started(tmp_path, "--port", 0, "--bundle", toy_bundle, "--backend", "cpu") as process:
+        port = address_of(process).rpartition(":")[2]
+        with started(tmp_path, "--port", port, "--bundle", toy_bundle) as second:
+            _, err = second.communicate(timeout=60)
+            assert second.returncode == 2
+            assert (
+                err.startswith(f"flowsep-serve: 127.0.0.1 port {port} cannot be had") and err.count("\n") == 1
+            )
+    with started(tmp_path, "--host", "0.0.0.0", "--port", 0) as open_to_all:
+        _, err = open_to_all.communicate(timeout=60)
+        assert open_to_all.returncode == 2
+        assert "give --api-key-file, or --insecure" in err and err.count("\n") == 1
