@@ -40,7 +40,7 @@ _TAGS = {"track": "tracknumber"} | {
 }
 
 #: Containers whose header says how long they are.
-_PROMISING = ("mov", "matroska", "asf", "tta", "wv")
+_PROMISING = ("mov", "matroska", "asf", "flv", "tta", "wv")
 _LOSSLESS = ("alac", "tta", "flac", "wavpack", "ape", "tak", "truehd", "mlp", "shorten")
 _DEEPER = 16  # bits; a lossless codec of more keeps 24
 
