@@ -27,7 +27,7 @@ from flowsep_serve.answers import MEDIA_TYPES, PAUSE, Streamed, events, growing,
 from flowsep_serve.errors import ServeError
 from flowsep_serve.guard import Guard, Rules, answered
 from flowsep_serve.jobs import Job, Store
-from flowsep_serve.limits import Limits
+from flowsep_serve.limits import MIB, Limits
 from flowsep_serve.metrics import CONTENT_TYPE, Metrics
 from flowsep_serve.models import Models
 from flowsep_serve.orders import Order, read_order
@@ -74,7 +74,9 @@ class Service:
         self.worker.admit()
         folder: Path | None = None
         try:
-            folder = self.store.new_folder()
+            # Twice: while it is read, and as the file that is decoded.
+            length = request.headers.get("content-length") or self.limits.max_upload * MIB
+            folder = self.store.new_folder(2 * int(length))
             order = await self._receive(request, folder, for_job)
             sound = await anyio.to_thread.run_sync(
                 decoding.decode, folder, self.limits, limiter=_decoders(request)
@@ -114,7 +116,6 @@ class Service:
             if for_job and order.remove:
                 raise ServeError(422, "remove is for /v1/separate: a job has the rest among its stems.")
             upload = files[0][1]
-            self.store.reserve(folder.name, upload.size or 0)
             await anyio.to_thread.run_sync(_copy, upload, folder / decoding.UPLOAD)
         finally:
             await form.close()

@@ -105,9 +105,10 @@ class Job:
     def end(self, state: State, error: ServeError | None = None) -> None:
         """Closes the job; what is no result is removed."""
         keep = {stem.path for stem in self.stems} if state == "done" else set()
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if path not in keep:
-                path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be gone already
+            for path in self.folder.iterdir():
+                if path not in keep:
+                    path.unlink(missing_ok=True)
         self.finished = time.time()
         self.error = error
         self.state = state
@@ -181,14 +182,14 @@ class Store:
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._lock = _locked(self.root)
 
-    def new_folder(self) -> Path:
-        """A folder for a job, whose name nobody can guess.
+    def new_folder(self, room: int) -> Path:
+        """A folder for a job, whose name nobody can guess, with room for so many bytes.
 
         Raises:
             ServeError: If the disk that the server may use is full.
         """
         folder = self.root / secrets.token_urlsafe(18)
-        self.reserve(folder.name, 0)
+        self.reserve(folder.name, room)
         folder.mkdir(mode=0o700)
         return folder
 
@@ -199,9 +200,7 @@ class Store:
             ServeError: If there is not so much.
         """
         others = sum(each for other, each in list(self._reserved.items()) if other != name)
-        if others + count > self.limits.max_disk * MIB or (
-            count == 0 and others >= self.limits.max_disk * MIB
-        ):
+        if others + count > self.limits.max_disk * MIB:
             raise ServeError(507, "The server has no room for more results: try again later.", 60)
         self._reserved[name] = count
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
-from flowsep_runtime.errors import FlowSepError, FlowSepWarning
+from flowsep_runtime.errors import AudioError, FlowSepError, FlowSepWarning, OptionError, QueryError
 from flowsep_serve.decoding import read_samples
 from flowsep_serve.errors import CancelledError, ServeError
 from flowsep_serve.jobs import Job, State, Stem, Store
@@ -179,7 +179,8 @@ class Worker:
         except CancelledError:
             pass
         except FlowSepError as known:
-            error = ServeError(500 if known.exit_code == 1 else 422, str(known))
+            is_request = isinstance(known, AudioError | QueryError | OptionError)
+            error = ServeError(422 if is_request else 500, str(known))
         except MemoryError:
             error = ServeError(500, "There is not enough memory for this recording: give a shorter one.")
         except Exception as unknown:
@@ -187,11 +188,6 @@ class Worker:
             error = ServeError(500, f"Unexpected {type(unknown).__name__}: the server's log has the details.")
         seconds = time.monotonic() - start
         outcome: State = "failed" if error is not None else "cancelled" if job.is_cancelled else "done"
-        with self._changed:
-            self.running = None
-            self._admitted -= 1
-            if outcome == "done":
-                self._seconds += (seconds - self._seconds) / 4
         self._metrics.jobs.labels(outcome).inc()
         self._metrics.seconds.observe(seconds)
         if outcome == "done":
@@ -199,6 +195,12 @@ class Worker:
         job.end(outcome, error)
         if job.is_discarded:
             self._store.discard(job)
+        # At last: whoever finds the worker idle finds the job closed.
+        with self._changed:
+            self.running = None
+            self._admitted -= 1
+            if outcome == "done":
+                self._seconds += (seconds - self._seconds) / 4
 
     def _separate(self, job: Job) -> None:
         job.go_on()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +126,14 @@ def listening(service: Service) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it does not happen")
 
 
 def sound(seconds: float = 0.5, rate: int = RATE, channels: int = 2, seed: int = 1) -> np.ndarray[Any, Any]:

@@ -21,7 +21,18 @@ from flowsep_runtime.options import Options
 from flowsep_serve import documents
 from flowsep_serve.api import Service
 from flowsep_serve.orders import FORMATS
-from tests.serve.conftest import RATE, Gate, Serve, client_of, form, heard, listening, recording, sound
+from tests.serve.conftest import (
+    RATE,
+    Gate,
+    Serve,
+    client_of,
+    form,
+    heard,
+    listening,
+    recording,
+    sound,
+    wait_for,
+)
 
 
 def job_of(client: TestClient, **data: Any) -> dict[str, Any]:
@@ -127,7 +138,8 @@ def test_a_request_that_was_answered_leaves_nothing(serve: Serve) -> None:
         client.post("/v1/separate", **form(), data={"query": "dog"})
         client.post("/v1/separate", **form(b"no sound"), data={"query": "dog"})
     assert [path.name for path in service.store.root.iterdir()] == [".lock"]
-    assert service.worker.is_idle and service.store.used == 0
+    wait_for(lambda: service.worker.is_idle)
+    assert service.store.used == 0
 
 
 @pytest.mark.parametrize("name", ["../../escape.wav", "/etc/passwd", "recording", "a\0b", "x" * 500])

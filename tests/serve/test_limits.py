@@ -22,15 +22,7 @@ from flowsep_serve.errors import ServeError
 from flowsep_serve.guard import HEADERS, Rules, hosts_for, read_keys
 from flowsep_serve.jobs import PREFIX, Store
 from flowsep_serve.limits import Limits
-from tests.serve.conftest import Gate, Serve, client_of, form, listening, recording, sound
-
-
-def wait_for(condition: Any) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it does not happen")
+from tests.serve.conftest import Gate, Serve, client_of, form, listening, recording, sound, wait_for
 
 
 def post(client: TestClient, content: bytes | None = None, **data: Any) -> Any:
@@ -180,6 +172,25 @@ def test_a_decoder_that_wants_too_much_memory_costs_its_request_alone(serve: Ser
         assert refused.status_code == 422
         assert "cannot be decoded within 1 MiB of memory" in refused.json()["error"]
         assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+def test_hostile_uploads_are_refused_in_a_sentence_or_separated(serve: Serve, kind: str) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, sound(0.2, 16000, 1), 16000, format=kind)
+    random = np.random.default_rng(len(kind))
+    service = serve()
+    with client_of(service) as client:
+        for _ in range(12):
+            content = bytearray(file.getvalue())
+            for place in random.integers(0, min(200, len(content)), 4):
+                content[place] = random.integers(256)
+            cut = int(random.integers(1, len(content) + 1))
+            answer = client.post("/v1/separate", **form(bytes(content[:cut])), data={"query": "rain"})
+            assert answer.status_code in (200, 413, 422), answer.text
+            assert answer.status_code == 200 or answer.json()["error"].endswith(".")
+    assert [path.name for path in service.store.root.iterdir()] == [".lock"]
 
 
 def test_a_decoder_that_hangs_is_ended(tmp_path: Path) -> None:
