@@ -101,6 +101,7 @@ class Speaker:
                 "plot": None if extras.plot is None else str(extras.plot),
                 "sample_rate": reader.sample_rate,
                 "channels": reader.channels,
+                "start": job.span.start,
                 "seconds": reader.frames / reader.sample_rate,
                 "bundle": pipeline.manifest.name,
                 "backend": pipeline.backend.name,
