@@ -30,6 +30,8 @@ from flowsep_export.tokenizer import FILE, pad_id
 from flowsep_ref import FlowSep
 from flowsep_runtime import __version__
 from flowsep_runtime.arrays import Floats
+from flowsep_runtime.backends import open_backend
+from flowsep_runtime.backends.expected import write_expected
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.bundle.checksums import sha256_of
 from flowsep_runtime.bundle.manifest import (
@@ -43,6 +45,9 @@ from flowsep_runtime.bundle.manifest import (
     TokenizerEntry,
 )
 from flowsep_runtime.versions import installed
+
+#: Graphs that backends rewrite or compute in another arithmetic: these are the ones to test.
+LARGE_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
 
 #: Called with the current task and the completed share in [0, 1].
 Progress = Callable[[str, float], None]
@@ -124,7 +129,10 @@ def export_bundle(
 
             stages = verify.verify(source.model, folder, manifest, cases, verifying)
             verify.require_tolerance(stages)
-            manifest = replace(manifest, stages=stages)
+            progress("computing expected outputs", 1.0)
+            plain = replace(manifest, variants={})
+            expected = write_expected(folder, plain, open_backend("cpu", folder, plain), LARGE_GRAPHS)
+            manifest = replace(manifest, stages=stages, expected=expected)
         manifest.write(folder)
     progress("done", 1.0)
     return manifest
