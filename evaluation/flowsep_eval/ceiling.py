@@ -35,7 +35,7 @@ def masked_by_autoencoder(pipeline: Pipeline, target: Floats, mixture: Floats) -
             waveform[0, : len(sound)] = centred(sound[:, None])[:, 0] * gain
             log_mels.append(pipeline.log_mel(waveform))
         decoded = [pipeline.decode_latent(pipeline.encode_mixture(each)[0])[0] for each in log_mels[:2]]
-        masks.append(shares(np.stack(decoded), log_mels[2][0], complements=True)[0])
+        masks.append(shares(np.stack(decoded), log_mels[2][0], True, model.mask_exponent)[0])
     filtering = MaskFilter(SAMPLE_RATE, model, channels=1, masked=1, sounds=1)
     known = filtering.push(centred(mixture[:, None]), np.concatenate(masks)[:, None, None])
     masked: Floats = np.concatenate([known, filtering.finish()])[:, 0, 0]

@@ -13,6 +13,7 @@ import click
 from flowsep_export.tensorrt.options import EngineRequest, engine_options
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import run
+from flowsep_runtime.bundle.model_entry import MOST_EXPONENT
 from flowsep_runtime.errors import OptionError, shown
 from flowsep_runtime.options import KINDS, Kind
 from flowsep_runtime.solvers import SOLVERS, solver_taking
@@ -107,6 +108,13 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     type=click.Choice(list(SOLVERS)),
     help="Solver for masked results; mean is one evaluation.  [default: as for all]",
 )
+@click.option(
+    "--mask-exponent",
+    type=click.FloatRange(0, MOST_EXPONENT, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Power of the magnitudes that a sound and its complement are masked by.",
+)
 @engine_options
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -126,6 +134,7 @@ def command(
     complement: str | None,
     masked_steps: int | None,
     masked_solver: str | None,
+    mask_exponent: float,
     tensorrt: bool,
     bundle: Path | None,
     batch: Range,
@@ -183,6 +192,7 @@ def command(
                 "fast_solver": fast_solver,
                 "default_kind": kind,
                 "complement": complement,
+                "mask_exponent": mask_exponent,
                 **_masked(masked_steps, masked_solver, steps),
             },
             progress=progress,

@@ -67,8 +67,8 @@ ALONE = ("{thing}", "{a} {thing}", "the sound of {a} {thing}", "{thing} sounds",
 ARTICLES = ("a", "the", "", "some")
 
 
-def sentences(label: str, held_out: set[str]) -> list[str]:
-    """All sentences of a class, sorted; not those that are to be held out.
+def sentences(label: str, held_out: set[str]) -> list[list[str]]:
+    """All sentences of a class, sorted, by what they say: a doing, a noise, or the thing alone.
 
     Args:
         label: class of `words.tsv`.
@@ -77,14 +77,20 @@ def sentences(label: str, held_out: set[str]) -> list[str]:
     with WORDS.open(encoding="utf-8", newline="") as file:
         row = next(row for row in csv.DictReader(file, delimiter="\t") if row["label"] == label)
     words = {key: row[key].split(",") for key in ("things", "doings", "noises")}
-    made = {" ".join(sentence.split()) for sentence in _forms(words)}
-    return sorted(made - held_out)
+    return [
+        sorted({" ".join(sentence.split()) for sentence in made} - held_out)
+        for made in (_doings(words), _noises(words), _things(words))
+    ]
 
 
-def _forms(words: dict[str, list[str]]) -> Iterator[str]:
-    things = [f"{adjective} {thing}" for adjective in set(ADJECTIVES) for thing in words["things"]]
-    for form, thing, doing, article in itertools.product(WITH_DOING, things, words["doings"], ARTICLES):
+def _doings(words: dict[str, list[str]]) -> Iterator[str]:
+    for form, thing, doing, article in itertools.product(
+        WITH_DOING, _with_adjectives(words), words["doings"], ARTICLES
+    ):
         yield form.format(a=article, thing=thing, doing=doing)
+
+
+def _noises(words: dict[str, list[str]]) -> Iterator[str]:
     for form, thing, noise, article in itertools.product(
         WITH_NOISE, words["things"], words["noises"], ARTICLES
     ):
@@ -94,8 +100,17 @@ def _forms(words: dict[str, list[str]]) -> Iterator[str]:
     ):
         if noise != other:
             yield form.format(a=article, noise=noise, other=other)
-    for form, thing, article, place in itertools.product(ALONE, things, ARTICLES, set(PLACES)):
+
+
+def _things(words: dict[str, list[str]]) -> Iterator[str]:
+    for form, thing, article, place in itertools.product(
+        ALONE, _with_adjectives(words), ARTICLES, set(PLACES)
+    ):
         yield f"{form.format(a=article, thing=thing)} {place}"
+
+
+def _with_adjectives(words: dict[str, list[str]]) -> list[str]:
+    return [f"{adjective} {thing}" for adjective in set(ADJECTIVES) for thing in words["things"]]
 
 
 def tokenizer(texts: Sequence[str]) -> Tokenizer:
@@ -119,10 +134,21 @@ def tokenizer(texts: Sequence[str]) -> Tokenizer:
 
 
 def draw(captions: Captions, seed: int = 0) -> dict[str, list[str]]:
-    """`DRAWN` sentences of every class, none of them a held-out caption."""
+    """`DRAWN` sentences of every class, none of them a held-out caption.
+
+    A third of each kind, as far as there are as many: the forms with a doing outnumber the others by far,
+    and words for noises ("detonation") would be drawn once.
+    """
     held_out = {text.lower() for texts in captions.held_out.values() for text in texts}
     rng = random.Random(seed)
-    return {label: rng.sample(sentences(label, held_out), DRAWN) for label in sorted(captions.trained)}
+    drawn = {}
+    for label in sorted(captions.trained):
+        kinds = sentences(label, held_out)
+        chosen = {text for kind in kinds for text in rng.sample(kind, min(len(kind), DRAWN // len(kinds)))}
+        others = sorted({text for kind in kinds for text in kind} - chosen)
+        drawn[label] = [*sorted(chosen), *rng.sample(others, DRAWN - len(chosen))]
+        rng.shuffle(drawn[label])
+    return drawn
 
 
 def write(drawn: Mapping[str, Sequence[str]], path: Path) -> None:

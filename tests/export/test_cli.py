@@ -75,6 +75,7 @@ def test_without_verification_no_error_is_claimed(
         "--kind=masked",
         "--complement=all but {query}",
         "--masked-solver=mean",
+        "--mask-exponent=0.8",
         f"--output={tmp_path / 'bundle'}",
     )
     assert code == 0 and "not verified" in out
@@ -83,6 +84,7 @@ def test_without_verification_no_error_is_claimed(
     assert model.schedule("fast", None, None) == (3, "ab2")
     assert model.schedule("fast", None, None, "masked") == (1, "mean")
     assert (model.default_kind, model.complement) == ("masked", "all but {query}")
+    assert model.mask_exponent == 0.8
     errors = [entry.error for entry in Manifest.read(tmp_path / "bundle").stages.values()]
     assert {error.relative for error in errors} == {error.real_relative for error in errors} == {None}
 

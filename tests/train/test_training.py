@@ -267,6 +267,7 @@ def test_a_model_is_fine_tuned(
     else:
         base, vocabulary = FlowSep.bundled(), FlowSep.bundled_path() / "tokenizer.json"
     before = [p.clone() for p in base.unet.parameters()]
+    base.save(tmp_path / "base", torch.float32)
     parts = ModelParts(tmp_path / "work", base.config, base)
     cache_folder = tmp_path / "latents"
     clip = base.config.frame_multiple * 4 * 160
@@ -297,6 +298,12 @@ def test_a_model_is_fine_tuned(
     # what was not trained is the base model's
     assert torch.equal(tuned.vocoder.conv_pre.weight, base.vocoder.conv_pre.weight.half().float())
     assert float(tuned.scale_factor) == float(base.scale_factor)
+    # from a file, as a command does: the training has changed the object
+    own = ModelParts(parts.work, parts.config, FlowSep.from_checkpoint(tmp_path / "base"))
+    averaged = collect(own, vocabulary, tmp_path / "averaged", half=False, kept=0.25)
+    trained = collect(parts, vocabulary, tmp_path / "trained", half=False).unet.parameters()
+    for a, b, c in zip(before, trained, averaged.unet.parameters(), strict=True):
+        assert torch.allclose(c, 0.25 * a + 0.75 * b, atol=1e-6)
 
 
 def test_a_text_encoder_learns_its_phrasings(tokenizer: Path) -> None:

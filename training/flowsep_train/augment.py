@@ -41,15 +41,15 @@ class Augmentation:
         direct: least and greatest energy of the direct sound against the reverberant, in dB.
     """
 
-    speed: float = 0.7
-    pitch: float = 0.15
-    stretch: float = 0.15
-    equalise: float = 0.6
+    speed: float = 0.8
+    pitch: float = 0.3
+    stretch: float = 0.25
+    equalise: float = 0.8
     low_pass: float = 0.25
-    reverberate: float = 0.25
-    speed_range: float = 0.15
-    pitch_range: float = 2.0
-    stretch_range: float = 0.2
+    reverberate: float = 0.35
+    speed_range: float = 0.25
+    pitch_range: float = 4.0
+    stretch_range: float = 0.3
     gain: tuple[float, float] = (0.6, 1.0)
     rt60: tuple[float, float] = (0.15, 1.2)
     direct: tuple[float, float] = (-3.0, 15.0)
@@ -114,7 +114,7 @@ class Equaliser:
         self.db = np.zeros(len(grid))
         if rng.random() < equalise:
             knots = [0, 150, 400, 1000, 2500, 5000, 8000]
-            self.db = np.interp(grid, knots, rng.normal(0.0, 4.0, size=len(knots)))
+            self.db = np.interp(grid, knots, rng.normal(0.0, 6.0, size=len(knots)))
         if rng.random() < low_pass:
             cutoff = rng.uniform(3500, 6000)
             self.db = self.db - np.clip((grid - cutoff) / 400, 0, 1) * 60

@@ -305,7 +305,15 @@ def latents(
 @click.option("--tokenizer", type=FILE, help="tokenizer.json of the text's training. Default: of --text.")
 @click.option("--output", type=FILE, required=True, help="Folder for the model.")
 @click.option("--float32", is_flag=True, help="Do not round the weights to half precision.")
-def collect(model: Model, tokenizer: Path | None, output: Path, float32: bool) -> None:
+@click.option(
+    "--keep",
+    "kept",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of --from in the average of its flow's weights and the trained ones.",
+)
+def collect(model: Model, tokenizer: Path | None, output: Path, float32: bool, kept: float) -> None:
     """Put the trained parts together into one model folder."""
     from flowsep_train.collect import collect as put_together
 
@@ -313,7 +321,7 @@ def collect(model: Model, tokenizer: Path | None, output: Path, float32: bool) -
     file = tokenizer or own_tokenizer(parts)
     if file is None:
         raise click.UsageError("collect needs --tokenizer.")
-    put_together(parts, file, output, half=not float32)
+    put_together(parts, file, output, not float32, kept)
     click.echo(f"{output}: model.safetensors, config.yaml, tokenizer.json", err=True)
 
 

@@ -22,7 +22,7 @@ SIGMA_MIN = 1e-4
 TEXT_DROPOUT = 0.1
 EMA_DECAY = 0.999
 #: Share of mixtures with queries for absent sounds: the target is silence, the rest is everything.
-ABSENT = 0.25
+ABSENT = 0.35
 #: Pieces are an eighth of a clip, a quarter, half of one, or whole.
 SHARES = (8, 4, 2, 1)
 #: Mean distance of a latent from silence from which on a sound counts as audible at a place.

@@ -205,7 +205,7 @@ def decoder_imitation(parts: ModelParts, cache: LatentCache, run: Run) -> Decode
     return imitation
 
 
-def mixed(captions: Phrases, sentences: Phrases | None, share: int = 30) -> Phrases:
+def mixed(captions: Phrases, sentences: Phrases | None, share: int = 600) -> Phrases:
     """Captions and generated sentences of every class, half of each kind.
 
     Args:

@@ -147,7 +147,7 @@ class QueryEncoder:
         remembered: captions kept, each `[50, D]` in half precision.
     """
 
-    def __init__(self, encoder: TextEncoder, tokenizer: Tokenizer, remembered: int = 4096) -> None:
+    def __init__(self, encoder: TextEncoder, tokenizer: Tokenizer, remembered: int = 16384) -> None:
         self.encoder = encoder.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.remembered = remembered

@@ -30,6 +30,9 @@ LARGEST_SIZES: Mapping[str, int] = {
 }
 
 
+MOST_EXPONENT = 4.0
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
     """The sizes that the runtime needs; published values are the defaults."""
@@ -53,6 +56,9 @@ class ModelEntry:
     complement: str | None = None
     masked_steps: int | None = None  # for a masked result, of `masked_solver`; None: as for a generated one
     masked_solver: str = "euler"
+    #: Power of the magnitudes from which a sound and its complement get their shares; below 1 where a model
+    #: is too sure of them.
+    mask_exponent: float = 1.0
 
     @property
     def clip_frames(self) -> int:
@@ -107,6 +113,8 @@ class ModelEntry:
         only = SOLVERS[self.masked_solver].only_steps
         if only is not None and self.masked_steps != only:
             raise RecordError(f"model.masked_steps must be {only} with the solver {self.masked_solver}")
+        if not 0 < self.mask_exponent <= MOST_EXPONENT:
+            raise RecordError(f"model.mask_exponent must be above 0 and at most {MOST_EXPONENT:g}")
         if self.complement is not None and self.complement.count("{query}") != 1:
             raise RecordError("model.complement must name {query} once")
         if self.clip_samples % (self.hop_length * self.frame_multiple):

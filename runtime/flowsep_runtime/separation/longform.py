@@ -155,7 +155,9 @@ class LongForm:
         sounding = np.stack([window.level.sounding for window in group])
         wanted = Group([window.start for window in group], waveforms, sounding)
         solved = self._solver.solve(wanted, joined, vocode=not (joined or self._run.masked))
-        masks = shares(solved.log_mels, solved.mixtures, bool(self._run.complements))
+        masks = shares(
+            solved.log_mels, solved.mixtures, bool(self._run.complements), self._model.mask_exponent
+        )
         self._add(self._masks, group, masks)
         end = group[-1].start + self._run.window - (0 if is_last else self._run.overlap)
         known = self._masks.take(end * self._model.latent_stride)

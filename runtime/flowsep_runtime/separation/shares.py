@@ -13,7 +13,7 @@ from flowsep_runtime.arrays import Floats
 CLAIMED = 0.5
 
 
-def shares(log_mels: Floats, mixture: Floats, complements: bool) -> Floats:
+def shares(log_mels: Floats, mixture: Floats, complements: bool, exponent: float = 1.0) -> Floats:
     """Masks from 0 to 1 for the sounds of a mixture; at every point they add up to at most 1.
 
     A sound claims its magnitude over that of it and its complement or, without complements, over that of the
@@ -25,6 +25,7 @@ def shares(log_mels: Floats, mixture: Floats, complements: bool) -> Floats:
             all sounds, then everything but each of them.
         mixture: Those of the mixture, at the same level [..., T, 64].
         complements: True if complements are given.
+        exponent: Power of the magnitudes of a sound and its complement. Below 1, shares are nearer to 1/2.
 
     Returns:
         [..., Q, T, 64].
@@ -35,7 +36,8 @@ def shares(log_mels: Floats, mixture: Floats, complements: bool) -> Floats:
         sounds, rests = log_mels, mixture[..., None, :, :]
     # Without the common level, so that no exponential overflows.
     level = np.maximum(sounds, rests)
-    sound, rest = np.exp(sounds - level), np.exp(rests - level)
+    power = np.float32(exponent if complements else 1)
+    sound, rest = np.exp(power * (sounds - level)), np.exp(power * (rests - level))
     claims: Floats = np.minimum(sound / (sound + rest if complements else rest), np.float32(1))
     if claims.shape[-3] > 1:
         claims /= np.maximum(claims.sum(axis=-3, keepdims=True), np.float32(CLAIMED))

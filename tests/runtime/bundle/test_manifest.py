@@ -74,7 +74,7 @@ def test_a_precision_has_its_own_schedule_which_the_caller_overrides(own_bundle:
 
 def test_a_bundle_from_before_masks_says_nothing_of_them(own_bundle: Path) -> None:
     def older(content: Any) -> None:
-        for name in ("default_kind", "complement", "masked_steps", "masked_solver"):
+        for name in ("default_kind", "complement", "masked_steps", "masked_solver", "mask_exponent"):
             del content["model"][name]
 
     edit(own_bundle, older)
@@ -89,6 +89,8 @@ def test_a_bundle_from_before_masks_says_nothing_of_them(own_bundle: Path) -> No
         ("fast_solver", "magic"),
         ("fast_steps", 0),
         ("fast_steps", "many"),
+        ("mask_exponent", 0.0),
+        ("mask_exponent", 5.0),
         ("masked_solver", "magic"),
         ("masked_solver", "mean"),  # without its number of steps
         ("masked_steps", 0),

@@ -58,6 +58,17 @@ def test_a_sound_and_its_complement_share_everything() -> None:
     assert np.allclose(mask, 1 / (1 + np.exp(log_mels[1] - log_mels[0])), atol=1e-6)
 
 
+def test_an_exponent_below_one_brings_shares_closer_to_one_half() -> None:
+    log_mels = np.stack([normal(6, 64), normal(6, 64, seed=1)])
+    mixture = np.full((6, 64), 50, np.float32)
+    (sharp,) = shares(log_mels, mixture, complements=True)
+    (soft,) = shares(log_mels, mixture, complements=True, exponent=0.8)
+    assert (np.abs(soft - 0.5) <= np.abs(sharp - 0.5)).all()
+    odds, softened = sharp / (1 - sharp), soft / (1 - soft)
+    assert np.allclose(softened, odds**0.8, rtol=1e-3)
+    assert np.array_equal(*(shares(log_mels, mixture, False, power) for power in (1.0, 0.8)))
+
+
 def test_several_sounds_share_everything_where_they_claim_half_of_it() -> None:
     claims = np.array([0.4, 0.2, 0.1, 0.1], np.float32)[:, None, None] * np.ones((4, 6, 64), np.float32)
     mixture = np.zeros((6, 64), np.float32)
