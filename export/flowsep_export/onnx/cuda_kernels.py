@@ -80,11 +80,10 @@ def _fold_affine(editor: Editor, conv: onnx.NodeProto) -> bool:
 
 def _fold_bias(editor: Editor, conv: onnx.NodeProto) -> bool:
     """Add(state, Add(product, bias)), Transpose, Reshape, Conv."""
-    view = editor.source(conv.input[0], "Reshape")
-    turned = editor.source(view.input[0], "Transpose") if view is not None else None
-    summed = editor.source(turned.input[0], "Add") if turned is not None else None
+    found = editor.chain(conv.input[0], "Reshape", "Transpose", "Add")
+    summed = found[-1] if found else None
     linear = editor.source(summed.input[1], "Add") if summed is not None else None
-    if view is None or turned is None or summed is None or linear is None:
+    if summed is None or linear is None:
         return False
     shape = editor.shape(linear.input[1])
     if shape is None or len(shape) != 1 or editor.only_user(summed.output[0], "Transpose") is None:

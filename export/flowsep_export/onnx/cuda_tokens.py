@@ -61,11 +61,10 @@ def project_to_tokens(editor: Editor, norm: onnx.NodeProto) -> bool:
 
     SkipLayerNormalization normalises the sum of two tensors and a bias; both tensors are half the product.
     """
-    turned = editor.source(norm.input[0], "Transpose")
-    view = editor.source(turned.input[0], "Reshape") if turned is not None else None
-    conv = editor.source(view.input[0], "Conv") if view is not None else None
-    if turned is None or conv is None or list(attributes(turned)["perm"]) != TURNED:
+    found = editor.chain(norm.input[0], "Transpose", "Reshape", "Conv")
+    if not found or list(attributes(found[0])["perm"]) != TURNED:
         return False
+    turned, _, conv = found
     shape = editor.shape(conv.input[1])
     if shape is None or shape[2:] != (1, 1) or editor.only_user(conv.output[0], "Reshape") is None:
         return False
@@ -142,40 +141,31 @@ class _FeedForward(NamedTuple):
 
 
 def _feed_forward(editor: Editor, residual: onnx.NodeProto) -> _FeedForward | None:
-    conv = editor.source(residual.input[1], "Conv")
-    view = editor.source(conv.input[0], "Reshape") if conv is not None else None
-    turned = editor.source(view.input[0], "Transpose") if view is not None else None
-    summed = editor.source(turned.input[0], "Add") if turned is not None else None
-    second = editor.source(summed.input[1], "MatMul") if summed is not None else None
-    gated = editor.source(second.input[0], "Mul") if second is not None else None
-    gelu = editor.source(gated.input[1], "Gelu") if gated is not None else None
-    split = editor.source(gelu.input[0], "Split") if gelu is not None else None
-    biased = editor.source(split.input[0], "Add") if split is not None else None
-    first = editor.source(biased.input[0], "MatMul") if biased is not None else None
-    norm = editor.source(first.input[0], "SkipLayerNormalization") if first is not None else None
-    if conv is None or summed is None or second is None or gated is None or split is None:
+    projected = editor.chain(residual.input[1], "Conv", "Reshape", "Transpose", "Add")
+    weighted = editor.chain(projected[-1].input[1], "MatMul", "Mul") if projected else []
+    gate = ("Gelu", "Split", "Add", "MatMul", "SkipLayerNormalization")
+    gated = editor.chain(weighted[-1].input[1], *gate) if weighted else []
+    if not gated:
         return None
-    if biased is None or first is None or norm is None or gated.input[0] != split.output[0]:
+    (conv, _, _, summed), (second, product), (_, split, biased, first, norm) = projected, weighted, gated
+    if product.input[0] != split.output[0]:
         return None
     if editor.only_user(norm.output[0], "MatMul") is None or editor.only_user(conv.output[0], "Add") is None:
         return None
     layer = (first.input[1], biased.input[1])
     state, image = summed.input[0], residual.input[0]
-    return _FeedForward(norm, layer, biased.output[0], gated.output[0], second.input[1], state, conv, image)
+    return _FeedForward(norm, layer, biased.output[0], product.output[0], second.input[1], state, conv, image)
 
 
 @at_every("Softmax")
 def add_mask_within_keys(editor: Editor, softmax: onnx.NodeProto) -> bool:
     """Adds the query's mask to the keys, once a clip, in place of adding it to the scores of every step."""
     masked = editor.source(softmax.input[0], "Add")
-    view = editor.source(masked.input[1], "Reshape") if masked is not None else None
-    scores = editor.source(view.input[0], "MatMul") if view is not None else None
-    norm = editor.source(scores.input[0], "SkipLayerNormalization") if scores is not None else None
-    flat = editor.source(scores.input[1], "Reshape") if scores is not None else None
-    turned = editor.source(flat.input[0], "Transpose") if flat is not None else None
-    keys = editor.source(turned.input[0], "MatMul") if turned is not None else None
-    if masked is None or view is None or norm is None or turned is None or keys is None:
+    found = editor.chain(masked.input[1], "Reshape", "MatMul", "SkipLayerNormalization") if masked else []
+    behind = editor.chain(found[1].input[1], "Reshape", "Transpose", "MatMul") if found else []
+    if masked is None or not behind:
         return False
+    (view, _, norm), (_, turned, keys) = found, behind
     if editor.only_user(norm.output[0], "MatMul") is None or editor.shape(keys.input[0]) is None:
         return False
     name = keys.output[0]

@@ -53,6 +53,18 @@ class Editor:
         node = self.maker.get(name)
         return node if node is not None and node.op_type == kind else None
 
+    def chain(self, name: str, *kinds: str) -> list[onnx.NodeProto]:
+        """The nodes behind a tensor, each the maker of the next one's first input; none if one is of another
+        kind."""
+        found: list[onnx.NodeProto] = []
+        for kind in kinds:
+            node = self.source(name, kind)
+            if node is None:
+                return []
+            found.append(node)
+            name = node.input[0]
+        return found
+
     def only_user(self, name: str, kind: str) -> onnx.NodeProto | None:
         """The only node that reads a tensor, if it is of that kind."""
         readers = self.users.get(name, [])

@@ -57,15 +57,13 @@ def fold_projections_into_text(editor: Editor, softmax: onnx.NodeProto) -> bool:
     if biased is None or scores is None or weighted is None:
         return False
     bias = next(name for name in biased.input if name != scores.output[0])
-    scaled = editor.source(scores.input[0], "Mul")
-    split = editor.source(scaled.input[0], "Transpose") if scaled is not None else None
-    view = editor.source(split.input[0], "Reshape") if split is not None else None
-    query = editor.source(view.input[0], "MatMul") if view is not None else None
+    queries = editor.chain(scores.input[0], "Mul", "Transpose", "Reshape", "MatMul")
     joined = editor.only_user(weighted.output[0], "Transpose")
     flat = editor.only_user(joined.output[0], "Reshape") if joined is not None else None
     output = editor.only_user(flat.output[0], "MatMul") if flat is not None else None
-    if scaled is None or view is None or query is None or output is None:
+    if not queries or output is None:
         return False
+    scaled, query = queries[0], queries[-1]
     if editor.shape(scaled.input[1]) != () or editor.shape(query.input[1]) is None:
         return False
     if editor.shape(output.input[1]) is None or editor.source(scores.input[1], "Transpose") is None:
