@@ -180,21 +180,11 @@ def _write_variants(
             shared = onnx_export.share_weights(folder, entry.files, exported[name].files)
             entries[name] = replace(entry, files=shared)
         variants[backend] = entries
-    return variants | {"cuda": _cuda_variant(model, folder, exported)}
-
-
-def _cuda_variant(model: FlowSep, folder: Path, exported: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
-    """Write the CUDA provider's spellings; weights that lie in a file of their own are shared."""
-    entry = exported["log_mel"]
-    log_mel = onnx.load(folder / entry.files[0].name)
-    pad_as_before(log_mel)
-    onnx.save(log_mel, folder / "log_mel.cuda.onnx")
-    entries = {"log_mel": replace(entry, files=(FileEntry.of(folder / "log_mel.cuda.onnx"),))}
     if any(
         weight.dtype == torch.float16 for weight in model.unet.parameters()
     ):  # the first ones stay float32
-        entries |= _cuda_loop(folder, exported["velocity"])
-    return entries
+        variants["cuda"] = _cuda_loop(folder, exported["velocity"])
+    return variants
 
 
 def _cuda_loop(folder: Path, entry: GraphEntry) -> dict[str, GraphEntry]:
@@ -234,6 +224,10 @@ def _write_graph(
         raise ExportError(
             f"Graph {graph.name} is not strongly typed ({mixed[0]}): this is a fault of flowsep-export."
         )
+    if graph.name == "log_mel":
+        log_mel = onnx.load(files[0])
+        pad_as_before(log_mel)
+        onnx.save(log_mel, files[0])
     return GraphEntry(
         files=tuple(FileEntry.of(path) for path in files),
         inputs=tuple(_tensor_entry(spec) for spec in graph.inputs),

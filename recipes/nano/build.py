@@ -25,9 +25,9 @@ CONFIG = HERE / "model.yaml"
 # more, so --adversarial-from lies after the end.
 VOCODER = ["--steps", "3650", "--batch", "8", "--learning-rate", "1e-3", "--adversarial-from", "3650"]
 VAE = ["--steps", "2200", "--batch", "6"]
-FLOW = ["--steps", "26000", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "2", "--naming", "0.05"]
+FLOW = ["--steps", "36000", "--batch", "4", "--learning-rate", "1.2e-3", "--skew", "2", "--naming", "0.05"]
 FLOW += ["--mean", "0.8", "--masking", "2"]
-SHARDS = 120
+SHARDS = 230
 #: Solver steps of the bundle.
 STEPS = 4
 #: Options of the bundle: it filters the mixture by default, against the complement, by one evaluation.

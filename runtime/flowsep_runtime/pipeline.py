@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flowsep_runtime.arrays import Array, Floats, Ints
+from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import (
     Arithmetic,
     Backend,
@@ -35,6 +35,7 @@ from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, Step
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import solver_taking
+from flowsep_runtime.stage_arrays import floats, integers, latent_of, log_mel_of, of_batch, waveform_of
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,11 @@ class Pipeline:
 
     def log_mel(self, waveform: ArrayLike) -> Floats:
         """Normalised waveform [B, 160 T] -> log-mel spectrogram [B, T, 64] (docs/model.md#front-end)."""
-        return self._run("log_mel", waveform=self._waveform(waveform))[0]
+        return self._run("log_mel", waveform=waveform_of(waveform, self.manifest.model))[0]
 
     def encode_text(self, input_ids: ArrayLike, attention_mask: ArrayLike) -> Floats:
         """Token ids and 0/1 mask, each [B, 50] -> hidden states [B, 50, D]."""
-        ids, mask = _integers(input_ids), _integers(attention_mask)
+        ids, mask = integers(input_ids), integers(attention_mask)
         if ids.ndim != 2 or ids.shape[1] != self.manifest.model.text_length or mask.shape != ids.shape:
             raise ValueError(
                 f"ids and mask must be [batch, {self.manifest.model.text_length}]: {ids.shape} {mask.shape}"
@@ -177,7 +178,7 @@ class Pipeline:
     def encode_mixture(self, log_mel: ArrayLike) -> tuple[Floats, Floats]:
         """Log-mel [B, T, 64] -> posterior mean and standard deviation, each [B, 8, T/4, 16], times
         `scale_factor`."""
-        mean, std = self._run("encode_mixture", log_mel=self._mel(log_mel))
+        mean, std = self._run("encode_mixture", log_mel=log_mel_of(log_mel, self.manifest.model))
         return mean, std
 
     def velocity(
@@ -195,8 +196,8 @@ class Pipeline:
         Returns:
             Velocity [B, 8, t, 16].
         """
-        state = self._latent(x, "x")
-        times = _floats(t)
+        state = latent_of(x, self.manifest.model, "x")
+        times = floats(t)
         if times.ndim > 1 or (times.ndim == 1 and times.shape[0] not in (1, len(state))):
             raise ValueError(f"t must be a scalar or [batch]: {times.shape}")
         features = self.time_features(np.atleast_1d(times))
@@ -205,7 +206,7 @@ class Pipeline:
 
     def query_features(self, text: ArrayLike, mask: ArrayLike) -> QueryFeatures:
         """Hidden states [B, 50, D] and mask [B, 50] -> their keys and values, for `velocity_from`."""
-        hidden, ones = _floats(text), _floats(mask)
+        hidden, ones = floats(text), floats(mask)
         model = self.manifest.model
         if hidden.ndim != 3 or hidden.shape[1:] != (model.text_length, model.text_width):
             raise ValueError(f"text must be [batch, {model.text_length}, {model.text_width}]: {hidden.shape}")
@@ -216,11 +217,14 @@ class Pipeline:
     def mixture_features(self, mixture_latent: ArrayLike) -> Floats:
         """Mixture latent [B, 8, t, 16] -> its share of the first convolution [B, C, t, 16], for
         `velocity_from`."""
-        return self._run("velocity_mixture", mixture_latent=self._latent(mixture_latent, "mixture_latent"))[0]
+        return self._run(
+            "velocity_mixture",
+            mixture_latent=latent_of(mixture_latent, self.manifest.model, "mixture_latent"),
+        )[0]
 
     def time_features(self, times: ArrayLike) -> Floats:
         """Times [steps] in [0, 1] -> their features [steps, E], for `velocity_from`."""
-        return self._run("velocity_time", t=_floats(times))[0]
+        return self._run("velocity_time", t=floats(times))[0]
 
     def velocity_from(
         self, x: Floats, time_features: Floats, mixture_features: Floats, query: QueryFeatures
@@ -231,7 +235,7 @@ class Pipeline:
             "velocity",
             x=x,
             mixture_features=mixture_features,
-            time_features=_of_batch(time_features, len(x), "t"),
+            time_features=of_batch(time_features, len(x), "t"),
             keys_values=query.keys_values,
             mask_bias=query.mask_bias,
         )[0]
@@ -262,7 +266,7 @@ class Pipeline:
             OptionError: If there is no such solver, or it does not take that many steps.
         """
         method = solver_taking(solver, steps)
-        x = self._latent(noise, "noise")
+        x = latent_of(noise, self.manifest.model, "noise")
         time_features = self.time_features(method.times(steps))
         mixture, query = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
         if isinstance(self.backend, SolverLoop):
@@ -290,11 +294,11 @@ class Pipeline:
 
     def decode_latent(self, latent: ArrayLike) -> Floats:
         """Latent [B, 8, T/4, 16], times `scale_factor` -> log-mel [B, T, 64]."""
-        return self._run("decode_latent", latent=self._latent(latent, "latent"))[0]
+        return self._run("decode_latent", latent=latent_of(latent, self.manifest.model, "latent"))[0]
 
     def vocode(self, log_mel: ArrayLike) -> Floats:
         """Log-mel [B, T, 64] -> waveform [B, 160 T + 32] at 16 kHz, in [-1, 1]."""
-        return self._run("vocode", log_mel=self._mel(log_mel))[0]
+        return self._run("vocode", log_mel=log_mel_of(log_mel, self.manifest.model))[0]
 
     def generate(
         self,
@@ -327,7 +331,7 @@ class Pipeline:
             log_mels: False to leave the log-mel spectrograms where they are; in the host's memory they are
                 given in any case.
         """
-        self._waveform(clip.waveform)
+        waveform_of(clip.waveform, self.manifest.model)
 
         def solve(mixture_latent: Floats) -> Floats:
             noise = np.repeat(clip.noise, len(mixture_latent) // len(clip.noise), axis=0)
@@ -354,14 +358,14 @@ class Pipeline:
     def _invariants(
         self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike
     ) -> tuple[Floats, QueryFeatures]:
-        mixture = self._latent(mixture_latent, "mixture_latent")
+        mixture = latent_of(mixture_latent, self.manifest.model, "mixture_latent")
         if mixture.shape[2] != frames:
             raise ValueError(f"mixture_latent has {mixture.shape[2]} frames and x {frames}")
         query = self.query_features(text, mask)
         return (
-            _of_batch(self.mixture_features(mixture), batch, "mixture_latent"),
+            of_batch(self.mixture_features(mixture), batch, "mixture_latent"),
             QueryFeatures(
-                _of_batch(query.keys_values, batch, "text"), _of_batch(query.mask_bias, batch, "mask")
+                of_batch(query.keys_values, batch, "text"), of_batch(query.mask_bias, batch, "mask")
             ),
         )
 
@@ -377,51 +381,3 @@ class Pipeline:
             graph, {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         )
         return tuple(outputs[tensor.name] for tensor in self.manifest.graphs[graph].outputs)
-
-    def _waveform(self, waveform: ArrayLike) -> Floats:
-        array = _floats(waveform)
-        model = self.manifest.model
-        multiple = model.hop_length * model.frame_multiple
-        if array.ndim != 2 or array.shape[1] == 0 or array.shape[1] % multiple:
-            raise ValueError(
-                f"waveform must be [batch, samples] with samples a multiple of {multiple}: {array.shape}"
-            )
-        return array
-
-    def _latent(self, latent: ArrayLike, name: str) -> Floats:
-        array = _floats(latent)
-        model = self.manifest.model
-        multiple = model.frame_multiple // model.latent_stride
-        wanted = (model.latent_channels, model.latent_frequencies)
-        if array.ndim != 4 or (array.shape[1], array.shape[3]) != wanted or not array.shape[2]:
-            raise ValueError(f"{name} must be [batch, {wanted[0]}, t, {wanted[1]}]: {array.shape}")
-        if array.shape[2] % multiple:
-            raise ValueError(f"the frames of {name} must be a multiple of {multiple}: {array.shape}")
-        return array
-
-    def _mel(self, log_mel: ArrayLike) -> Floats:
-        array = _floats(log_mel)
-        model = self.manifest.model
-        if array.ndim != 3 or array.shape[2] != model.mel_bins or not array.shape[1]:
-            raise ValueError(f"log_mel must be [batch, frames, {model.mel_bins}]: {array.shape}")
-        if array.shape[1] % model.frame_multiple:
-            raise ValueError(
-                f"the frames of log_mel must be a multiple of {model.frame_multiple}: {array.shape}"
-            )
-        return array
-
-
-def _floats(values: ArrayLike) -> Floats:
-    return np.asarray(values, dtype=np.float32)
-
-
-def _integers(values: ArrayLike) -> Ints:
-    return np.asarray(values, dtype=np.int64)
-
-
-def _of_batch(array: Floats, batch: int, name: str) -> Floats:
-    if len(array) == batch:
-        return array
-    if len(array) != 1:
-        raise ValueError(f"{name} has batch {len(array)}: give batch {batch} or 1")
-    return np.repeat(array, batch, axis=0)

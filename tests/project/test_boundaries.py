@@ -76,6 +76,7 @@ ROOMS = {
         "backends.openvino",
         "backends.tensorrt",
         "options",
+        "stage_arrays",
         "device_pipeline",
         "pipeline",
         "separation",

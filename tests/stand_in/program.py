@@ -40,8 +40,8 @@ def refused(folder: Path, batch: int) -> list[str]:
         "frequencies": model.latent_frequencies,
         "shifts": int(manifest.graphs["velocity_time"].outputs[0].shape[1]),
     }
-    names = {*manifest.graphs, *manifest.variants["cuda"]}
-    paths = [folder / manifest.variants["cuda"].get(n, manifest.graphs.get(n)).files[0].name for n in names]  # type: ignore[union-attr]
+    entries = {**manifest.graphs, **manifest.variants.get("cuda", {})}
+    paths = [folder / entry.files[0].name for entry in entries.values()]
     errors = []
     for path in (*paths, *map(device_graph_path, DEVICE_GRAPHS)):
         try:

@@ -66,7 +66,7 @@ def pruned(bundle: Path, destination: Path) -> Path:
         return replace(entry, files=(FileEntry.of(path), *entry.files[1:]))
 
     graphs = {name: rewritten(entry) for name, entry in manifest.graphs.items()}
-    own = {name: rewritten(entry) for name, entry in manifest.variants["cuda"].items()}
+    own = {name: rewritten(entry) for name, entry in manifest.variants.get("cuda", {}).items()}
     replace(manifest, graphs=graphs, variants={"cuda": own}).write(folder)
     return folder
 
