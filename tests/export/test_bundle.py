@@ -61,7 +61,7 @@ def test_a_bundle_that_is_there_is_replaced_only_by_force(tmp_path: Path) -> Non
 
 def test_what_is_no_bundle_is_not_replaced_even_by_force(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(OptionError, match="no bundle"), new_bundle(tmp_path, force=True):
+    with pytest.raises(OptionError, match="not a bundle"), new_bundle(tmp_path, force=True):
         pytest.fail("the work must not start")
     assert (tmp_path / "thesis.txt").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -118,6 +119,7 @@ def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
         number = getattr(signal, name, None)  # Windows has no terminal that could hang up
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
             signal.signal(number, lambda number, _: _fail(program, "terminated.", 128 + number))
+    sys.unraisablehook = _raise_again
     try:
         code = command.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -138,6 +140,22 @@ def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
         sys.exit(1)
     except Exception as error:
         _fail(program, unexpected(error), 1)
+
+
+def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Sends a signal again whose exception was raised where it is ignored, in a finaliser."""
+    error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(error, SystemExit) and error.code in (129, 143):
+        number = int(error.code) - 128
+    else:
+        sys.__unraisablehook__(unraisable)
+        return
+    # by another thread, and later: here it would be ignored again
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def steady_streams() -> None:

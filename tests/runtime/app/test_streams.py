@@ -64,3 +64,33 @@ def test_the_package_itself_is_the_command() -> None:
         [sys.executable, "-m", "flowsep_runtime", "--version"], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("flowsep-run, version ")
+
+
+TERMINATED_IN_A_FINALISER = """
+import os, signal, time
+import click
+from flowsep_runtime.app.console import run
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+@click.command()
+def command():
+    last = Last()
+    del last
+    time.sleep(20)
+    print("went on")
+
+run(command, "test", "no memory")
+"""
+
+
+@unix
+def test_a_signal_that_arrives_in_a_finaliser_ends_the_process_all_the_same() -> None:
+    code = [sys.executable, "-c", TERMINATED_IN_A_FINALISER]
+    found = subprocess.run(
+        code, capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}, timeout=60
+    )
+    assert found.returncode == 143 and b"went on" not in found.stdout
