@@ -10,6 +10,8 @@ DEMO := .venv
 DEV := .venv-dev
 LOWEST := .venv-lowest
 CUDA_SITE := .cuda
+CUDA_ONNXRUNTIME := onnxruntime-gpu>=1.31
+CUDA_HEADERS := nvidia-cuda-runtime~=13.0
 DEMO_READY := $(DEMO)/.installed
 DEV_READY := $(DEV)/.installed
 
@@ -26,7 +28,7 @@ REST := examples/mix.rest.wav
 PICTURE := examples/mix.png
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lowest lint format clean test-cuda
+.PHONY: help demo check test lowest lint format clean test-cuda test-cuda-lowest gpu-report
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -62,17 +64,25 @@ lowest: $(DEV_READY) ## the runtime's fast tests on the lowest versions that set
 
 test-cuda: $(DEV_READY) ## the cuda backend on the real onnxruntime-gpu, whose CUDA is a stand-in; no GPU
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-		--target $(CUDA_SITE)/onnxruntime-gpu 'onnxruntime-gpu>=1.31'
+		--target $(CUDA_SITE)/onnxruntime-gpu '$(CUDA_ONNXRUNTIME)'
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-		--target $(CUDA_SITE)/headers 'nvidia-cuda-runtime~=13.0'
+		--target $(CUDA_SITE)/headers '$(CUDA_HEADERS)'
 	FLOWSEP_CUDA_SITE=$(CURDIR)/$(CUDA_SITE) PYTHONUTF8=1 $(DEV)/bin/pytest tests/stand_in
+
+test-cuda-lowest: ## the same on the lowest onnxruntime-gpu that setup.cfg allows
+	$(MAKE) test-cuda CUDA_SITE=$(CUDA_SITE)-lowest CUDA_ONNXRUNTIME='onnxruntime-gpu==1.23.*' \
+		CUDA_HEADERS='nvidia-cuda-runtime-cu12~=12.2'
+
+# with whichever PyTorch and libraries this Python has: `pip install '.[tensorrt,gpu,export]'` first
+gpu-report: ## on a machine with a GPU: export, build, verify, time, profile; one file to send back
+	$(PYTHON) -m benchmarks.latency.gpu_report
 
 format: $(DEV_READY) ## let ruff put the code in shape
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 
 clean: ## remove the environments and everything built
-	rm -rf $(DEMO) $(DEV) $(LOWEST) $(CUDA_SITE) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(OUTPUT) $(REST) $(PICTURE)
+	rm -rf $(DEMO) $(DEV) $(LOWEST) $(CUDA_SITE) $(CUDA_SITE)-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis $(OUTPUT) $(REST) $(PICTURE)
 
 $(DEMO_READY): $(SPEC) $(SOURCES)
 	$(PYTHON) -m venv $(DEMO)

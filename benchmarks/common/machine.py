@@ -1,13 +1,16 @@
-"""Description of the machine that measures."""
+"""Description of the machine that measures; `python -m benchmarks.common.machine` prints it."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
+from flowsep_runtime.backends import BACKENDS, why_not
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.versions import installed
 
@@ -53,3 +56,23 @@ def sentence(facts: Mapping[str, object]) -> str:
     libraries = ", ".join(f"{name} {number}" for name, number in found.items())
     gpu = f"{facts['gpu']}, " if "gpu" in facts else ""
     return f"{gpu}{facts['processor']}, {facts['cores']} cores; {libraries}; {facts['measured']}"
+
+
+def driver() -> str:
+    """GPU, driver and clocks in the words of `nvidia-smi`."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "There is no nvidia-smi here."
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).strip()
+
+
+def main() -> None:
+    """Prints the machine, its driver, and which backends can run, in Markdown."""
+    print(sentence(machine()), "", "```", driver(), "```", "", sep="\n")
+    for name in BACKENDS:
+        print(f"- {name}: {why_not(name) or 'can run'}")
+
+
+if __name__ == "__main__":
+    main()

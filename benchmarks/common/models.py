@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import click
+
 from benchmarks.common.progress import say
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.caches import cache_folder
@@ -225,3 +227,18 @@ def _digest(text: str, *files: Path) -> str:
     for path in files:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+@click.command()
+@click.option("--sizes", type=click.Choice(["published", "bundled", "tiny"]), required=True)
+@click.option("--work", type=click.Path(path_type=Path), help="Where it is kept.")
+def main(sizes: Sizes, work: Path | None) -> None:
+    """Make the half-precision bundle of a stand-in model, if it is not there."""
+    folder = (work or default_work()).resolve()
+    bundle = with_half_bundle(choose(sizes, folder, None, None, None), folder).half_bundle
+    assert bundle is not None
+    click.echo(f"{shown(bundle)}: {size_of(bundle) / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -54,16 +54,20 @@ POINTWISE = {
         "Split",
         "Sqrt",
         "Sub",
+        "Sum",
         "Tanh",
     ),
     *("Transpose", "Where"),
 }
 
-PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
+FUSED_PRODUCT = "FusedMatMul"
+PRODUCTS = {"MatMul", FUSED_PRODUCT, "Gemm", "Conv", "ConvTranspose"}
 
 ATTENTION = "MultiHeadAttention"
 #: Stands in for operators of which onnx infers no shape: their outputs have the shape of the first input.
 STAND_IN = "Mean"
+#: The end of names that only stand-ins have.
+TURNED = ".turned"
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,19 @@ class Cost:
     weight_bytes: float
 
 
-class _Graph:
+class SizedGraph:
+    """A graph at fixed sizes, what computes shapes folded away.
+
+    Attributes:
+        nodes: What is left; those that follow from weights alone too.
+        constants: Tensors that follow from weights and sizes alone.
+        shapes, types: Of tensors, by name; types are onnx's numbers.
+
+    Args:
+        model: A graph; its weights are not read. Changed in place.
+        sizes: Of every dynamic axis of its inputs, by name.
+    """
+
     def __init__(self, model: onnx.ModelProto, sizes: Mapping[str, int]) -> None:
         for value in (*model.graph.input, *model.graph.output):
             for axis in value.type.tensor_type.shape.dim:
@@ -94,7 +110,7 @@ class _Graph:
         # small constants only: what computes shapes, and no weights
         fold_constants_ir(folded, onnx_shape_inference=True, input_size_limit=256, output_size_limit=256)
         graph = onnx.shape_inference.infer_shapes(ir.to_proto(folded), data_prop=True).graph
-        others = {name for node in own.values() for name in node.output[1:]}
+        others = {name for node in own.values() for name in (*node.output[1:], f"{node.output[0]}{TURNED}")}
         self.nodes = [own.get(node.output[0], node) for node in graph.node if others.isdisjoint(node.output)]
         self.outputs = {value.name for value in graph.output}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -125,7 +141,7 @@ class _Graph:
 
 def shapes_of(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor that follows from the sizes of the axes; the model stays as it is."""
-    return _Graph(onnx.ModelProto.FromString(model.SerializeToString()), sizes).shapes
+    return SizedGraph(onnx.ModelProto.FromString(model.SerializeToString()), sizes).shapes
 
 
 def _is_unknown(node: onnx.NodeProto) -> bool:
@@ -136,13 +152,28 @@ def _with_stand_ins(model: onnx.ModelProto) -> onnx.ModelProto:
     result: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
     del result.graph.node[:]
     for node in model.graph.node:
-        if _is_unknown(node):
+        if node.op_type == FUSED_PRODUCT:
+            result.graph.node.extend(_product(node))
+        elif _is_unknown(node):
             names = filter(None, node.output)
             stand_ins = [onnx.helper.make_node(STAND_IN, node.input[:1], [name]) for name in names]
             result.graph.node.extend(stand_ins)
         else:
             result.graph.node.append(node)
     return result
+
+
+def _product(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Transpose and MatMul; one operand of three axes is transposed."""
+    (side,) = (number for number, name in enumerate(("transA", "transB")) if _number(node, name))
+    turned, inputs = f"{node.output[0]}{TURNED}", list(node.input)
+    turn = onnx.helper.make_node("Transpose", [inputs[side]], [turned], perm=[0, 2, 1])
+    inputs[side] = turned
+    return [turn, onnx.helper.make_node("MatMul", inputs, list(node.output))]
+
+
+def _number(node: onnx.NodeProto, attribute: str) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == attribute), 0)
 
 
 def count(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
@@ -155,7 +186,7 @@ def count(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
     Raises:
         ValueError: If a shape does not follow from the sizes.
     """
-    graph = _Graph(model, sizes)
+    graph = SizedGraph(model, sizes)
     work = [n for n in graph.nodes if n.op_type not in VIEWS and not graph.constants.issuperset(n.output)]
     groups = _groups(graph, work)
     weights = {name for n in work for name in n.input if name in graph.constants}
@@ -170,7 +201,7 @@ def count(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Cost:
     )
 
 
-def _flops(graph: _Graph, node: onnx.NodeProto) -> int:
+def _flops(graph: SizedGraph, node: onnx.NodeProto) -> int:
     first, second = (graph.shapes[name] for name in node.input[:2])
     out = graph.elements(node.output[0])
     if node.op_type == ATTENTION:  # two products of every query with every key, [B, N, H · D] each
@@ -179,13 +210,12 @@ def _flops(graph: _Graph, node: onnx.NodeProto) -> int:
         return 2 * out * math.prod(second[1:])
     if node.op_type == "ConvTranspose":  # weight [in, out / groups, kernel…]
         return 2 * math.prod(first) * math.prod(second[1:])
-    if node.op_type == "Gemm":
-        transposed = next((a.i for a in node.attribute if a.name == "transA"), 0)
-        return 2 * out * first[0 if transposed else 1]
+    if node.op_type in ("Gemm", FUSED_PRODUCT):
+        return 2 * out * first[-2 if _number(node, "transA") else -1]
     return 2 * out * first[-1]
 
 
-def _source(graph: _Graph, makers: Mapping[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
+def _source(graph: SizedGraph, makers: Mapping[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
     """The node that computes a tensor, seen through views."""
     node = makers.get(name)
     while node is not None and node.op_type in VIEWS:
@@ -193,7 +223,7 @@ def _source(graph: _Graph, makers: Mapping[str, onnx.NodeProto], name: str) -> o
     return None if node is None or graph.constants.issuperset(node.output) else node
 
 
-def _groups(graph: _Graph, work: list[onnx.NodeProto]) -> dict[int, int]:
+def _groups(graph: SizedGraph, work: list[onnx.NodeProto]) -> dict[int, int]:
     """Node -> its kernel, both as ids, in the estimate."""
     makers = {name: node for node in graph.nodes for name in node.output}
     kernels: dict[int, int] = {}
@@ -225,17 +255,17 @@ def _ends_in_softmax(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto])
     return node.op_type == "Softmax"
 
 
-def _moved(graph: _Graph, nodes: list[onnx.NodeProto]) -> int:
+def _moved(graph: SizedGraph, nodes: list[onnx.NodeProto]) -> int:
     names = {name for node in nodes for name in (*node.input, *node.output) if name}
     return sum(graph.bytes_of(name) for name in names if not _is_shape_input(graph, name))
 
 
-def _is_shape_input(graph: _Graph, name: str) -> bool:
+def _is_shape_input(graph: SizedGraph, name: str) -> bool:
     """Pads, axes, slices: small integers that the host knows."""
     return name in graph.constants and graph.types.get(name) == TensorProto.INT64
 
 
-def _fused_bytes(graph: _Graph, work: list[onnx.NodeProto], groups: Mapping[int, int]) -> int:
+def _fused_bytes(graph: SizedGraph, work: list[onnx.NodeProto], groups: Mapping[int, int]) -> int:
     """Bytes that cross the border of a kernel, each tensor once per kernel; a view counts as its source."""
     views = {node.output[0]: node.input[0] for node in graph.nodes if node.op_type in VIEWS}
 

@@ -97,8 +97,9 @@ def build(
 @click.option("-o", "--output", type=FILE, required=True, help="Folder of the report.")
 @click.option(
     "--bundle",
-    type=FILE,
-    help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
+    metavar="FOLDER|OWNER/NAME",
+    help="Folder that flowsep-export wrote, or a name on the Hugging Face hub.  "
+    "[default: the model that ships with the package]",
 )
 @separation_options
 @backend_options
@@ -112,7 +113,7 @@ def build(
 def run_command(
     manifests: tuple[Path, ...],
     output: Path,
-    bundle: Path | None,
+    bundle: str | None,
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,

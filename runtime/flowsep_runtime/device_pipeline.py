@@ -34,8 +34,8 @@ class Clip:
 class ClipResult:
     """Results of a clip's way through all stages."""
 
-    mixture: Floats  # log-mel of the mixture [B, T, 64]
-    log_mel: Floats  # log-mel of the target [B, T, 64]
+    mixture: Floats  # log-mel of the mixture [B, T, 64], of no frame if no log-mel was asked for
+    log_mel: Floats  # log-mel of the target, likewise
     waveform: Floats  # [B, 160 T + 32], of no sample if no waveform was asked for
 
 
@@ -48,14 +48,15 @@ def run_on_device(
     progress: StepProgress | None,
     stage: StageContext,
     vocode: bool,
+    log_mels: bool,
 ) -> ClipResult:
-    """A mixture's waveform to its target.
+    """A mixture's waveform to its target; what is not asked for stays on the device.
 
     The loop may be one piece of work for the device: all its steps are reported when it is done.
 
     Args:
         backend: Where the clip goes through.
-        clip, steps, solver, progress, stage, vocode: As for `Pipeline.run`.
+        clip, steps, solver, progress, stage, vocode, log_mels: As for `Pipeline.run`.
         host_solve: Mixture latent to solution, reporting its steps: for a solver that the backend's loop does
             not know.
     """
@@ -89,9 +90,14 @@ def run_on_device(
             with timed("vocode"):
                 waveform = backend.keep("vocode", target)["waveform"].numpy()
         # A graph's outputs are valid until it runs again, and each of these ran once.
-        return ClipResult(
-            *(np.asarray(a, np.float32) for a in (log_mel.numpy(), target["log_mel"].numpy(), waveform))
-        )
+        bands = [
+            array.numpy() if log_mels else _no_frames(array.shape) for array in (log_mel, target["log_mel"])
+        ]
+        return ClipResult(*(np.asarray(array, np.float32) for array in (*bands, waveform)))
+
+
+def _no_frames(shape: tuple[int, ...]) -> Floats:
+    return np.zeros((shape[0], 0, *shape[2:]), np.float32)
 
 
 def _rows(array: Floats, batch: int) -> Floats:

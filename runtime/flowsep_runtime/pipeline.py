@@ -305,7 +305,7 @@ class Pipeline:
         stage: StageContext = lambda name: nullcontext(),
     ) -> Floats:
         """Waveform [B, 160 T + 32] of the target, at 16 kHz and in [-1, 1]: all of `run`."""
-        return self.run(clip, steps, solver, progress, stage).waveform
+        return self.run(clip, steps, solver, progress, stage, log_mels=False).waveform
 
     def run(
         self,
@@ -315,6 +315,7 @@ class Pipeline:
         progress: StepProgress | None = None,
         stage: StageContext = lambda name: nullcontext(),
         vocode: bool = True,
+        log_mels: bool = True,
     ) -> ClipResult:
         """All stages in a row but for the text's: a mixture's waveform to the target's.
 
@@ -323,6 +324,8 @@ class Pipeline:
             steps, solver, progress: As for `solve`.
             stage: `stage(name)` is entered for every stage's work.
             vocode: False to leave the vocoder out.
+            log_mels: False to leave the log-mel spectrograms where they are; in the host's memory they are
+                given in any case.
         """
         self._waveform(clip.waveform)
 
@@ -332,7 +335,7 @@ class Pipeline:
 
         # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
         if isinstance(self.backend, DeviceBackend) and not self.low_memory:
-            return run_on_device(self.backend, clip, steps, solver, solve, progress, stage, vocode)
+            return run_on_device(self.backend, clip, steps, solver, solve, progress, stage, vocode, log_mels)
         with stage("log_mel"):
             mixture = self.log_mel(clip.waveform)
         with stage("encode_mixture"):

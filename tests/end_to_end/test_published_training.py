@@ -28,8 +28,8 @@ def test_the_published_files_train_a_model_that_runs(
     scripts: Path, tiny_checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
     sounds, project = write_sounds(tmp_path), tmp_path / "project"
-    for folder in ("lass_config", "model_logs/pretrained"):
-        (project / folder).mkdir(parents=True)
+    for place in ("lass_config", "model_logs/pretrained"):
+        (project / place).mkdir(parents=True)
     vae_file(project / "model_logs" / "pretrained" / "vae.ckpt")
     config = project / "lass_config" / "2channel_flow.yaml"
     values = yaml.safe_load((data / "configs" / "tiny.yaml").read_text())
@@ -104,7 +104,14 @@ def test_a_text_encoder_that_the_hub_has_not_is_one_sentence(
             "HF_HUB_OFFLINE": "0",
             "HF_HOME": str(tmp_path / "hf"),
         }
-        command = [scripts / "flowsep-train", "collect", "--work", tmp_path / "w", "--text", TEXT]
+        command: list[str | Path] = [
+            scripts / "flowsep-train",
+            "collect",
+            "--work",
+            tmp_path / "w",
+            "--text",
+            TEXT,
+        ]
         command += ["--config", data / "configs" / "tiny.yaml", "--output", tmp_path / "model"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert answer.returncode == 2

@@ -17,6 +17,9 @@ from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import VerificationError
 from flowsep_export.export import Source, export_bundle
 from flowsep_export.verify import decibels, relative_error
+from flowsep_runtime.backends import open_backend
+from flowsep_runtime.backends.expected import expected_outputs, thinned
+from flowsep_runtime.backends.samples import clip_shapes, sample_inputs
 from flowsep_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from flowsep_runtime.errors import OptionError
 
@@ -101,6 +104,14 @@ def test_an_export_within_tolerance_tells_its_errors(source: Source, tmp_path: P
         assert error.real_relative is None
     assert [done for _, done in said] == sorted(done for _, done in said)
     assert said[-1] == ("done", 1.0)
+    assert manifest.expected is not None
+    backend = open_backend("cpu", tmp_path / "bundle", manifest)
+    for graph in ("encode_mixture", "velocity", "decode_latent", "vocode"):
+        given = sample_inputs(manifest.graphs[graph], clip_shapes(manifest.graphs[graph], manifest.model))
+        expected = expected_outputs(tmp_path / "bundle", manifest, graph, given)
+        found = thinned(backend.run(graph, given))
+        assert expected is not None
+        assert all(np.allclose(expected[name], values, atol=1e-5) for name, values in found.items())
 
 
 @pytest.mark.slow

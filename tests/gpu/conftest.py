@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flowsep_export.tensorrt.engines import build_engines
 from flowsep_runtime import Pipeline
 from flowsep_runtime.arrays import Floats
+from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.tensorrt.backend import TensorRt
 from flowsep_runtime.device_pipeline import Clip
+from tests.gpu.doubles import VERSIONS, Machine, installed
 from tests.runtime.toy_bundle import MODEL, WIDTH, write_toy_bundle
+
+FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +29,33 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_cpu(toy: Path) -> Pipeline:
     """The reference for every other backend."""
     return Pipeline.load(toy, "cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def built(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy bundle with engines for both versions of TensorRT; must not be changed."""
+    bundle = Path(shutil.copytree(toy, tmp_path_factory.mktemp("engines") / "toy"))
+    for version in VERSIONS:
+        with installed(version) as machine:
+            build_engines(bundle, Range(1, 1, 3), FRAMES)
+            assert machine.faults() == []
+    return bundle
+
+
+@pytest.fixture(params=VERSIONS)
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    with installed(request.param) as machine:
+        yield machine
+
+
+@pytest.fixture
+def pipeline(built: Path, machine: Machine) -> Iterator[Pipeline]:
+    """A backend on the double; after every test nothing may be left unchecked or not freed."""
+    pipeline = Pipeline.load(built, "tensorrt")
+    yield pipeline
+    assert isinstance(pipeline.backend, TensorRt)
+    pipeline.backend.close()
+    assert machine.faults() == []
 
 
 def normal(seed: int, *shape: int) -> Floats:

@@ -126,6 +126,36 @@ def test_addresses_are_bound_once_and_used_again(pipeline: Pipeline) -> None:
     assert backend._bindings == bindings
 
 
+def test_what_comes_down_is_what_was_asked_for(
+    toy: Path, pipeline: Pipeline, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = clip()
+    pipeline.generate(given, 2)  # the schedule's times come down once
+    down: list[tuple[int, ...]] = []
+    download = cuda.OrtArray.numpy
+
+    def watched(self: Any) -> Any:
+        down.append(self.shape)
+        return download(self)
+
+    monkeypatch.setattr(cuda.OrtArray, "numpy", watched)
+    log_mel = (1, pipeline.manifest.model.clip_frames, pipeline.manifest.model.mel_bins)
+    waveform = pipeline.generate(given, 2)
+    assert down == [waveform.shape]
+    down.clear()
+    bands = pipeline.run(given, 2, vocode=False)
+    assert down == [log_mel, log_mel]
+    whole = on_cpu.run(given, 2)
+    assert np.allclose(bands.mixture, whole.mixture, atol=1e-5)
+    assert np.allclose(bands.log_mel, whole.log_mel, atol=1e-5)
+    down.clear()
+    backend: Any = pipeline.backend
+    backend.free("vocode")
+    Separator(pipeline, cache=False).separate(normal(3, 8000), 16000, "rain", steps=2, kind="masked")
+    assert [shape for shape in down if shape[1:] == log_mel[1:]] == [log_mel, log_mel]
+    assert "vocode" not in {key[0] for key in backend._sessions}
+
+
 def test_a_graph_that_was_freed_is_loaded_again(pipeline: Pipeline, on_cpu: Pipeline) -> None:
     backend: Any = pipeline.backend
     mel = on_cpu.log_mel(clip().waveform)
@@ -253,6 +283,16 @@ def test_half_precision_is_not_exact(toy: Path) -> None:
         cuda.open(toy, half, "exact", None, False)
     assert cuda.provider_options(half)["use_tf32"] == "1"
     assert cuda.provider_options(Manifest.read(toy))["use_tf32"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("version", "captured"), [("1.23.2", "0"), ("1.30.1", "0"), ("1.31.0", "1"), ("2.0.0", "1")]
+)
+def test_runs_are_captured_where_their_replays_can_be_trusted(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, version: str, captured: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    assert cuda.provider_options(Manifest.read(toy))["enable_cuda_graph"] == captured
 
 
 def test_provider_options_can_be_measured(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

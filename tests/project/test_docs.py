@@ -45,6 +45,8 @@ PROGRAMS = {
     "python -m benchmarks.quality": ("benchmarks.quality.cli", []),
     "python -m benchmarks.quality.seams": ("benchmarks.quality.seams", []),
     "python -m benchmarks.latency.streaming": ("benchmarks.latency.streaming", []),
+    "python -m benchmarks.latency.gpu_report": ("benchmarks.latency.gpu_report", []),
+    "python -m benchmarks.latency.profile": ("benchmarks.latency.profile", []),
     "python -m benchmarks.latency.serving": ("benchmarks.latency.serving", []),
 }
 #: The page that has to have every option of a program.
@@ -62,6 +64,7 @@ REFERENCE = {
     "python -m benchmarks.quality": "benchmarks.md",
     "python -m benchmarks.quality.seams": "benchmarks.md",
     "python -m benchmarks.latency.streaming": "benchmarks.md",
+    "python -m benchmarks.latency.gpu_report": "gpu.md",
     "python -m benchmarks.latency.serving": "serving.md",
 }
 OTHER_PROGRAMS = {

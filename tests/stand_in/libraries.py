@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 RUNTIME = Path(__file__).with_name("runtime.c")
-PROVIDER = Path("onnxruntime/capi/libonnxruntime_providers_cuda.so")
+CAPI = Path("onnxruntime/capi")
+PROVIDER = CAPI / "libonnxruntime_providers_cuda.so"
+#: Asked as well when ONNX Runtime lists all kernels.
+OTHER_PROVIDER = CAPI / "libonnxruntime_providers_tensorrt.so"
 
 #: Library -> what its symbols look like.
 LIBRARIES = {
@@ -23,6 +26,8 @@ LIBRARIES = {
     "libcudnn": r"cudnn[A-Z]\w+",
     "libcufft": r"cufft\w+",
     "libcurand": r"curand\w+",
+    "libnvinfer": r"createInfer\w+|getPluginRegistry|getInferLibVersion",
+    "libnvonnxparser": r"createNvOnnx\w+",
     "libcuda": r"cu(Module|Launch|Func|Get|Link|Device|Tensor|Ctx|Mem|Occupancy|Library)[A-Z]\w*",
 }
 #: Looked up by name when they are wanted, so that the names are found in the provider's text.
@@ -79,10 +84,10 @@ def build(site: Path, headers: Path, folder: Path, cuda: int) -> None:
         folder: Where the libraries go.
         cuda: The version that they give themselves: 13000.
     """
-    provider = site / PROVIDER
-    needed = re.findall(r"\[(libcu\w+\.so\.\d+)\]", _output("readelf", "-d", str(provider)))
-    undefined = re.findall(r" UND (\S+)", _output("readelf", "--dyn-syms", "-W", str(provider)))
-    content = provider.read_bytes()
+    providers = [str(site / PROVIDER), str(site / OTHER_PROVIDER)]
+    needed = re.findall(r"\[(lib(?:cu|nv)\w+\.so\.\d+)\]", _output("readelf", "-d", *providers))
+    undefined = re.findall(r" UND (\S+)", _output("readelf", "--dyn-syms", "-W", *providers))
+    content = (site / PROVIDER).read_bytes()
     names = {name.partition(".so")[0]: name for name in needed}
     names |= {"libcudnn": "libcudnn.so.9", "libcuda": "libcuda.so.1"}
     (folder / "crt").mkdir()

@@ -16,16 +16,22 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from flowsep_export.onnx.attention import remove_unread, soften_in_half
+from flowsep_export.onnx.attention import soften_in_half
 from flowsep_export.onnx.cuda_kernels import (
-    MICROSOFT,
     add_within_normalisations,
     fold_into_projections,
     gate_by_sigmoid,
+    normalise_groups_in_half,
     normalise_in_half,
     slice_unevenly,
-    use_microsoft,
 )
+from flowsep_export.onnx.cuda_tokens import (
+    add_mask_within_keys,
+    fold_feed_forward,
+    normalise_groups_at_once,
+    project_to_tokens,
+)
+from flowsep_export.onnx.editing import MICROSOFT, Editor, Pass
 from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections
 from flowsep_export.onnx.links import makers, users
 
@@ -81,8 +87,7 @@ def fuse_attention(model: onnx.ModelProto, folder: Path) -> int:
             )
             graph.node[index].CopyFrom(fused)
     if found:
-        remove_unread(graph)
-        use_microsoft(model)
+        Editor(model, folder).finish()
     return len(found)
 
 
@@ -147,14 +152,19 @@ def _split_heads(
     return split.input[0], int(shape[2])
 
 
-PASSES = (
+PASSES: tuple[Pass, ...] = (
     join_projections,
     fold_projections_into_text,
     fuse_attention,
     slice_unevenly,
     normalise_in_half,
+    normalise_groups_in_half,
     fold_into_projections,
     add_within_normalisations,
+    project_to_tokens,
+    fold_feed_forward,
+    add_mask_within_keys,
+    normalise_groups_at_once,
     gate_by_sigmoid,
 )
 

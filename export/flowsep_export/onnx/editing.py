@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -13,6 +15,12 @@ from onnx import helper, numpy_helper
 from flowsep_export.onnx.links import makers, users
 
 Values = NDArray[Any]
+
+#: The domain of ONNX Runtime's own operators.
+MICROSOFT = "com.microsoft"
+
+#: Changes a graph in place, whose external weights lie in the folder; says how often it found its pattern.
+Pass: TypeAlias = Callable[[onnx.ModelProto, Path], int]
 
 
 class Editor:
@@ -24,6 +32,7 @@ class Editor:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+        self._model = model
         self.graph = model.graph
         self._folder = folder
         self._stored = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -31,7 +40,7 @@ class Editor:
         self._outputs = {value.name for value in self.graph.output}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The value of a constant; None for anything else."""
+        """The shape of a constant; None for anything else."""
         tensor = self._stored.get(name)
         return None if tensor is None else tuple(tensor.dims)
 
@@ -43,6 +52,18 @@ class Editor:
         """The node that makes a tensor, if it is of that kind."""
         node = self.maker.get(name)
         return node if node is not None and node.op_type == kind else None
+
+    def chain(self, name: str, *kinds: str) -> list[onnx.NodeProto]:
+        """The nodes behind a tensor, each the maker of the next one's first input; none if one is of another
+        kind."""
+        found: list[onnx.NodeProto] = []
+        for kind in kinds:
+            node = self.source(name, kind)
+            if node is None:
+                return []
+            found.append(node)
+            name = node.input[0]
+        return found
 
     def only_user(self, name: str, kind: str) -> onnx.NodeProto | None:
         """The only node that reads a tensor, if it is of that kind."""
@@ -71,7 +92,7 @@ class Editor:
             self.users.setdefault(name, []).append(added)
 
     def finish(self) -> None:
-        """Takes out what nobody reads, and puts every node behind what it reads."""
+        """Takes out what nobody reads, puts every node behind what it reads, and names the domains in use."""
         wanted: set[int] = set()
         in_order: list[onnx.NodeProto] = []
         stack = [(name, False) for name in reversed([value.name for value in self.graph.output])]
@@ -94,3 +115,27 @@ class Editor:
         kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
+        known = {entry.domain for entry in self._model.opset_import}
+        if MICROSOFT in {node.domain for node in nodes} - known:
+            self._model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+
+
+def at_every(kind: str) -> Callable[[Callable[[Editor, onnx.NodeProto], bool]], Pass]:
+    """Makes a pass of a function that changes the pattern around one node of a kind, where it finds it."""
+
+    def pass_of(change: Callable[[Editor, onnx.NodeProto], bool]) -> Pass:
+        @wraps(change)
+        def spell(model: onnx.ModelProto, folder: Path) -> int:
+            editor = Editor(model, folder)
+            found = sum(change(editor, node) for node in list(model.graph.node) if node.op_type == kind)
+            editor.finish()
+            return found
+
+        return spell
+
+    return pass_of
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes of a node, by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from flowsep_export.onnx.editing import Editor
+from flowsep_export.onnx.editing import Editor, at_every
 
 
 def join_projections(model: onnx.ModelProto, folder: Path) -> int:
@@ -41,29 +41,14 @@ def join_projections(model: onnx.ModelProto, folder: Path) -> int:
     return changed
 
 
-def fold_projections_into_text(model: onnx.ModelProto, folder: Path) -> int:
-    """Queries' and outputs' projections of an attention to the text, folded into its keys and values.
+@at_every("Softmax")
+def fold_projections_into_text(editor: Editor, softmax: onnx.NodeProto) -> bool:
+    """Folds queries' and outputs' projections of an attention to the text into its keys and values.
 
     These are the same in every step, and a head's scores are (x Wq) kᵀ = x (Wq kᵀ), its result (p v) Wo =
     p (v Wo). All heads side by side, an attention is a product, a softmax and a product, in which no heads
     are told apart but around the softmax.
-
-    Args:
-        model: The graph.
-        folder: Where its external weights lie.
-
-    Returns:
-        How many attentions were changed.
     """
-    editor = Editor(model, folder)
-    changed = 0
-    for softmax in [node for node in model.graph.node if node.op_type == "Softmax"]:
-        changed += _fold_into_text(editor, softmax)
-    editor.finish()
-    return changed
-
-
-def _fold_into_text(editor: Editor, softmax: onnx.NodeProto) -> bool:
     biased = editor.source(softmax.input[0], "Add")
     scores = editor.source(biased.input[0], "MatMul") if biased is not None else None
     if biased is not None and scores is None:  # the mask may stand on either side
@@ -72,15 +57,13 @@ def _fold_into_text(editor: Editor, softmax: onnx.NodeProto) -> bool:
     if biased is None or scores is None or weighted is None:
         return False
     bias = next(name for name in biased.input if name != scores.output[0])
-    scaled = editor.source(scores.input[0], "Mul")
-    split = editor.source(scaled.input[0], "Transpose") if scaled is not None else None
-    view = editor.source(split.input[0], "Reshape") if split is not None else None
-    query = editor.source(view.input[0], "MatMul") if view is not None else None
+    queries = editor.chain(scores.input[0], "Mul", "Transpose", "Reshape", "MatMul")
     joined = editor.only_user(weighted.output[0], "Transpose")
     flat = editor.only_user(joined.output[0], "Reshape") if joined is not None else None
     output = editor.only_user(flat.output[0], "MatMul") if flat is not None else None
-    if scaled is None or view is None or query is None or output is None:
+    if not queries or output is None:
         return False
+    scaled, query = queries[0], queries[-1]
     if editor.shape(scaled.input[1]) != () or editor.shape(query.input[1]) is None:
         return False
     if editor.shape(output.input[1]) is None or editor.source(scores.input[1], "Transpose") is None:

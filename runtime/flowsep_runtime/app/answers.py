@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,7 @@ class Speaker:
                 "plot": None if extras.plot is None else str(extras.plot),
                 "sample_rate": reader.sample_rate,
                 "channels": reader.channels,
+                "start": job.span.start,
                 "seconds": reader.frames / reader.sample_rate,
                 "bundle": pipeline.manifest.name,
                 "backend": pipeline.backend.name,
@@ -118,6 +120,20 @@ class Speaker:
 
 def _path(path: Path | None) -> str:
     return "-" if path is None else str(path)
+
+
+def say_prepared(separator: Separator, seconds: float, as_json: bool) -> None:
+    pipeline = separator.pipeline
+    if as_json:
+        answer = {
+            "bundle": pipeline.manifest.name,
+            "backend": pipeline.backend.name,
+            "description": pipeline.backend.description,
+            "seconds": seconds,
+        }
+        click.echo(json.dumps(answer))
+    else:
+        click.echo(f"{pipeline.manifest.name} is ready after {seconds:.1f} s: {pipeline.backend.description}")
 
 
 def say_backends(as_json: bool) -> None:
@@ -151,14 +167,29 @@ def say_bundles(as_json: bool) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress | None]:
+def progress_bar(doing: str = "separating") -> Iterator[Progress | None]:
+    """A bar on stderr if that is a terminal. Its label also names what a first start prepares."""
     if not sys.stderr.isatty():
         yield None
         return
-    with click.progressbar(length=1, label="separating", file=sys.stderr, show_percent=True) as bar:
+    with click.progressbar(length=1, label=doing, file=sys.stderr, show_percent=True) as bar:
 
         def report(done: int, total: int | None) -> None:
+            bar.label = doing
             bar.length = total or done + 1
             bar.update(done - bar.pos)
 
-        yield report
+        class Label(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                bar.label = record.getMessage()
+                bar.render_progress()
+
+        log, handler = logging.getLogger("flowsep_runtime"), Label(logging.INFO)
+        level = log.level
+        log.setLevel(logging.INFO)
+        log.addHandler(handler)
+        try:
+            yield report
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from flowsep_runtime.app.answers import (
     progress_bar,
     say_backends,
     say_bundles,
+    say_prepared,
     told,
 )
 from flowsep_runtime.app.console import (
@@ -110,6 +112,11 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     help="Neither use nor keep encoded queries, compiled graphs and results of checks.",
 )
 @click.option("--list-backends", is_flag=True, help="List the backends and their abilities, and exit.")
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="Load and compile everything for this machine, keep it in the cache, and exit.",
+)
 @click.option("--list-bundles", is_flag=True, help="List the bundles that are here, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
 @click.option("--residual", type=click.Path(path_type=Path), help="Also write the rest of the mixture.")
@@ -148,6 +155,7 @@ def command(
     low_memory: bool,
     no_cache: bool,
     list_backends: bool,
+    prepare: bool,
     list_bundles: bool,
     demo: bool,
     residual: Path | None,
@@ -187,6 +195,22 @@ def command(
             raise OptionError("--remove and --query exclude each other: leave one out.")
         queries = (remove,)
     wanted = Options(**options)
+
+    @cache
+    def model() -> tuple[Separator, ResolvedOptions]:
+        from flowsep_runtime.separator import Separator
+
+        separator = Separator.load(bundle, backend, precision, threads, low_memory, not no_cache)
+        pipeline = separator.pipeline
+        return separator, wanted.resolved(pipeline.manifest.model, pipeline.precision)
+
+    if prepare:
+        began = time.monotonic()
+        with told(), progress_bar("preparing"):
+            separator, _ = model()
+            separator.warm_up(**options)
+        say_prepared(separator, time.monotonic() - began, as_json)
+        return
     span = Span(start, duration)
     if name is not None:
         check_template(name)
@@ -224,14 +248,6 @@ def command(
         raise OptionError("--plot shows one result: give one query.")
     if output_dir is not None:
         make_folder(output_dir)
-
-    @cache
-    def model() -> tuple[Separator, ResolvedOptions]:
-        from flowsep_runtime.separator import Separator
-
-        separator = Separator.load(bundle, backend, precision, threads, low_memory, not no_cache)
-        pipeline = separator.pipeline
-        return separator, wanted.resolved(pipeline.manifest.model, pipeline.precision)
 
     to_stdout = any(path is None for job in jobs for _, path in job.outputs)
     if to_stdout and is_closed(sys.stdout):

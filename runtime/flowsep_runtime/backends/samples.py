@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import DTypeLike
 
 from flowsep_runtime.arrays import Array
+from flowsep_runtime.bundle.manifest import GraphEntry, ModelEntry
 
 SEED = 20240911
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def sample(name: str, shape: tuple[int, ...], dtype: DTypeLike, random: np.random.Generator) -> Array:
@@ -31,3 +36,24 @@ def sample(name: str, shape: tuple[int, ...], dtype: DTypeLike, random: np.rando
         case _:  # latents, hidden states and features are close to standard normal
             values = random.standard_normal(shape)
     return np.ascontiguousarray(values, dtype)
+
+
+def clip_shapes(entry: GraphEntry, model: ModelEntry) -> Shapes:
+    """Input name -> shape of one row of a whole clip, which is what a separation runs on."""
+    sizes = {
+        "t": model.clip_frames // model.latent_stride,
+        "frames": model.clip_frames,
+        "samples": model.clip_samples,
+    }
+    return {
+        tensor.name: (1, *(sizes[axis] if isinstance(axis, str) else axis for axis in tensor.shape[1:]))
+        for tensor in entry.inputs
+    }
+
+
+def sample_inputs(entry: GraphEntry, shapes: Shapes) -> dict[str, Array]:
+    """Random input of a graph, the same at each call."""
+    random = np.random.default_rng(SEED)
+    return {
+        tensor.name: sample(tensor.name, shapes[tensor.name], tensor.dtype, random) for tensor in entry.inputs
+    }

@@ -161,6 +161,15 @@ class RangeEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExpectedEntry:
+    """Outputs of graphs at export on random input of a clip: float32 `[outputs, values]` in a `.npy` file, in
+    the order of `inputs`, which has the SHA-256 of each graph's input."""
+
+    file: FileEntry
+    inputs: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """`manifest.json`, read and checked.
 
@@ -177,6 +186,7 @@ class Manifest:
     provenance: Provenance
     ranges: dict[str, RangeEntry] = dataclasses.field(default_factory=dict)
     variants: dict[str, dict[str, GraphEntry]] = dataclasses.field(default_factory=dict)
+    expected: ExpectedEntry | None = None
     format: int = FORMAT
 
     def graph(self, name: str, backend: str) -> GraphEntry:
@@ -242,8 +252,11 @@ class Manifest:
         return path
 
     def files(self) -> list[FileEntry]:
-        """Every file of every graph and variant, each once."""
-        return list({file.name: file for _, graph in self._entries() for file in graph.files}.values())
+        """Every file of every graph and variant, each once, and of the expected outputs."""
+        files = [file for _, graph in self._entries() for file in graph.files]
+        if self.expected is not None:
+            files.append(self.expected.file)
+        return list({file.name: file for file in files}.values())
 
     def check(self) -> None:
         """Holds the manifest against the contract, without looking at the disk.
@@ -277,6 +290,9 @@ class Manifest:
                     raise RecordError(
                         f"graph {name} has the {kind} {', '.join(found)} and not {', '.join(wanted)}"
                     )
+        for name in () if self.expected is None else self.expected.inputs:
+            if name not in GRAPHS:
+                raise RecordError(f"expected names the unknown graph {name}")
         for stage, entry in self.stages.items():
             unknown = [name for name in entry.graphs if name not in self.graphs]
             if unknown:

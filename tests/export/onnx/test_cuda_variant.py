@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.cost.operators import count
 from flowsep_export.onnx.attention import soften_in_half
-from flowsep_export.onnx.cuda_kernels import MICROSOFT
 from flowsep_export.onnx.cuda_variant import ATTENTION, fuse_attention, pad_as_before
+from flowsep_export.onnx.editing import MICROSOFT
 from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP
 from flowsep_runtime.bundle.manifest import GraphEntry, Manifest
 from tests.export.conftest import Exported
@@ -176,6 +176,8 @@ def test_a_half_precision_bundle_has_the_loops_graph_spelt_for_cuda(tiny_half_bu
     assert set(own) == {"log_mel", "velocity", CONSTANTS, STEP}
     for entry in own.values():
         onnx.checker.check_model(str(folder / entry.files[0].name))
+    modes = {file.stat().st_mode for file in folder.glob("velocity*")}
+    assert len(modes) == 1, "who may read one may read all"
     plain, whole, first, step = sessions_of(
         folder, manifest.graphs["velocity"], own["velocity"], own[CONSTANTS], own[STEP]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from onnx import helper
 from flowsep_export.onnx import cuda_kernels, fewer_kernels
 from flowsep_export.onnx.attention import soften_in_half
 from flowsep_export.onnx.cuda_variant import PASSES, fuse_attention, rewrite_for_cuda
-from flowsep_export.onnx.editing import Editor
+from flowsep_export.onnx.editing import Editor, Pass
 from flowsep_export.onnx.loop_parts import named_axes, split_loop
 from flowsep_export.tensorrt.passes import prepared_loop
 from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP
 from flowsep_runtime.bundle.manifest import Manifest
 from tests.export.conftest import Exported
 
-Pass = Callable[[onnx.ModelProto, Path], int]
 SIZES = {"batch": 2, "t": 16}
 LOWEST = float(np.finfo(np.float32).min)
 
@@ -75,7 +74,8 @@ def error(found: Any, expected: Any) -> float:
         (fewer_kernels.fold_projections_into_text, SITES),
         (fuse_attention, 3 * SITES),
         (cuda_kernels.slice_unevenly, 2),
-        (cuda_kernels.normalise_in_half, 3 * TRANSFORMERS + GROUPS),
+        (cuda_kernels.normalise_in_half, 3 * TRANSFORMERS),
+        (cuda_kernels.normalise_groups_in_half, GROUPS),
         (cuda_kernels.gate_by_sigmoid, GROUPS - TRANSFORMERS),
     ],
 )
@@ -94,19 +94,33 @@ def test_a_pass_finds_what_it_is_for_and_keeps_the_velocity(
 def test_all_passes_for_cuda_find_theirs_in_turn(tiny_half_bundle: Exported) -> None:
     model = loaded(tiny_half_bundle)
     feeds = given(model)
-    expected = run(model, feeds)["velocity"]
-    found = {spell.__name__: spell(model, tiny_half_bundle.folder) for spell in PASSES}
+    first = before = run(model, feeds)["velocity"]
+    found = {}
+    for spell in PASSES:
+        found[spell.__name__] = spell(model, tiny_half_bundle.folder)
+        velocity = run(model, feeds)["velocity"]
+        assert error(velocity, before) < 2e-3, spell.__name__
+        before = velocity
     assert found == {
         "join_projections": 3 * SITES,
         "fold_projections_into_text": SITES,
         "fuse_attention": 3 * SITES,
         "slice_unevenly": 2,
-        "normalise_in_half": 3 * TRANSFORMERS + GROUPS,
+        "normalise_in_half": 3 * TRANSFORMERS,
+        "normalise_groups_in_half": GROUPS,
         "fold_into_projections": 2 * TRANSFORMERS,
         "add_within_normalisations": 2 * TRANSFORMERS,
+        "project_to_tokens": TRANSFORMERS,
+        "fold_feed_forward": TRANSFORMERS,
+        "add_mask_within_keys": SITES,
+        "normalise_groups_at_once": GROUPS,
         "gate_by_sigmoid": GROUPS - TRANSFORMERS,
     }
-    assert error(run(model, feeds)["velocity"], expected) < 3e-3
+    assert error(before, first) < 3e-3
+    assert [spell(model, tiny_half_bundle.folder) for spell in PASSES] == [0] * len(PASSES)
+    left = Counter(node.op_type for node in split_loop(model)[1].graph.node)
+    assert not left["Transpose"], "no image is turned into tokens"
+    assert not left["InstanceNormalization"]
     uneven = [n for n in model.graph.node if n.op_type == "Split" and len(n.input) > 1]
     assert not uneven, "ONNX Runtime copies their sizes from memory that a captured run must not read"
 
@@ -213,4 +227,4 @@ def operators(bundle: Exported) -> Iterator[Counter[str]]:
 
 def test_the_exporter_writes_what_the_passes_give(tiny_half_bundle: Exported) -> None:
     found: Counter[str] = sum(operators(tiny_half_bundle), Counter())
-    assert found["SkipLayerNormalization"] == 2 * 2 * 2 * SITES, "whole, and in the step"
+    assert found["SkipLayerNormalization"] == 2 * 3 * TRANSFORMERS, "whole, and in the step"

@@ -327,6 +327,19 @@ def test_the_backends_of_this_machine_are_listed(run: Run, monkeypatch: pytest.M
     assert cpu["precisions"] == {"exact": "float32", "fast": "float32"}
 
 
+@pytest.mark.slow
+def test_prepare_leaves_nothing_to_compile(
+    run: Run, toy_bundle: Path, mixture: Path, own_cache: Path
+) -> None:
+    code, out, err = run("--prepare", "--bundle", toy_bundle, "--backend", "openvino")
+    assert (code, err) == (0, "")
+    assert "is ready after" in out and ": openvino, float32" in out
+    kept = {path: path.stat().st_mtime_ns for path in own_cache.rglob("*.blob")}
+    assert kept
+    assert run(mixture, "rain", "--bundle", toy_bundle, "--backend", "openvino")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in own_cache.rglob("*.blob")} == kept
+
+
 def test_help_and_version(run: Run) -> None:
     code, out, _ = run("--help")
     assert code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def test_a_part_of_a_recording_is_separated(
     assert run(mixture, *options, "--start", 0.25, "--duration", 0.5, "-o", part)[0] == 0
     assert run(whole, *options, "-o", tmp_path / "other.wav")[0] == 0
     assert np.array_equal(soundfile.read(part)[0], soundfile.read(tmp_path / "other.wav")[0])
+    _, out, _ = run(mixture, *options, "--start", 0.25, "--duration", 0.5, "-o", part, "--force", "--json")
+    assert (json.loads(out)["start"], json.loads(out)["seconds"]) == (0.25, 0.5)
     refused(run(mixture, *options, "--start", 1.5), "mix.wav is 1.00 s long: give a --start before its end")
     refused(run(mixture, *options, "--start", "nan"), "start must be a number")
     refused(run(mixture, *options, "--duration", 0), "--duration")

@@ -24,7 +24,11 @@ from flowsep_runtime.backends import Arithmetic, Schedule, offline, refuse_half
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP, parts_of
 from flowsep_runtime.backends.nvidia_driver import free_bytes, why_no_driver, why_too_full
-from flowsep_runtime.backends.onnxruntime.cuda_libraries import missing_library, why_old_driver
+from flowsep_runtime.backends.onnxruntime.cuda_libraries import (
+    keeps_captures,
+    missing_library,
+    why_old_driver,
+)
 from flowsep_runtime.backends.onnxruntime.shapes import GraphShapes
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.errors import BackendError, OptionError, shown
@@ -295,7 +299,7 @@ def provider_options(manifest: Manifest) -> dict[str, str]:
     """Options of the CUDA provider. None of them was chosen by measurement yet."""
     options = {
         "device_id": "0",
-        "enable_cuda_graph": "1",
+        "enable_cuda_graph": "1" if keeps_captures(offline.onnxruntime().__version__) else "0",
         "cudnn_conv_algo_search": "EXHAUSTIVE",  # shapes are fixed: it searches once
         "do_copy_in_default_stream": "1",
         "prefer_nhwc": "0",

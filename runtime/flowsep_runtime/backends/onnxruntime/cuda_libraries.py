@@ -48,3 +48,12 @@ def missing_library(onnxruntime: ModuleType) -> str | None:
                 "pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
     return None
+
+
+def keeps_captures(version: str) -> bool:
+    """True if what this ONNX Runtime captures may be replayed.
+
+    Before 1.31, joining tensors of several sizes copies their sizes from host memory that is given back at
+    the end of the run: every replay would read there what others have written meanwhile.
+    """
+    return tuple(int(part) for part in version.split(".")[:2]) >= (1, 31)

@@ -11,36 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from flowsep_runtime.arrays import Array, snr_db
-from flowsep_runtime.backends.samples import SEED, sample
-from flowsep_runtime.bundle.manifest import GraphEntry, ModelEntry
 
 LEAST_SNR = 25.0  # dB, of quick arithmetic against float32
 LEAST_EXACT_SNR = 80.0  # dB, of a rewritten graph in float32 against the exported one
 #: A graph for which that is not enough: the solver adds up the velocity's error, once a step.
 LEAST_SNR_OF: Mapping[str, float] = {"velocity": 30.0}
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def clip_shapes(entry: GraphEntry, model: ModelEntry) -> Shapes:
-    """Input name -> shape of one row of a whole clip, which is what a separation runs on."""
-    sizes = {
-        "t": model.clip_frames // model.latent_stride,
-        "frames": model.clip_frames,
-        "samples": model.clip_samples,
-    }
-    return {
-        tensor.name: (1, *(sizes[axis] if isinstance(axis, str) else axis for axis in tensor.shape[1:]))
-        for tensor in entry.inputs
-    }
-
-
-def sample_inputs(entry: GraphEntry, shapes: Shapes) -> dict[str, Array]:
-    """Random input of a graph, the same at each call."""
-    random = np.random.default_rng(SEED)
-    return {
-        tensor.name: sample(tensor.name, shapes[tensor.name], tensor.dtype, random) for tensor in entry.inputs
-    }
 
 
 def finite(outputs: Mapping[str, Array]) -> bool:

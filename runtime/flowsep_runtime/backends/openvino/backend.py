@@ -17,8 +17,8 @@ With fixed shapes, the graphs that take all the time can also be rewritten for i
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-import platform
 import threading
 import warnings
 from collections import OrderedDict
@@ -33,21 +33,21 @@ import numpy as np
 
 from flowsep_runtime.arrays import Array
 from flowsep_runtime.backends import Arithmetic, give_memory_back, offline, threads_in_words
+from flowsep_runtime.backends.expected import expected_outputs, thinned
 from flowsep_runtime.backends.locks import GraphLocks
 from flowsep_runtime.backends.openvino import channels_last
 from flowsep_runtime.backends.openvino import compiled_cache as openvino_cache
 from flowsep_runtime.backends.openvino.accuracy import (
     LEAST_EXACT_SNR,
-    Shapes,
-    clip_shapes,
     finite,
     least_snr,
-    sample_inputs,
     worst_snr_db,
 )
 from flowsep_runtime.backends.openvino.compiled_cache import Compiled
 from flowsep_runtime.backends.openvino.mapped_files import give_back, mappings, repeated
+from flowsep_runtime.backends.openvino.settings import EXACT, FAST, QUICK_GRAPHS, CompileSettings, choices
 from flowsep_runtime.backends.openvino.weights import keep_half
+from flowsep_runtime.backends.samples import Shapes, clip_shapes, sample_inputs
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.caches import cache_folder, keep_newest, recall, remember
 from flowsep_runtime.errors import BackendError, FlowSepWarning, shown
@@ -56,50 +56,13 @@ if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest, Model
     from openvino.frontend import FrontEnd
 
+#: Says what takes long at a first start, on level INFO.
+_LOG = logging.getLogger(__name__)
+
 SHAPES_KEPT = 2  # of a graph: the last two lengths that it was given
 COMPILED_GRAPHS, COMPILED_BYTES = 64, 8 << 30  # in the cache folder
 VERDICTS, REMEMBERED_VERDICTS = "openvino", 512
 
-
-class CompileSettings(NamedTuple):
-    """One way to run a graph: messages and cache entries contain `name`."""
-
-    name: str
-    properties: Mapping[str, str]
-    rewritten: bool = False
-
-    @property
-    def quick(self) -> bool:
-        """True for an arithmetic other than float32."""
-        return self.properties["INFERENCE_PRECISION_HINT"] != "f32"
-
-
-_FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
-_BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
-_UNFUSED = {"SNIPPETS_MODE": "DISABLE"}
-
-#: In the order of the tests. The others are compared with the last two.
-EXACT = (CompileSettings("float32", _FLOAT32), CompileSettings("float32 without fusion", _FLOAT32 | _UNFUSED))
-EXACT_REWRITTEN = (
-    CompileSettings("float32", _FLOAT32, rewritten=True),
-    CompileSettings("float32 as exported", _FLOAT32),
-    EXACT[1],
-)
-#: These go before the ones above.
-FAST = (CompileSettings("bf16", _BF16), CompileSettings("bf16 without fusion", _BF16 | _UNFUSED))
-FAST_REWRITTEN = (
-    CompileSettings("bf16", _BF16, rewritten=True),
-    CompileSettings("bf16 as exported", _BF16),
-    FAST[1],
-)
-
-#: The graphs that take most of the time. The others run once for a window or a query and stay in float32:
-#: their rounding would affect every step of the solver and save no time.
-QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
-#: Those of them that work on images, and the processors on which rewriting them was measured to pay: those of
-#: ARM have other kernels, among them convolutions of Winograd's kind.
-REWRITTEN_GRAPHS = ("encode_mixture", "velocity", "decode_latent")
-REWRITTEN_ON = ("x86_64", "amd64")
 
 #: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, because
 #: another thread would restore C as the previous locale.
@@ -215,9 +178,7 @@ class OpenVino:
         shapes = {name: (1, *array.shape[1:]) for name, array in inputs.items()}
         batch = len(next(iter(inputs.values())))
         model = self._model(graph, shapes)
-        rows = [
-            model.run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(batch)
-        ]
+        rows = [model.run({name: array[k : k + 1] for name, array in inputs.items()}) for k in range(batch)]
         if batch == 1:
             return rows[0]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -243,32 +204,27 @@ class OpenVino:
 
     def _tried(self, graph: str, shapes: Shapes) -> _Model:
         """The graph in the first setting that is right: finite, and close to float32 as exported."""
-        settings = self._choices(graph)
+        settings = choices(graph, self._fast)
         others, plain = settings[:-2], settings[-2:]
         least = least_snr(graph), LEAST_EXACT_SNR
-        key = self._key(graph, shapes, str(least), *map(_identity, settings))
+        key = self._key(graph, shapes, str(least), *(setting.identity for setting in settings))
         verdict = recall(VERDICTS).get(key) if self._cache else None
         for setting in settings:
             if setting.name == verdict:
                 return self._compiled(graph, shapes, setting)
 
+        _LOG.info("preparing the model for this machine, once: %s", graph.replace("_", " "))
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
-        for setting in plain:
+        expected = expected_outputs(self._folder, self._manifest, graph, inputs) if others else None
+        model = None if expected is None else self._first_right(graph, shapes, others, inputs, expected)
+        if model is None:
             # A graph that is only compared with another setting is not kept on the disk.
-            model = self._compiled(graph, shapes, setting, keep=not others)
-            reference = model.run(inputs)
-            if finite(reference):
-                break
-        else:
-            raise BackendError(
-                f"OpenVINO gives numbers that are not finite in graph {graph}: try --backend cpu."
-            )
-        if others:
-            exact = model.setting
-            del model  # so that two settings are never in memory together
-            model = self._first_right(graph, shapes, others, inputs, reference) or self._compiled(
-                graph, shapes, exact
-            )
+            model, reference = self._first_finite(graph, shapes, plain, inputs, keep=not others)
+            if others:
+                exact = model.setting
+                del model  # so that two settings are never in memory together
+                model = self._first_right(graph, shapes, () if expected else others, inputs, reference)
+                model = model or self._compiled(graph, shapes, exact)
         if model.setting != settings[0]:
             warnings.warn(
                 f"Graph {graph} is not right in {settings[0].name} on this machine: "
@@ -280,13 +236,21 @@ class OpenVino:
             remember(VERDICTS, key, model.setting.name, REMEMBERED_VERDICTS)
         return model
 
-    def _choices(self, graph: str) -> tuple[CompileSettings, ...]:
-        """The settings of a graph in the order of preference."""
-        rewritten = graph in REWRITTEN_GRAPHS and platform.machine().lower() in REWRITTEN_ON
-        exact = EXACT_REWRITTEN if rewritten else EXACT
-        if not self._fast or graph not in QUICK_GRAPHS:
-            return exact
-        return (FAST_REWRITTEN if rewritten else FAST) + exact
+    def _first_finite(
+        self,
+        graph: str,
+        shapes: Shapes,
+        settings: tuple[CompileSettings, ...],
+        inputs: Mapping[str, Array],
+        keep: bool,
+    ) -> tuple[_Model, dict[str, Array]]:
+        for setting in settings:
+            model = self._compiled(graph, shapes, setting, keep)
+            outputs = model.run(inputs)
+            if finite(outputs):
+                return model, thinned(outputs)
+            del model  # so that two settings are never in memory together
+        raise BackendError(f"OpenVINO gives numbers that are not finite in graph {graph}: try --backend cpu.")
 
     def _first_right(
         self,
@@ -300,7 +264,8 @@ class OpenVino:
             least = least_snr(graph) if setting.quick else LEAST_EXACT_SNR
             try:
                 model = self._compiled(graph, shapes, setting)
-                if worst_snr_db(reference, model.run(inputs)) >= least:
+                outputs = model.run(inputs)
+                if finite(outputs) and worst_snr_db(reference, thinned(outputs)) >= least:
                     return model
                 del model  # so that two settings are never in memory together
             except BackendError:  # a refused setting counts as a failed one
@@ -321,13 +286,12 @@ class OpenVino:
         return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: CompileSettings) -> Path | None:
-        """The cache folder of one compiled graph, after removal of old entries; None if nothing can be
-        cached."""
+        """The cache folder of one compiled graph, after removal of old entries; None without a cache."""
         if not self._cache or graph in NOT_CACHED:
             return None
         try:
             root = cache_folder() / "openvino"
-            folder = root / self._key(graph, shapes, _identity(setting))[:32]
+            folder = root / self._key(graph, shapes, setting.identity)[:32]
             folder.mkdir(parents=True, exist_ok=True)
             os.utime(folder)
         except (OSError, RuntimeError):
@@ -385,11 +349,6 @@ def _compile(model: Model, properties: dict[str, Any], folder: Path | None) -> C
         with suppress(Exception), openvino_cache.writing(folder) as scratch:
             return _core().compile_model(model, "CPU", properties | {"CACHE_DIR": str(scratch)})
     return _core().compile_model(model, "CPU", properties)
-
-
-def _identity(setting: CompileSettings) -> str:
-    """Key of a compiled graph besides its file: the name, and the version of the rewrites."""
-    return f"{setting.name}, rewritten {channels_last.REVISION}" if setting.rewritten else setting.name
 
 
 def _last_line(error: Exception) -> str:

@@ -16,9 +16,10 @@ import pytest
 
 from flowsep_runtime import BackendError, FlowSepWarning, Manifest, Pipeline
 from flowsep_runtime.backends import BACKENDS, Precision, open_backend, report
-from flowsep_runtime.backends.openvino import backend as openvino
 from flowsep_runtime.backends.openvino import channels_last
-from flowsep_runtime.backends.openvino.accuracy import clip_shapes, sample_inputs, worst_snr_db
+from flowsep_runtime.backends.openvino.accuracy import worst_snr_db
+from flowsep_runtime.backends.openvino.settings import REWRITTEN_GRAPHS, REWRITTEN_ON
+from flowsep_runtime.backends.samples import clip_shapes, sample_inputs
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry
 from flowsep_runtime.separator import BUNDLED
 
@@ -29,7 +30,7 @@ needs_bf16 = pytest.mark.skipif(
 )
 
 needs_x86 = pytest.mark.skipif(
-    platform.machine().lower() not in openvino.REWRITTEN_ON, reason="graphs are not rewritten here"
+    platform.machine().lower() not in REWRITTEN_ON, reason="graphs are not rewritten here"
 )
 
 
@@ -123,7 +124,7 @@ CONVOLUTIONS = {"encode_mixture": 12, "velocity": 34, "decode_latent": 16}
 
 @pytest.mark.slow
 @needs_x86
-@pytest.mark.parametrize("graph", openvino.REWRITTEN_GRAPHS)
+@pytest.mark.parametrize("graph", REWRITTEN_GRAPHS)
 @pytest.mark.parametrize("part", [1, 4])
 def test_the_bundled_graphs_are_rewritten_and_the_same(
     graph: str, part: int, monkeypatch: pytest.MonkeyPatch
