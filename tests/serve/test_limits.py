@@ -101,7 +101,8 @@ def test_a_client_that_goes_away_while_its_sound_comes_stops_its_work(serve: Ser
     with listening(service) as address:
         files, data = {"recording": long}, {"query": "rain"}
         with httpx.stream("POST", f"{address}/v1/separate", files=files, data=data) as answer:
-            assert len(next(answer.iter_bytes(100))) == 100
+            pieces = answer.iter_bytes(100)  # held: without its reader the answer closes
+            assert len(next(pieces)) == 100
             wait_for(lambda: gate.steps == 15)
         wait_for(lambda: service.worker.running is not None and service.worker.running.is_cancelled)
         gate.open.set()
