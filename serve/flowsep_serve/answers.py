@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -48,7 +49,7 @@ class Streamed(StreamingResponse):
             self._on_end()
 
 
-async def growing(job: Job) -> AsyncIterator[bytes]:
+async def growing(job: Job, request: Request) -> AsyncIterator[bytes]:
     """The bytes of the stem that streams, as the worker writes them.
 
     Raises:
@@ -62,7 +63,8 @@ async def growing(job: Job) -> AsyncIterator[bytes]:
                 content = await file.read(min(CHUNK, job.written - sent))
                 sent += len(content)
                 yield content
-            if is_over:
+            # Some versions of the web server do not say when they send to nobody.
+            if is_over or await request.is_disconnected():
                 break
             await anyio.sleep(PAUSE)
     if job.state != "done":

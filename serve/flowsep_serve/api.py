@@ -35,9 +35,9 @@ from flowsep_serve.worker import Worker
 
 PAGE = Path(__file__).parent / "page"
 DECODERS = 2  # at a time
+WAV_HEADER = 44  # bytes before the first sample
 LARGEST_FIELD = 1 << 14  # bytes of a text field
 MOST_FIELDS = 64
-GONE = ServeError(499, "The client has gone.")  # nobody reads it
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Service:
             try:
                 form = await request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
             except ClientDisconnect:
-                raise GONE from None
+                raise gone() from None
         if timer.cancelled_caught:
             raise ServeError(408, f"The upload took more than {self.limits.upload_time} s.")
         try:
@@ -157,6 +157,11 @@ class Service:
             while not all(job.is_fetched or job.state != "done" for job in wanted):
                 await anyio.sleep(PAUSE)
         self.on_drained()
+
+
+def gone() -> ServeError:
+    """The end of a request that nobody waits for any more; nobody reads it either."""
+    return ServeError(499, "The client has gone.")
 
 
 def _copy(upload: UploadFile, path: Path) -> None:
@@ -277,9 +282,10 @@ def _add_work(app: FastAPI, service: Service) -> None:
             store.discard(job)
 
         try:
-            while not job.is_over and not job.written:
+            # An error before the first sample has a status of its own.
+            while not job.is_over and job.written <= WAV_HEADER:
                 if await request.is_disconnected():
-                    raise GONE
+                    raise gone()
                 await anyio.sleep(PAUSE)
             if job.is_over and job.state != "done":
                 raise job.error or ServeError(503, "The job was cancelled.", 10)
@@ -288,7 +294,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
             raise
         if not job.streams and len(job.stems) > 1:
             return Streamed(zipped(job.stems), end, media_type="application/zip", headers=_named("stems.zip"))
-        content = growing(job) if job.streams else _whole(job)
+        content = growing(job, request) if job.streams else _whole(job)
         media_type = MEDIA_TYPES[job.order.format]
         return Streamed(content, end, media_type=media_type, headers=_named("result." + job.order.format))
 

@@ -129,7 +129,7 @@ def listening(service: Service) -> Iterator[str]:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(1000):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.01)
