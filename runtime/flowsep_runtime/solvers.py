@@ -1,13 +1,12 @@
 """Solvers of dx/dt = v(x, t) from t = 0 (noise) to t = 1 (sound), docs/model.md#solver.
 
 A solver is a row of `SOLVERS`: the times at which it evaluates the velocity, known before the loop so that
-all time features are computed together, and the integration itself. The rows are every method on every grid
-of times (`euler` is the published one), and `mean`, which does not integrate: one evaluation gives the mean
-of all targets that fit the mixture and the query.
-
-Methods: Euler, midpoint, Heun (the explicit ones of Hairer, Norsett, Wanner, "Solving ordinary differential
-equations I", sections II.1 and III.1) and Adams-Bashforth of two and three steps, whose weights follow from
-the grid. Midpoint and Heun ask twice a step, the others once.
+all time features are computed together, and the integration itself. `euler` is the published one.
+`euler-start` takes its short steps near the noise, where it is decided which sound comes out. `midpoint` asks
+twice a step. `ab2` is Adams and Bashforth's method of two steps (Hairer, Norsett, Wanner, "Solving ordinary
+differential equations I", sections II.1 and III.1). `mean` does not integrate: one evaluation gives the mean
+of all targets that fit the mixture and the query. Methods that scored no better for their evaluations were
+taken out (docs/benchmarks.md#choice-of-solvers).
 """
 
 from __future__ import annotations
@@ -39,75 +38,47 @@ class Solver(NamedTuple):
     only_steps: int | None = None
 
 
-class _Method(NamedTuple):
-    """The same two, of the grid t_0 = 0 ... t_N = 1 [steps + 1]."""
+def _euler_on(warp: Callable[[Times], Times]) -> Solver:
+    def times(steps: int) -> Floats:
+        return _grid(steps, warp)[:-1].astype(np.float32)
 
-    times: Callable[[Times], Times]
-    integrate: Callable[[Velocity, Floats, Times], Iterator[Floats]]
-
-
-#: Where the steps end, of their equal shares u in [0, 1]. "start" takes its short steps near the noise, where
-#: it is decided which sound comes out, "end" near the sound.
-_GRIDS: Mapping[str, Callable[[Times], Times]] = {
-    "": lambda u: u,
-    "-start": lambda u: u**2,
-    "-end": lambda u: 1 - (1 - u) ** 2,
-}
-
-
-def _adams_bashforth(order: int) -> _Method:
-    """The polynomial through the last `order` velocities, integrated; the first steps have fewer. Order 1 is
-    Euler's method."""
-
-    def integrate(velocity: Velocity, x: Floats, grid: Times) -> Iterator[Floats]:
-        velocities: list[Floats] = []
-        for k in range(len(grid) - 1):
-            velocities = [*velocities, velocity(x, k)][-order:]
-            weights = _weights(grid[k + 1 - len(velocities) : k + 1], grid[k], grid[k + 1])
-            for weight, v in zip(weights, velocities, strict=True):
-                x = x + np.float32(weight) * v
+    def integrate(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
+        for k, dt in enumerate(np.diff(_grid(steps, warp))):
+            x = x + np.float32(dt) * velocity(x, k)
             yield x
 
-    return _Method(lambda grid: grid[:-1], integrate)
+    return Solver(times, integrate)
 
 
-def _weights(nodes: Times, begin: float, end: float) -> list[float]:
-    """Weights of the values at the nodes, in the integral of the polynomial through them."""
-    weights = []
-    for node in nodes:
-        others = nodes[nodes != node]
-        basis = np.polynomial.Polynomial.fromroots(others) if len(others) else np.polynomial.Polynomial([1.0])
-        integral = basis.integ()
-        weights.append(float((integral(end) - integral(begin)) / np.prod(node - others)))
-    return weights
+def _grid(steps: int, warp: Callable[[Times], Times]) -> Times:
+    """Times t_0 = 0 ... t_N = 1 at which the steps begin and end, [steps + 1]."""
+    return warp(np.arange(steps + 1) / steps)
 
 
-def _midpoint(velocity: Velocity, x: Floats, grid: Times) -> Iterator[Floats]:
-    for k, dt in enumerate(np.diff(grid).astype(np.float32)):
+def _uniform_times(steps: int) -> Floats:
+    return (np.arange(steps) / steps).astype(np.float32)
+
+
+def _midpoint_times(steps: int) -> Floats:
+    return (np.arange(2 * steps) / (2 * steps)).astype(np.float32)
+
+
+def _midpoint(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
+    dt = np.float32(1 / steps)
+    for k in range(steps):
         halfway = x + dt / np.float32(2) * velocity(x, 2 * k)
         x = x + dt * velocity(halfway, 2 * k + 1)
         yield x
 
 
-def _heun(velocity: Velocity, x: Floats, grid: Times) -> Iterator[Floats]:
-    for k, dt in enumerate(np.diff(grid).astype(np.float32)):
-        first = velocity(x, 2 * k)
-        second = velocity(x + dt * first, 2 * k + 1)
-        x = x + dt / np.float32(2) * (first + second)
+def _ab2(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
+    """The line through the last two velocities, integrated; the first step is Euler's."""
+    dt, before = np.float32(1 / steps), None
+    for k in range(steps):
+        v = velocity(x, k)
+        x = x + dt * (v if before is None else np.float32(1.5) * v - np.float32(0.5) * before)
+        before = v
         yield x
-
-
-def _pairs(first: Times, second: Times) -> Times:
-    return np.stack([first, second], axis=1).ravel()
-
-
-_METHODS: Mapping[str, _Method] = {
-    "euler": _adams_bashforth(1),
-    "midpoint": _Method(lambda grid: _pairs(grid[:-1], (grid[:-1] + grid[1:]) / 2), _midpoint),
-    "heun": _Method(lambda grid: _pairs(grid[:-1], grid[1:]), _heun),
-    "ab2": _adams_bashforth(2),
-    "ab3": _adams_bashforth(3),
-}
 
 
 def _mean(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
@@ -116,30 +87,23 @@ def _mean(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
     yield velocity(np.zeros_like(x), 0)
 
 
-def _on_grid(method: _Method, warp: Callable[[Times], Times]) -> Solver:
-    def grid(steps: int) -> Times:
-        return warp(np.arange(steps + 1) / steps)
-
-    return Solver(
-        lambda steps: method.times(grid(steps)).astype(np.float32),
-        lambda velocity, x, steps: method.integrate(velocity, x, grid(steps)),
-    )
-
+#: Grids of Euler's method: where the steps end, of their equal shares in [0, 1].
+_EULER: Mapping[str, Callable[[Times], Times]] = {"euler": lambda u: u, "euler-start": lambda u: u**2}
 
 SOLVERS: Mapping[str, Solver] = {
-    method + suffix: _on_grid(_METHODS[method], warp)
-    for suffix, warp in _GRIDS.items()
-    for method in _METHODS
-} | {"mean": Solver(lambda steps: np.zeros(1, np.float32), _mean, only_steps=1)}
+    **{name: _euler_on(warp) for name, warp in _EULER.items()},
+    "midpoint": Solver(_midpoint_times, _midpoint),
+    "ab2": Solver(_uniform_times, _ab2),
+    "mean": Solver(lambda steps: np.zeros(1, np.float32), _mean, only_steps=1),
+}
 
 
 def euler_steps(solver: str, steps: int) -> Floats | None:
     """The lengths [steps] of the steps of Euler's method on a solver's grid, for a loop outside this module;
     None if the solver is another method."""
-    for suffix, warp in _GRIDS.items():
-        if solver == f"euler{suffix}":
-            return np.diff(warp(np.arange(steps + 1) / steps)).astype(np.float32)
-    return None
+    if solver not in _EULER:
+        return None
+    return np.diff(_grid(steps, _EULER[solver])).astype(np.float32)
 
 
 def solver_named(name: str) -> Solver:

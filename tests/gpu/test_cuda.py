@@ -112,7 +112,9 @@ def test_a_bundle_with_the_loop_in_parts_repeats_the_step_alone(
     backend.free("velocity")
     assert {CONSTANTS, STEP}.isdisjoint({key[0] for key in (*backend._sessions, *backend._bindings)})
     # other solvers ask for the velocity as it is
-    assert np.allclose(pipeline.generate(given, 2, "heun"), on_cpu.generate(given, 2, "heun"), atol=1e-5)
+    assert np.allclose(
+        pipeline.generate(given, 2, "midpoint"), on_cpu.generate(given, 2, "midpoint"), atol=1e-5
+    )
 
 
 def test_addresses_are_bound_once_and_used_again(pipeline: Pipeline) -> None:
@@ -187,10 +189,10 @@ def test_sizes_are_folded_into_the_graph(toy: Path) -> None:
 
 def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
     backend: Any = pipeline.backend
-    assert backend.keep_solution("heun", 2, normal(0, 1, 8, 8, 16), {}) is None
+    assert backend.keep_solution("midpoint", 2, normal(0, 1, 8, 8, 16), {}) is None
 
 
-@pytest.mark.parametrize("solver", ["euler-start", "euler-end", "midpoint", "heun-end", "ab2", "ab3-start"])
+@pytest.mark.parametrize("solver", ["euler-start", "midpoint", "ab2"])
 def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
     stages: list[str] = []
     seen: list[tuple[int, int]] = []

@@ -68,7 +68,7 @@ def test_the_weight_normalisation_of_bigvgan_is_folded(
 def test_both_forms_of_weight_normalisation_are_those_of_pytorch() -> None:
     convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.ConvTranspose1d(3, 5, 4))
     with torch.no_grad():
-        convolution.parametrizations.weight.original0.mul_(1.7)  # type: ignore[union-attr]
+        convolution.parametrizations.weight.original0.mul_(1.7)
     found = given.folded(torch.nn.Sequential(convolution).state_dict())
     assert set(found) == {"0.bias", "0.weight"}
     torch.testing.assert_close(found["0.weight"], convolution.weight.detach())

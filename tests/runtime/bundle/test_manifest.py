@@ -69,7 +69,7 @@ def test_a_precision_has_its_own_schedule_which_the_caller_overrides(own_bundle:
     assert model.schedule("exact", None, None) == (20, "euler")
     assert model.schedule("fast", None, None) == (3, "ab2")
     assert model.schedule("fast", 5, None) == (5, "ab2")
-    assert model.schedule("exact", None, "heun") == (20, "heun")
+    assert model.schedule("exact", None, "midpoint") == (20, "midpoint")
 
 
 def test_a_bundle_from_before_masks_says_nothing_of_them(own_bundle: Path) -> None:

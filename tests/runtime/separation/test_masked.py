@@ -209,10 +209,14 @@ def test_memory_and_progress_of_a_pair_count_both_sentences(pairing: Separator) 
         ),
         (
             {"masked_steps": 1, "masked_solver": "mean"},
-            {"kind": "masked", "solver": "heun"},
-            (3, "heun", "masked"),
+            {"kind": "masked", "solver": "midpoint"},
+            (3, "midpoint", "masked"),
         ),
-        ({"masked_steps": 2, "masked_solver": "heun"}, {"kind": "masked", "steps": 5}, (5, "heun", "masked")),
+        (
+            {"masked_steps": 2, "masked_solver": "midpoint"},
+            {"kind": "masked", "steps": 5},
+            (5, "midpoint", "masked"),
+        ),
         ({}, {"solver": "mean"}, (1, "mean", "generated")),
     ],
     ids=str,
