@@ -20,16 +20,16 @@ from flowsep_runtime.errors import AudioError
 if TYPE_CHECKING:
     import av
 
-#: FFmpeg's names of containers.
+#: FFmpeg's names of containers. Not FLV, which ends the process in PyAV before 17.1.
 CONTAINERS = (
-    *("mov", "matroska", "webm", "asf", "avi", "flv", "mpegts", "mpeg", "ogg", "wav", "w64", "caf", "aiff"),
+    *("mov", "matroska", "webm", "asf", "avi", "mpegts", "mpeg", "ogg", "wav", "w64", "caf", "aiff"),
     *("aac", "loas", "ac3", "eac3", "dts", "truehd", "amr", "amrnb", "amrwb", "tta", "tak", "wv", "ape"),
     *("mpc", "mpc8", "dsf", "iff", "mp3", "flac", "au", "rm", "ogg", "oma", "shn", "mxf", "nut"),
 )
 
 #: Extensions that they mostly have, and libsndfile's containers do not.
 EXTENSIONS = (
-    *(".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dsf", ".dts", ".eac3", ".flv"),
+    *(".3g2", ".3gp", ".aac", ".ac3", ".amr", ".ape", ".asf", ".avi", ".dsf", ".dts", ".eac3"),
     *(".m4a", ".m4b", ".m4v", ".mka", ".mkv", ".mov", ".mp4", ".mpc", ".mpeg", ".mpg", ".mts", ".tak"),
     *(".ts", ".tta", ".webm", ".wma", ".wmv", ".wv"),
 )
@@ -40,7 +40,7 @@ _TAGS = {"track": "tracknumber"} | {
 }
 
 #: Containers whose header says how long they are.
-_PROMISING = ("mov", "matroska", "asf", "flv", "tta", "wv")
+_PROMISING = ("mov", "matroska", "asf", "tta", "wv")
 _LOSSLESS = ("alac", "tta", "flac", "wavpack", "ape", "tak", "truehd", "mlp", "shorten")
 _DEEPER = 16  # bits; a lossless codec of more keeps 24
 

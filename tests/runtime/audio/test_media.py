@@ -146,13 +146,10 @@ def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
         AudioReader(path)
 
 
-@pytest.mark.parametrize(("name", "codec", "rate"), [("a.mkv", "flac", RATE), ("a.flv", "pcm_s16le", 44100)])
-def test_a_truncated_media_file_is_read_with_a_warning(
-    tmp_path: Path, name: str, codec: str, rate: int
-) -> None:
-    path = encode(tmp_path / name, tones(10 * rate), codec, rate, sample_format="s16")
+def test_a_truncated_media_file_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.mkv", tones(10 * RATE), "flac", RATE, sample_format="s16")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.warns(FlowSepWarning, match=rf"{name} ends early"):
+    with pytest.warns(FlowSepWarning, match=r"a\.mkv ends early"):
         recording = read_audio(path)
     assert len(recording.samples) < 6 * RATE
 
