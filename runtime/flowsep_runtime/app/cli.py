@@ -167,7 +167,7 @@ def command(
     **options: Unpack[OptionFields],
 ) -> None:
     """Separate the sound that each QUERY names, such as "dog barking", from MIXTURE: an audio file, a folder
-    of them, or - for standard input.
+    of them, or - for standard input. A QUERY of several words needs quotes.
 
     \b
     flowsep-run mix.wav "dog barking" "rain"

@@ -51,9 +51,12 @@ def mark_of(
     job: Job, queries: Sequence[str], pipeline: Pipeline, options: ResolvedOptions, clip_mode: ClipMode
 ) -> str:
     """The mark of a job's result for some of its queries."""
+    # sounds that share the mixture depend on each other
+    sharing = [query for query, _ in (*job.outputs, *job.done)] if options.kind == "masked" else []
     asked = {
         **asdict(options),
         "queries": list(queries),
+        "sharing": sorted(sharing),
         "removes": job.removes,
         "span": asdict(job.span),
         "bundle": pipeline.manifest.name,
@@ -73,7 +76,7 @@ def check_done(job: Job, pipeline: Pipeline, options: ResolvedOptions, clip_mode
         found = made_by(path)
         if found is not None and found != mark_of(job, [query], pipeline, options, clip_mode):
             raise OptionError(
-                f"{shown(path)} is there from a run with other options: choose another output or add --force."
+                f"{shown(path)} is there from a run with other options or queries: choose another output or add --force."
             )
 
 

@@ -75,6 +75,18 @@ def test_a_result_of_other_options_is_not_called_done(
     assert code == 0 and out.count("done before") == 2
 
 
+def test_masks_that_were_not_shared_with_the_other_queries_are_not_called_done(
+    run: Run, mixture: Path, toy_bundle: Path, tmp_path: Path
+) -> None:
+    options = ["--output-dir", tmp_path / "out", "--bundle", toy_bundle, "--kind", "masked", "--steps", 1]
+    assert run(mixture, "rain", *options)[0] == 0
+    code, _, err = run(mixture, "rain", "dog", *options)
+    assert code == 1 and "is there from a run with other options or queries" in err
+    assert run(mixture, "rain", "dog", *options, "--force")[0] == 0
+    code, out, _ = run(mixture, "dog", "rain", *options)
+    assert code == 0 and out.count("done before") == 2
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".aiff", ".caf", ".rf64"])
 def test_a_result_bears_the_mark_of_its_options(
     run: Run, mixture: Path, toy_bundle: Path, suffix: str
