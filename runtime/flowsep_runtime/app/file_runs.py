@@ -76,7 +76,8 @@ def check_done(job: Job, pipeline: Pipeline, options: ResolvedOptions, clip_mode
         found = made_by(path)
         if found is not None and found != mark_of(job, [query], pipeline, options, clip_mode):
             raise OptionError(
-                f"{shown(path)} is there from a run with other options or queries: choose another output or add --force."
+                f"{shown(path)} is there from a run with other options or queries: choose another output or"
+                " add --force."
             )
 
 
