@@ -113,7 +113,10 @@ def zipped(stems: Sequence[Stem]) -> Iterator[bytes]:
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:
         for stem in stems:
-            with archive.open(zipfile.ZipInfo(stem.name), "w") as entry, stem.path.open("rb") as file:
+            with (
+                archive.open(zipfile.ZipInfo(stem.name), "w", force_zip64=True) as entry,
+                stem.path.open("rb") as file,
+            ):
                 while content := file.read(CHUNK):
                     entry.write(content)
                     yield pipe.take()

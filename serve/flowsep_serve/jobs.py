@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -265,7 +266,9 @@ def _locked(folder: Path) -> IO[bytes] | None:
         import fcntl
     except ImportError:  # Windows
         return None
-    file = (folder / ".lock").open("wb")
+    # the folder for temporary files belongs to all users: no link of theirs is followed, nothing is cut
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.fdopen(os.open(folder / ".lock", flags, 0o600), "r+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -278,6 +281,8 @@ def _remove_abandoned() -> None:
     """Removes the folders of servers that were killed: no recording stays."""
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
         with suppress(OSError):
+            if folder.is_symlink() or (hasattr(os, "geteuid") and folder.lstat().st_uid != os.geteuid()):
+                continue
             if (folder / ".lock").is_file() and (lock := _locked(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.close()

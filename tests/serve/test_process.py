@@ -108,3 +108,18 @@ def test_a_port_that_is_taken_and_a_host_for_all_are_refused(toy_bundle: Path, t
         _, err = open_to_all.communicate(timeout=60)
         assert open_to_all.returncode == 2
         assert "give --api-key-file, or --insecure" in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks of this kind")
+def test_a_link_that_another_user_left_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flowsep_serve import jobs
+
+    victim = tmp_path / "victim.txt"
+    victim.write_text("kept")
+    (tmp_path / f"{jobs.PREFIX}abc").mkdir()
+    (tmp_path / f"{jobs.PREFIX}abc" / ".lock").symlink_to(victim)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    jobs._remove_abandoned()
+    assert victim.read_text() == "kept"

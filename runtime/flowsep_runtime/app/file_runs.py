@@ -59,7 +59,7 @@ def mark_of(
         "sharing": sorted(sharing),
         "removes": job.removes,
         "span": asdict(job.span),
-        "bundle": pipeline.manifest.name,
+        "bundle": [pipeline.manifest.name, pipeline.manifest.provenance.sha256, pipeline.manifest.precision],
         "precision": pipeline.precision,
         "clip_mode": clip_mode,
     }
