@@ -48,7 +48,7 @@ PATIENCE = 3600.0  # seconds that a client waits for an answer
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Then send so many more, and compare the memory before and after.",
+    help="Number of further requests, before and after which the memory is compared.",
 )
 @click.option("--recording", type=FILE, default=EXAMPLE, help="Recording.  [default: the example]")
 @click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")

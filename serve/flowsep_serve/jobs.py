@@ -184,7 +184,7 @@ class Store:
         self._lock = _locked(self.root)
 
     def new_folder(self, room: int) -> Path:
-        """A folder for a job, whose name nobody can guess, with room for so many bytes.
+        """Folder for a job, with a name that nobody can guess and space reserved for it.
 
         Raises:
             ServeError: If the disk that the server may use is full.

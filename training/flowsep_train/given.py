@@ -34,9 +34,9 @@ State = dict[str, Tensor]
 
 GIVEN = "given.safetensors"
 TOKENIZER = "tokenizer.json"
-#: Of the autoencoder's file: the discriminator and its settings; the vocoder is read apart.
+#: Entries of the autoencoder's file that are not read: discriminator and settings. The vocoder is read apart.
 BESIDE_VAE = ("loss.*", "vocoder.*")
-#: Of a whole T5: what its encoder does not need.
+#: Entries of a whole T5 that its encoder does not need.
 BESIDE_ENCODER = ("decoder.*", "lm_head.weight", "encoder.embed_tokens.weight")
 #: Hugging Face's names of weights, the preferred first.
 T5_WEIGHTS = (

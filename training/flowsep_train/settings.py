@@ -14,7 +14,7 @@ import yaml
 
 from flowsep_ref.config import at, file_named
 
-#: What the trainings here do always, by the place of the key in the YAML.
+#: Settings that these trainings always have, by the place of the key in the YAML.
 FIXED: Mapping[tuple[str, ...], Any] = {
     ("augmentation", "mixup"): 0.0,
     ("data", "mix_audio"): True,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowsep_runtime.backends import Backend
 
 EXPECTED = "expected.npy"
-#: Of each output, evenly over the array.
+#: Numbers kept of each output.
 VALUES = 8192
 
 
