@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -223,19 +225,26 @@ def _cluster(address: str) -> Iterator[None]:
 
     from flowsep_runtime.processors import usable_processors
 
-    of_our_own = {} if address != "local" else {
-        "num_cpus": usable_processors(),
-        "include_dashboard": False,
-        "object_store_memory": OBJECT_STORE,
-    }
+    of_our_own: dict[str, Any] = {}
+    if address == "local":
+        of_our_own = {
+            "num_cpus": usable_processors(),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+        }
+    # Ray puts others in their place, which end the process on the spot.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address, log_to_driver=False, logging_level="ERROR", **of_our_own)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise OptionError(f"There is no Ray cluster at {address}: {error}") from None
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # where Ray's own messages belong
+            yield
     finally:
         ray.shutdown()
 

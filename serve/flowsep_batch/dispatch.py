@@ -223,6 +223,7 @@ class Dispatch:
             return
         except RayError:
             attempt.deaths += 1
+        self._warn("a worker has died: what it had in hand is tried again.")
         # Ray may still believe that it lives: two would then write into one folder.
         ray.kill(hand.actor)
         self._hands.remove(hand)
