@@ -119,11 +119,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options for recordings."""
     for option in (
-        click.option(
-            "--skip-missing",
-            is_flag=True,
-            help="Ignore recordings that are missing.",
-        ),
+        click.option("--skip-missing", is_flag=True, help="Ignore recordings that are missing."),
         click.option(
             "--root",
             type=FILE,
@@ -137,7 +133,7 @@ def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(None, "-V", "--version", package_name="flowsep-engine", prog_name=PROGRAM)
 def command() -> None:
     """Train the parts of FlowSep, then collect them into one model.
@@ -164,57 +160,45 @@ def command() -> None:
 )
 @click.option("--sentences", type=FILE, help="A second such table of generated sentences, for text and flow.")
 @click.option("--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: of --text.")
-@click.option(
-    "--steps", type=click.IntRange(1), default=2000, show_default=True, help="Number of optimiser steps."
-)
-@click.option(
-    "--batch", type=click.IntRange(1), default=4, show_default=True, help="Pieces in a batch (flow: clips)."
-)
-@click.option(
-    "--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches for each step."
-)
+@click.option("--steps", type=click.IntRange(1), default=2000, help="Number of optimiser steps.")
+@click.option("--batch", type=click.IntRange(1), default=4, help="Pieces in a batch (flow: clips).")
+@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches for each step.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the part's own.")
 @click.option("--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own.")
-@click.option("--devices", default="auto", show_default=True, help="Lightning's: auto, a number, or a list.")
-@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines.")
-@click.option("--strategy", default="auto", show_default=True, help="Lightning's: auto, ddp, fsdp, …")
-@click.option(
-    "--workers", type=click.IntRange(0), default=1, show_default=True, help="Processes that load data."
-)
+@click.option("--devices", default="auto", help="Lightning's: auto, a number, or a list.")
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Machines.")
+@click.option("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, …")
+@click.option("--workers", type=click.IntRange(0), default=1, help="Processes that load data.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--checkpoint-every", type=click.IntRange(1), default=200, show_default=True, help="Steps.")
-@click.option("--pictures-every", type=click.IntRange(1), default=500, show_default=True, help="Batches.")
-@click.option(
-    "--skew", type=click.FloatRange(0, min_open=True), default=1.0, help="Flow: times are u^SKEW. [1.0]"
-)
+@click.option("--seed", default=0)
+@click.option("--checkpoint-every", type=click.IntRange(1), default=200, help="Steps.")
+@click.option("--pictures-every", type=click.IntRange(1), default=500, help="Batches.")
+@click.option("--skew", type=click.FloatRange(0, min_open=True), default=1.0, help="Flow: times are u^SKEW.")
 @click.option(
     "--naming",
     type=click.FloatRange(0),
     default=0.0,
-    help="Flow: weight of naming the classes in the mixture (few classes only). [0]",
+    help="Flow: weight of naming the classes in the mixture (few classes only).",
 )
 @click.option(
     "--mean",
     type=click.FloatRange(0, 1),
     default=0.0,
-    help="Flow: share of mixtures that learn the posterior mean, for masks by one evaluation. [0]",
+    help="Flow: share of mixtures that learn the posterior mean, for masks by one evaluation.",
 )
 @click.option(
-    "--masking", type=click.FloatRange(0), default=0.0, help="Flow: weight of the mask's loss on those. [0]"
+    "--masking", type=click.FloatRange(0), default=0.0, help="Flow: weight of the mask's loss on those."
 )
 @click.option(
     "--complements",
     type=click.FloatRange(0, 1),
     default=0.5,
-    help='Flow: share of the rests of a mixture that are asked for by "everything except …". [0.5]',
+    help='Flow: share of the rests of a mixture that are asked for by "everything except …".',
 )
 @click.option(
     "--adversarial-from", type=click.IntRange(0), default=0, help="Vocoder: first step with discriminators."
 )
-@click.option(
-    "--width", type=click.IntRange(1), default=32, help="Vocoder: width of the discriminators. [32]"
-)
+@click.option("--width", type=click.IntRange(1), default=32, help="Vocoder: width of the discriminators.")
 def fit(
     part: str,
     model: Model,
@@ -274,9 +258,9 @@ def fit(
 @model_options
 @sound_options
 @click.option("--output", type=FILE, required=True, help="Folder of the latents; missing shards are added.")
-@click.option("--shards", type=click.IntRange(1), default=32, show_default=True, help="Shards of 32 clips.")
+@click.option("--shards", type=click.IntRange(1), default=32, help="Shards of 32 clips.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0)
 def latents(
     model: Model,
     sounds: Path | None,
@@ -310,7 +294,6 @@ def latents(
     "kept",
     type=click.FloatRange(0, 1),
     default=0.0,
-    show_default=True,
     help="Share of --from in the average of its flow's weights and the trained ones.",
 )
 def collect(model: Model, tokenizer: Path | None, output: Path, float32: bool, kept: float) -> None:

@@ -217,13 +217,13 @@ def test_the_command_measures_peaks_and_counts_the_bundle(
     for name, value in {
         "device_for": lambda asked: "cuda",
         "_gpu": lambda *arguments: ("NVIDIA Double 1", Peak(1e12, 1e9)),
-        "choose": lambda *arguments: model,
         "with_half_bundle": lambda model, work: model,
         "config_of": lambda model: config,
         "make_inputs": lambda *arguments: {},
         "build_engines": no_engines,
     }.items():
         monkeypatch.setattr(latency, name, value)
+    monkeypatch.setattr("benchmarks.common.options.choose", lambda *arguments: model)
     monkeypatch.setattr(contestants, "chosen", lambda names, device: (taking_part, ["compile-fp16: no"]))
     options = [
         f"--work={toy.parent if is_own else tmp_path}",
