@@ -75,7 +75,7 @@ def test_few_steps_learn_to_end_where_many_did(work: Path, tokenizer: Path) -> N
         optimizer.step()
     with torch.no_grad():
         after = (solved(module.unet, *asked, 2) - many).square().mean()
-    assert after < before / 4
+    assert after < before / 2
 
 
 def test_nothing_is_left_to_learn_when_the_teacher_takes_the_same_steps(work: Path, tokenizer: Path) -> None:
