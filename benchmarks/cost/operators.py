@@ -62,6 +62,9 @@ POINTWISE = {
     *("Transpose", "Where"),
 }
 
+#: Pieces and repetitions of something that has its place elsewhere.
+COPIES = {"Slice", "Split", "Expand"}
+
 FUSED_PRODUCT = "FusedMatMul"
 PRODUCTS = {"MatMul", FUSED_PRODUCT, "Gemm", "Conv", "ConvTranspose"}
 
@@ -228,20 +231,22 @@ def _source(graph: SizedGraph, makers: Mapping[str, onnx.NodeProto], name: str) 
 def _groups(graph: SizedGraph, work: list[onnx.NodeProto]) -> dict[int, int]:
     """Node -> its kernel, both as ids, in the estimate."""
     makers = {name: node for node in graph.nodes for name in node.output}
+    order = {id(node): place for place, node in enumerate(work)}
     kernels: dict[int, int] = {}
     for node in work:
-        sources = [
-            source
-            for name in node.input
-            if name not in graph.constants and (source := _source(graph, makers, name)) is not None
-        ]
+        found = [_source(graph, makers, name) for name in node.input if name not in graph.constants]
+        # what needs two results can only be done behind the later one
+        sources = sorted((n for n in found if n is not None), key=lambda n: order[id(n)], reverse=True)
         joins = node.op_type in POINTWISE
         if node.op_type == "Concat":
-            joins = graph.constants.isdisjoint(node.input) and makers.keys() >= set(node.input)
+            # an input of the graph is copied, and so is a piece of something else
+            joins = len(sources) == len(node.input) and COPIES.isdisjoint(n.op_type for n in sources)
         elif node.op_type == "Softmax":
             joins = _is_of_scores(graph, node, sources, kernels, work)
         elif node.op_type == "MatMul":
-            joins = any(_is_attention(graph, source, node, makers, kernels) for source in sources[:1])
+            first = _source(graph, makers, node.input[0])
+            joins = first is not None and _is_attention(graph, first, node, makers, kernels)
+            sources = [n for n in (first,) if n is not None]
         kernels[id(node)] = kernels[id(sources[0])] if joins and sources else id(node)
     return kernels
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,24 +15,22 @@ from flowsep_runtime.backends import ArrayOnDevice, DeviceBackend
 #: `stage(name)`: a context around the work of a stage, for example to time it.
 StageContext: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
+#: Text [1 or B, 50, D] and mask [1 or B, 50] of a query.
+Query: TypeAlias = tuple[Floats, Floats]
+
 #: Called with (steps done, steps) after every step.
 StepProgress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Input of a generation; B is the batch, Q the number of queries, T mel frames, t = T / 4."""
+    """Input of a generation; B is the batch, T mel frames, t = T / 4."""
 
     waveform: Floats  # [B, 160 T]
     posterior_noise: Floats  # [1 or B, 8, t, 16]
     noise: Floats  # [1 or B, 8, t, 16]
-    text: Floats  # [Q, 50, D]
-    mask: Floats  # [Q, 50]
-
-    @property
-    def queries(self) -> list[tuple[Floats, Floats]]:
-        """Text and mask of each query, of batch 1."""
-        return [(self.text[k : k + 1], self.mask[k : k + 1]) for k in range(len(self.text))]
+    text: Floats  # [1 or B, 50, D]
+    mask: Floats  # [1 or B, 50]
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class ClipResult:
 def run_on_device(
     backend: DeviceBackend,
     clip: Clip,
+    queries: Sequence[Query],
     steps: int,
     solver: str,
     progress: StepProgress | None,
@@ -61,7 +60,7 @@ def run_on_device(
 
     Args:
         backend: Where the clip goes through.
-        clip, steps, solver, progress, stage, vocode, log_mels: As for `Pipeline.run_each`.
+        clip, queries, steps, solver, progress, stage, vocode, log_mels: As for `Pipeline.run_each`.
     """
 
     @contextmanager
@@ -81,7 +80,7 @@ def run_on_device(
             mixture = backend.keep("posterior", {**posterior, "noise": clip.posterior_noise})
         mixture_bands = _host(log_mel, log_mels)
         features: Mapping[str, ArrayOnDevice] | None = None
-        for query in clip.queries:
+        for query in queries:
             with timed("solve"):
                 features = features or backend.keep("velocity_mixture", mixture)
                 text, mask, noise = (_rows(array, batch) for array in (*query, clip.noise))

@@ -31,7 +31,14 @@ from flowsep_runtime.backends import (
 from flowsep_runtime.bundle.hub import located
 from flowsep_runtime.bundle.manifest import STAGES, Manifest
 from flowsep_runtime.bundle.stores import without_links
-from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, StepProgress, run_on_device
+from flowsep_runtime.device_pipeline import (
+    Clip,
+    ClipResult,
+    Query,
+    StageContext,
+    StepProgress,
+    run_on_device,
+)
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import solver_taking
@@ -322,19 +329,21 @@ class Pipeline:
         """All stages in a row but for the text's: a mixture's waveform to the target's.
 
         Args:
-            clip: Normalised waveform, noise and the text of one query; see there for shapes.
+            clip: Normalised waveform, noise and text; see there for shapes.
             steps, solver, progress: As for `solve`.
             stage: `stage(name)` is entered for every stage's work.
             vocode: False to leave the vocoder out.
             log_mels: False to leave the log-mel spectrograms where they are; in the host's memory they are
                 given in any case.
         """
-        (result,) = self.run_each(clip, steps, solver, progress, stage, vocode, log_mels)
+        queries = [(clip.text, clip.mask)]
+        (result,) = self.run_each(clip, queries, steps, solver, progress, stage, vocode, log_mels)
         return result
 
     def run_each(
         self,
         clip: Clip,
+        queries: Sequence[Query],
         steps: int,
         solver: str = "euler",
         progress: StepProgress | None = None,
@@ -342,12 +351,22 @@ class Pipeline:
         vocode: bool = True,
         log_mels: bool = True,
     ) -> list[ClipResult]:
-        """`run` for every query of the clip, one after the other; the mixture is encoded once."""
+        """`run` for each of several queries in place of the clip's own; the mixture is encoded once.
+
+        Args:
+            queries: Text and mask of each, with the shapes that a clip's have.
+            clip, steps, solver, progress, stage, vocode, log_mels: As for `run`.
+
+        Returns:
+            A result for each query, in their order.
+        """
         waveform_of(clip.waveform, self.manifest.model)
         solver_taking(solver, steps)
         # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
         if isinstance(self.backend, DeviceBackend) and not self.low_memory:
-            return run_on_device(self.backend, clip, steps, solver, progress, stage, vocode, log_mels)
+            return run_on_device(
+                self.backend, clip, queries, steps, solver, progress, stage, vocode, log_mels
+            )
         with stage("log_mel"):
             mixture = self.log_mel(clip.waveform)
         with stage("encode_mixture"):
@@ -355,9 +374,7 @@ class Pipeline:
             mixture_latent = mean + std * clip.posterior_noise
         noise = np.repeat(clip.noise, len(mixture_latent) // len(clip.noise), axis=0)
         with stage("solve"):
-            latents = [
-                self.solve(noise, mixture_latent, *query, steps, solver, progress) for query in clip.queries
-            ]
+            latents = [self.solve(noise, mixture_latent, *q, steps, solver, progress) for q in queries]
         with stage("decode_latent"):
             targets = [self.decode_latent(latent) for latent in latents]
         waveforms = [np.zeros((len(target), 0), np.float32) for target in targets]

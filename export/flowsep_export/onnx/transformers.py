@@ -34,7 +34,7 @@ class _Summed(NamedTuple):
 
 
 class _Transformer(NamedTuple):
-    """What a spatial transformer is made of, from the image's projection in to that out."""
+    """Parts of a spatial transformer, from the projection into it to the one out of it."""
 
     into: onnx.NodeProto
     attended: tuple[_Summed, _Summed]

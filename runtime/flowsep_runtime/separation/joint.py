@@ -177,14 +177,13 @@ class GroupSolver:
         run, (start,) = self._run, group.starts
         posterior, noise = self._noise[0].frames(start, start + run.window)
         sounding = group.waveforms[group.sounding]
-        text = np.concatenate([query.text for query in self._texts])
-        mask = np.concatenate([query.mask for query in self._texts]).astype(np.float32)
+        queries = [(query.text, np.asarray(query.mask, np.float32)) for query in self._texts]
         batches: list[list[ClipResult]] = []
         for first in range(0, len(sounding), self._batch):
-            clip = Clip(sounding[first : first + self._batch], posterior, noise, text, mask)
+            clip = Clip(sounding[first : first + self._batch], posterior, noise, *queries[0])
             told = (lambda done, steps: run.advance(1)) if first == 0 else None
             steps, solver = run.options.steps, run.options.solver
-            batches.append(run.pipeline.run_each(clip, steps, solver, told, run.stage, vocode))
+            batches.append(run.pipeline.run_each(clip, queries, steps, solver, told, run.stage, vocode))
         mixtures = np.concatenate([results[0].mixture for results in batches])
         log_mels = np.concatenate([np.stack([r.log_mel for r in results], axis=1) for results in batches])
         self.check(log_mels)
