@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, run
+from flowsep_runtime.app.console import FILE, SETTINGS, backend_options, options, run
 from flowsep_runtime.errors import OptionError
 from flowsep_serve.addresses import hosts_for, is_loopback
 from flowsep_serve.limits import Limits
@@ -19,49 +18,34 @@ from flowsep_serve.limits import Limits
 PROGRAM = "flowsep-serve"
 WITHOUT_MEMORY = "There is not enough memory for this model: give a smaller one."
 
-Function = TypeVar("Function", bound=Callable[..., None])
-
-
-def limit_options(command: Function) -> Function:
-    """A switch for every field of `Limits`."""
-    for limit in reversed(fields(Limits)):
-        option = click.option(
+#: A switch for every field of `Limits`.
+limit_options = options(
+    *(
+        click.option(
             f"--{limit.name.replace('_', '-')}",
             type=click.IntRange(min=1),
             default=limit.default,
-            show_default=True,
             metavar=limit.metadata["unit"],
             help=limit.metadata["help"],
         )
-        command = option(command)
-    return command
+        for limit in fields(Limits)
+    )
+)
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.command(name=PROGRAM, context_settings=SETTINGS)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="Port to listen on; 0 is any that is free.",
+    "--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 is any that is free."
 )
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
 )
-@click.option(
-    "--bundle-dir",
-    type=click.Path(path_type=Path),
-    help="Folder of bundles that requests may name.",
-)
+@click.option("--bundle-dir", type=FILE, help="Folder of bundles that requests may name.")
 @backend_options
-@click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    help="Keys, one a line; requests must then give one of them.",
-)
+@click.option("--api-key-file", type=FILE, help="Keys, one a line; requests must then give one of them.")
 @click.option("--insecure", is_flag=True, help="Let other machines in without a key.")
 @limit_options
 @click.version_option(__version__, prog_name=PROGRAM)

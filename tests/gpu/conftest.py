@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,3 +75,20 @@ def clip(batch: int = 1, seed: int = 0) -> Clip:
         normal(seed + 3, 1, 50, WIDTH),
         mask,
     )
+
+
+def assert_clips_are_equal(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
+    """Check that clips are the CPU's, and that every stage and step is done and reported once."""
+    stages: list[str] = []
+    seen: list[tuple[int, int]] = []
+
+    def stage(name: str) -> Any:
+        stages.append(name)
+        return nullcontext()
+
+    for seed in (0, 10):
+        given = clip(2, seed)
+        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
+        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
+    assert seen == 2 * [(step, 4) for step in range(1, 5)]
+    assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"]

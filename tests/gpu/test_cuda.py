@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_p
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.backends.onnxruntime import cuda
 from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, FileEntry, GraphEntry, Manifest, TensorEntry
-from tests.gpu.conftest import clip, normal
+from tests.gpu.conftest import assert_clips_are_equal, clip, normal
 
 
 def session_on_the_cpu(path: Path, sizes: Mapping[str, int], options: Mapping[str, str]) -> Any:
@@ -194,21 +193,7 @@ def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("solver", ["euler-start", "midpoint", "ab2"])
 def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
-    stages: list[str] = []
-    seen: list[tuple[int, int]] = []
-
-    def stage(name: str) -> Any:
-        stages.append(name)
-        return nullcontext()
-
-    for seed in (0, 10):
-        given = clip(2, seed)
-        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
-        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
-    assert seen == 2 * [(step, 4) for step in range(1, 5)]
-    assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"], (
-        "nothing is done twice"
-    )
+    assert_clips_are_equal(pipeline, on_cpu, solver)
 
 
 def test_with_low_memory_only_one_stage_is_held_at_a_time(

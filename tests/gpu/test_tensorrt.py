@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from flowsep_runtime.backends.tensorrt import loop
 from flowsep_runtime.backends.tensorrt.backend import TensorRt
 from flowsep_runtime.backends.tensorrt.cuda_device import _close
 from flowsep_runtime.bundle.manifest import GRAPHS, STAGES
-from tests.gpu.conftest import clip, normal
+from tests.gpu.conftest import assert_clips_are_equal, clip, normal
 from tests.gpu.doubles import Machine
 from tests.runtime.toy_bundle import MODEL
 
@@ -191,21 +190,7 @@ def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("solver", ["euler-start", "midpoint", "ab2"])
 def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
-    stages: list[str] = []
-    seen: list[tuple[int, int]] = []
-
-    def stage(name: str) -> Any:
-        stages.append(name)
-        return nullcontext()
-
-    for seed in (0, 10):
-        given = clip(2, seed)
-        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
-        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
-    assert seen == 2 * [(step, 4) for step in range(1, 5)]
-    assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"], (
-        "nothing is done twice"
-    )
+    assert_clips_are_equal(pipeline, on_cpu, solver)
 
 
 def test_loops_of_one_length_on_several_grids_are_told_apart(pipeline: Pipeline, on_cpu: Pipeline) -> None:
