@@ -150,7 +150,7 @@ def test_a_small_upload_of_a_large_sound_is_refused(serve: Serve) -> None:
 @pytest.fixture
 def small_files() -> Iterator[Any]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_is_told_in_a_sentence(
         small_files(20_000)
         gate.open.set()
         wait_for(lambda: served.worker.is_idle)
-        small_files(resource.RLIM_INFINITY)
+        small_files(None)
         assert client.get(f"/v1/jobs/{job}").json()["error"] == full["error"]
         assert client.get(f"/v1/jobs/{job}/stems/rain.wav").status_code == 507
 
