@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from benchmarks.common.spread import Summary
+from flowsep_eval.bootstrap import Estimate
 
 DISTURBED = "disturbed"
 
@@ -40,6 +41,11 @@ def spread(summary: Summary | None) -> str:
     if summary.is_disturbed:
         return DISTURBED
     return f"{summary.median:.2f} ({summary.low:.2f}–{summary.high:.2f})"
+
+
+def interval(estimate: Estimate | None, decimals: int) -> str:
+    """A mean and its interval, as in `0.12 (−0.03…0.28)`; empty if there is none."""
+    return "" if estimate is None or estimate.low is None else estimate.text(decimals)
 
 
 def decibels(value: float) -> str:

@@ -8,7 +8,7 @@ The model runs on PyTorch's `meta` device, which has shapes and no numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common.contestants import BASELINES, REFERENCE
 from benchmarks.common.inputs import SEED, STAGE_INPUTS, config_of, frames_of, make_inputs
-from benchmarks.common.models import Sizes, choose, default_work
-from benchmarks.common.output import check_destinations, model_options, write_findings
+from benchmarks.common.options import Outputs, clip_options, model_options, output_options
 from benchmarks.common.processes import task_of
 from benchmarks.common.runners import VELOCITY, TorchRunner
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import SETTINGS, run
 
 if TYPE_CHECKING:
     from benchmarks.common.models import Model
@@ -116,45 +115,24 @@ def markdown(costs: Mapping[str, EagerCost]) -> str:
     return "\n".join(lines)
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @model_options
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16"]),
-    default="fp16",
-    show_default=True,
-    help="Seed of the weights.",
-)
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.1, 60),
-    default=10.24,
-    show_default=True,
-    help="Length of a clip.",
-)
-@click.option(
-    "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the counts.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp16", help="Arithmetic.")
+@clip_options
+@output_options()
 def command(
-    sizes: Sizes,
-    checkpoint: Path | None,
-    config: Path | None,
-    bundle: Path | None,
-    work: Path | None,
+    work: Path,
+    make_model: Callable[[], Model],
     precision: str,
     batch: int,
     seconds: float,
     steps: int,
-    json_file: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Count what a separation in PyTorch eager asks of a GPU; --bundle is not looked at."""
-    check_destinations(json_file, None, None)
-    model = choose(sizes, (work or default_work()).resolve(), checkpoint, config, bundle)
-    costs = eager_costs(model, "" if precision == "fp32" else precision, batch, seconds, steps)
+    costs = eager_costs(make_model(), "" if precision == "fp32" else precision, batch, seconds, steps)
     found = {name: asdict(cost) for name, cost in costs.items()}
-    write_findings(markdown(costs), {"stages": found}, json_file, None)
+    outputs.write(markdown(costs), {"stages": found})
 
 
 def main() -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 import click
 import onnx
 
+from benchmarks.common.options import batch_option
 from benchmarks.cost.operators import Cost, count
 from flowsep_export.tensorrt.passes import prepared, prepared_loop
+from flowsep_runtime.app.console import FILE, SETTINGS
 from flowsep_runtime.backends.device_graphs import device_graph_path
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.bundle.manifest import Manifest
@@ -38,8 +40,8 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
 
     Args:
         bundle: The bundle.
-            backend: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
-            batch: Channels that go together.
+        backend: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
+        batch: Channels that go together.
         frames: Mel frames.
         steps: Of the solver.
         queries: Encoded at once; one serves all channels of a recording.
@@ -62,7 +64,7 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
         own = sizes | ({"batch": queries} if name == "encode_text" else {})
         for part, model in _spelt(bundle, manifest, name, backend, own).items():
             result.append(Row(part, steps if part in ("velocity", STEP) else 1, count(model, own)))
-    if backend != "cpu":  # the host does it in numpy
+    if backend == "cuda":  # the host does it in numpy, and TensorRT in the step
         cost = count(_load(device_graph_path("advance"), backend, sizes), sizes)
         result.append(Row("advance", steps, cost))
     return result
@@ -111,16 +113,15 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle of flowsep-export.")
+@click.command(context_settings=SETTINGS)
+@click.option("--bundle", type=FILE, required=True, help="Bundle of flowsep-export.")
 @click.option(
     "--backend",
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
     default="tensorrt",
-    show_default=True,
     help="Count this backend's variants of the graphs.",
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
+@batch_option
 @click.option("--frames", type=click.IntRange(1), help="Mel frames.  [default: a clip's]")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")

@@ -9,7 +9,7 @@ Everyone works from the same weights on the same inputs, in a process of its own
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -19,17 +19,8 @@ from benchmarks.common.contestants import Contestant
 from benchmarks.common.gpu import device_for
 from benchmarks.common.inputs import SEED, config_of, frames_of, make_inputs, tokens_of, write_inputs
 from benchmarks.common.machine import machine
-from benchmarks.common.models import (
-    Model,
-    Sizes,
-    build_engines,
-    choose,
-    default_work,
-    with_bundle,
-    with_half_bundle,
-    with_plain_graphs,
-)
-from benchmarks.common.output import check_destinations, model_options, output_options, write_findings
+from benchmarks.common.models import Model, build_engines, with_bundle, with_half_bundle, with_plain_graphs
+from benchmarks.common.options import Outputs, clip_options, model_options, output_options, threads_option
 from benchmarks.common.peak import Peak
 from benchmarks.common.processes import running, task_of
 from benchmarks.common.progress import say
@@ -37,38 +28,25 @@ from benchmarks.latency import pictures
 from benchmarks.latency.comparison import ComparisonSettings, compare
 from benchmarks.latency.limits import limits
 from benchmarks.latency.report import ORDER, Findings, as_json, report
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import SETTINGS, run
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.solvers import solver_named
 
 PROGRAM = "benchmarks.latency"
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @model_options
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
-    show_default=True,
     help="Device of all contestants; auto is a GPU if PyTorch finds one.",
 )
-@click.option(
-    "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."
-)
-@click.option("--solver", default="euler", show_default=True, help="Solver of all contestants.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.1, 60),
-    default=10.24,
-    show_default=True,
-    help="Length of a clip.",
-)
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of each contestant."
-)
-@click.option("--rounds", type=click.IntRange(2), default=5, show_default=True, help="Interleaved rounds.")
+@clip_options
+@click.option("--solver", default="euler", help="Solver of all contestants.")
+@threads_option(2)
+@click.option("--rounds", type=click.IntRange(2), default=5, help="Interleaved rounds.")
 @click.option(
     "--backends",
     metavar="NAME,…",
@@ -76,11 +54,8 @@ PROGRAM = "benchmarks.latency"
 )
 @output_options("Draw the clip's time as stacked bars")
 def command(
-    sizes: Sizes,
-    checkpoint: Path | None,
-    config: Path | None,
-    bundle: Path | None,
-    work: Path | None,
+    work: Path,
+    make_model: Callable[[], Model],
     device: str,
     steps: int,
     solver: str,
@@ -89,17 +64,13 @@ def command(
     threads: int,
     rounds: int,
     backends: str | None,
-    json_file: Path | None,
-    markdown: Path | None,
-    picture: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Time every stage and a whole clip on this project's backends and on the baselines."""
     solver_named(solver)
-    check_destinations(json_file, markdown, picture)
-    work = (work or default_work()).resolve()
     place = device_for(device)
     taking_part, left_out = contestants.chosen(backends, place)
-    model = choose(sizes, work, checkpoint, config, bundle)
+    model = make_model()
     architecture = config_of(model)
     frames = frames_of(architecture, seconds)
     model = _with_forms(model, taking_part, work, frames, batch)
@@ -130,9 +101,9 @@ def command(
         results = compare(taking_part, model, inputs, settings, Path(scratch))
     least = limits(model.half_bundle, batch, frames, peak) if peak and model.half_bundle else {}
     findings = Findings(model.name, results, settings, facts, left_out, peak, least)
-    write_findings(report(findings), as_json(findings), json_file, markdown)
-    if picture is not None:
-        pictures.stacked_bars(results, settings, ORDER, picture)
+    outputs.write(report(findings), as_json(findings))
+    if outputs.picture is not None:
+        pictures.stacked_bars(results, settings, ORDER, outputs.picture)
 
 
 def _with_forms(
@@ -148,12 +119,7 @@ def _with_forms(
 
 
 def _with_engines(
-    taking_part: Sequence[Contestant],
-    model: Model,
-    work: Path,
-    batch: int,
-    frames: int,
-    left_out: list[str],
+    taking_part: Sequence[Contestant], model: Model, work: Path, batch: int, frames: int, left_out: list[str]
 ) -> list[Contestant]:
     """Builds what TensorRT needs, in bundles that were exported here and in no others; who cannot have it is
     left out, and the reason is noted."""

@@ -21,9 +21,9 @@ import click
 
 from benchmarks.common import tables
 from benchmarks.common.models import ROOT, Sizes, default_work
-from benchmarks.common.output import write_text
+from benchmarks.common.options import sizes_option, work_option, write_text
 from benchmarks.common.progress import say
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import FILE, SETTINGS, run
 from flowsep_runtime.errors import shown
 
 PROGRAM = "benchmarks.latency.gpu_report"
@@ -165,26 +165,11 @@ def _digest_of_code() -> str:
     return digest.hexdigest()
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--sizes",
-    type=click.Choice(["published", "bundled", "tiny"]),
-    default="published",
-    show_default=True,
-    help="Of the stand-in model that is measured.",
-)
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for models and what is done.")
-@click.option(
-    "--minutes", type=click.FloatRange(0.1), default=10, show_default=True, help="The longest for a step."
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("gpu-report.md"),
-    show_default=True,
-    help="The report.",
-)
+@click.command(name=PROGRAM, context_settings=SETTINGS)
+@sizes_option
+@work_option
+@click.option("--minutes", type=click.FloatRange(0.1), default=10, help="The longest for a step.")
+@click.option("-o", "--output", type=FILE, default=Path("gpu-report.md"), help="The report.")
 def command(sizes: Sizes, work: Path | None, minutes: float, output: Path) -> None:
     """Export, build, verify, time and profile on this machine's GPU, and write one file to send back.
 

@@ -8,7 +8,7 @@ PyTorch's profiler asks CUDA for every kernel of the process, whoever launched i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,18 @@ import click
 from benchmarks.common import contestants, tables
 from benchmarks.common.gpu import device_for
 from benchmarks.common.inputs import SEED, config_of, frames_of, make_inputs, tokens_of
-from benchmarks.common.models import Sizes, choose, default_work, with_bundle, with_half_bundle
-from benchmarks.common.output import check_destinations, model_options, write_findings
+from benchmarks.common.models import with_bundle, with_half_bundle
+from benchmarks.common.options import Outputs, model_options, output_options, steps_option
 from benchmarks.common.processes import task_of
 from benchmarks.common.runners import open_runner
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import SETTINGS, run
 from flowsep_runtime.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from benchmarks.common.contestants import Device
+    from benchmarks.common.models import Model
     from benchmarks.common.runners import Runner
     from flowsep_runtime.arrays import Array
 
@@ -90,49 +91,30 @@ def _sums(found: Sequence[Kernel]) -> tuple[int, float]:
     return sum(kernel.launches for kernel in found), sum(kernel.seconds for kernel in found)
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @click.argument("contestant")
 @model_options
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cuda",
-    show_default=True,
-    help="Where it computes.",
-)
-@click.option(
-    "--steps", type=click.IntRange(1), default=20, show_default=True, help="Solver steps of a clip."
-)
-@click.option(
-    "--rows",
-    type=click.IntRange(1),
-    default=SHOWN,
-    show_default=True,
-    help="Kernels with a row of their own.",
-)
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Write the table.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cuda", help="Where it computes.")
+@steps_option
+@click.option("--rows", type=click.IntRange(1), default=SHOWN, help="Kernels with a row of their own.")
+@output_options()
 def command(
     contestant: str,
-    sizes: Sizes,
-    checkpoint: Path | None,
-    config: Path | None,
-    bundle: Path | None,
-    work: Path | None,
+    work: Path,
+    make_model: Callable[[], Model],
     device: str,
     steps: int,
     rows: int,
-    markdown_file: Path | None,
+    outputs: Outputs,
 ) -> None:
     """List the kernels of a warm clip on CONTESTANT, a name of the latency benchmark."""
-    check_destinations(None, markdown_file, None)
-    work = (work or default_work()).resolve()
     place = device_for(device)
     taking_part, left_out = contestants.chosen(contestant, place)
     chosen = next((each for each in taking_part if each.name == contestant), None)
     if chosen is None or chosen.kind == "plain":
         why = left_out[0] if left_out else "it has no runner of its own"
         raise OptionError(f"{contestant} cannot be profiled: {why}.")
-    model = choose(sizes, work, checkpoint, config, bundle)
+    model = make_model()
     if chosen.kind == "bundle":
         model = with_half_bundle(model, work) if chosen.needs_half_bundle else with_bundle(model, work)
     architecture = config_of(model)
@@ -141,7 +123,7 @@ def command(
     inputs = make_inputs(architecture, frames, 1, SEED, tokens)
     runner = open_runner(task_of(chosen, model, 1, Path()))
     found = kernels(runner, inputs, steps, "euler", place)
-    write_findings(markdown(found, rows), {}, None, markdown_file)
+    outputs.write(markdown(found, rows), {"kernels": [asdict(kernel) for kernel in found]})
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ point is a process of its own, so that its peak of memory is its own too.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,20 +21,14 @@ from benchmarks.common import contestants, tables
 from benchmarks.common.contestants import Contestant
 from benchmarks.common.inputs import SEED, config_of, frames_of, make_inputs, write_inputs
 from benchmarks.common.machine import machine, sentence
-from benchmarks.common.models import Model, Sizes, choose, default_work, with_bundle, with_half_bundle
-from benchmarks.common.output import (
-    check_destinations,
-    model_options,
-    numbers,
-    output_options,
-    write_findings,
-)
+from benchmarks.common.models import Model, with_bundle, with_half_bundle
+from benchmarks.common.options import Outputs, model_options, numbers, output_options
 from benchmarks.common.processes import running, task_of
 from benchmarks.common.progress import say
 from benchmarks.common.spread import DISTURBED_ABOVE, Summary
 from benchmarks.latency.growth import Growth, best
 from benchmarks.latency.pictures import Curve, growth_panels
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import SETTINGS, run
 from flowsep_runtime.errors import OptionError
 from flowsep_runtime.solvers import solver_named
 
@@ -79,24 +73,21 @@ class Sweep:
         return best([x for x, _ in self.points], [found.peak_bytes / 1e6 for _, found in self.points])
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @model_options
 @click.option(
     "--backend", help="Contestant: a backend of this project, or eager.  [default: the first backend]"
 )
-@click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
-@click.option("--seconds", default="5.12,2.56,10.24,20.48", show_default=True, help="Lengths of a clip.")
-@click.option("--batch", default="1,2,4", show_default=True, help="Batch size.")
-@click.option("--steps", default="4,1,8,16", show_default=True, help="Solver steps.")
-@click.option("--threads", default="2,1", show_default=True, help="Threads of the backend.")
-@click.option("--rounds", type=click.IntRange(2), default=3, show_default=True, help="Clips for each point.")
+@click.option("--solver", default="euler", help="Solver of the flow.")
+@click.option("--seconds", default="5.12,2.56,10.24,20.48", help="Lengths of a clip.")
+@click.option("--batch", default="1,2,4", help="Batch size.")
+@click.option("--steps", default="4,1,8,16", help="Solver steps.")
+@click.option("--threads", default="2,1", help="Threads of the backend.")
+@click.option("--rounds", type=click.IntRange(2), default=3, help="Clips for each point.")
 @output_options("Draw points and fitted laws")
 def command(
-    sizes: Sizes,
-    checkpoint: Path | None,
-    config: Path | None,
-    bundle: Path | None,
-    work: Path | None,
+    work: Path,
+    make_model: Callable[[], Model],
     backend: str | None,
     solver: str,
     seconds: str,
@@ -104,14 +95,10 @@ def command(
     steps: str,
     threads: str,
     rounds: int,
-    json_file: Path | None,
-    markdown: Path | None,
-    picture: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Measure time and peak memory of one backend against length, batch, steps and threads."""
     solver_named(solver)
-    check_destinations(json_file, markdown, picture)
-    work = (work or default_work()).resolve()
     contestant = _contestant(backend)
     varied: dict[str, list[float]] = {
         "seconds": numbers(seconds, "--seconds", float),
@@ -119,7 +106,7 @@ def command(
         "steps": numbers(steps, "--steps", int),
         "threads": numbers(threads, "--threads", int),
     }
-    model = choose(sizes, work, checkpoint, config, bundle)
+    model = make_model()
     if contestant.kind == "bundle":
         model = (with_half_bundle if contestant.needs_half_bundle else with_bundle)(model, work)
     work.mkdir(parents=True, exist_ok=True)
@@ -130,9 +117,9 @@ def command(
     text = report(model.name, contestant, solver, base, rounds, sweeps, facts)
     settings = {"solver": solver, "rounds": rounds, "base": base}
     content = as_json(model.name, contestant, settings, sweeps, facts)
-    write_findings(text, content, json_file, markdown)
-    if picture is not None:
-        growth_panels([_curves(sweep) for sweep in sweeps], ["seconds", "peak memory, MB"], picture)
+    outputs.write(text, content)
+    if outputs.picture is not None:
+        growth_panels([_curves(sweep) for sweep in sweeps], ["seconds", "peak memory, MB"], outputs.picture)
 
 
 def measure_all(
@@ -171,13 +158,7 @@ def measure_all(
 
 
 def _measured(
-    place: Place,
-    frames: int,
-    contestant: Contestant,
-    model: Model,
-    solver: str,
-    rounds: int,
-    scratch: Path,
+    place: Place, frames: int, contestant: Contestant, model: Model, solver: str, rounds: int, scratch: Path
 ) -> Measured:
     inputs = write_inputs(scratch / "inputs.npz", make_inputs(config_of(model), frames, place.batch, SEED))
     task = task_of(contestant, model, place.threads, inputs)

@@ -9,7 +9,6 @@ processes of flowsep-run as there were clients separate the same recording, each
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -27,48 +26,43 @@ import numpy as np
 from benchmarks.common import tables
 from benchmarks.common.inputs import EXAMPLE
 from benchmarks.common.machine import machine, sentence
-from benchmarks.common.output import check_destinations, numbers, write_text
+from benchmarks.common.options import Outputs, numbers, output_options
 from benchmarks.common.progress import say
 from flowsep_runtime import BackendError
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import FILE, SETTINGS, backend_option, bundle_option, run
 
 PROGRAM = "benchmarks.latency.serving"
-FILE = click.Path(path_type=Path)
 QUERY = "dog barking"
 PATIENCE = 3600.0  # seconds that a client waits for an answer
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--clients", default="1,4,16,64", show_default=True, help="Numbers of clients.")
-@click.option(
-    "--requests", type=click.IntRange(1), default=4, show_default=True, help="Requests of each client."
-)
+@click.command(name=PROGRAM, context_settings=SETTINGS)
+@click.option("--clients", default="1,4,16,64", help="Numbers of clients.")
+@click.option("--requests", type=click.IntRange(1), default=4, help="Requests of each client.")
 @click.option(
     "--soak",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Number of further requests, before and after which the memory is compared.",
 )
-@click.option("--recording", type=FILE, default=EXAMPLE, help="Recording.  [default: the example]")
-@click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")
-@click.option("--backend", default="auto", show_default=True, help="Backend.")
-@click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
-@click.option("--markdown", type=FILE, help="Write the table, which is also printed.")
+@click.option(
+    "--recording", type=FILE, default=EXAMPLE, show_default=False, help="Recording.  [default: the example]"
+)
+@bundle_option
+@backend_option
+@output_options()
 def command(
     clients: str,
     requests: int,
     soak: int,
     recording: Path,
-    bundle: Path | None,
+    bundle: str | None,
     backend: str,
-    json_file: Path | None,
-    markdown: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Measure flowsep-serve under load, beside as many processes of flowsep-run."""
     counts = [int(count) for count in numbers(clients, "--clients", int)]
-    check_destinations(json_file, markdown, None)
-    options = ["--backend", backend, *([] if bundle is None else ["--bundle", str(bundle)])]
+    options = ["--backend", backend, *([] if bundle is None else ["--bundle", bundle])]
     rows = []
     memory: dict[str, int] = {}
     with serving([*options, "--queue", str(max(counts))]) as (address, process):
@@ -92,12 +86,8 @@ def command(
         rows.append({"program": "flowsep-run", **_load(count, requests, _running(recording, options))})
     facts = machine()
     text = report(rows, memory, sentence(facts))
-    click.echo(text)
-    if markdown is not None:
-        write_text(markdown, text + "\n")
-    if json_file is not None:
-        content = {"format": 1, "benchmark": "serving", "machine": facts, "rows": rows, "memory": memory}
-        write_text(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {"format": 1, "benchmark": "serving", "machine": facts, "rows": rows, "memory": memory}
+    outputs.write(text, content)
 
 
 @contextmanager
@@ -125,10 +115,7 @@ def _separate(address: str, content: bytes) -> int:
     refusals = 0
     while True:
         answer = httpx.post(
-            f"{address}/v1/separate",
-            files={"recording": content},
-            data={"query": QUERY},
-            timeout=PATIENCE,
+            f"{address}/v1/separate", files={"recording": content}, data={"query": QUERY}, timeout=PATIENCE
         )
         if answer.status_code != 429:
             break

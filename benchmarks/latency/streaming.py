@@ -23,49 +23,38 @@ import soundfile
 from benchmarks.common import tables
 from benchmarks.common.inputs import EXAMPLE
 from benchmarks.common.machine import machine, sentence
-from benchmarks.common.output import check_destinations, numbers, write_text
+from benchmarks.common.options import Outputs, numbers, output_options, threads_option
 from benchmarks.common.progress import say
 from flowsep_runtime import BackendError, Separator
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import SETTINGS, backend_option, bundle_option, run
 from flowsep_runtime.app.memory import peak_memory
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.resampling import resampled
 from flowsep_runtime.options import JOININGS, Joining
 
 PROGRAM = "benchmarks.latency.streaming"
-FILE = click.Path(path_type=Path)
 RATE = 44_100  # Hz
 QUERY = "a dog barking"
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seconds", default="30,600", show_default=True, help="Lengths.")
-@click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")
-@click.option("--backend", default="auto", show_default=True, help="Backend.")
+@click.command(name=PROGRAM, context_settings=SETTINGS)
+@click.option("--seconds", default="30,600", help="Lengths.")
+@bundle_option
+@backend_option
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
-@click.option(
-    "--windows",
-    type=click.Choice(JOININGS),
-    default="joint",
-    show_default=True,
-    help="How windows are joined.",
-)
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the backend."
-)
+@click.option("--windows", type=click.Choice(JOININGS), default="joint", help="How windows are joined.")
+@threads_option(1)
 @click.option("--alone", is_flag=True, hidden=True, help="Measure the first length in this process.")
-@click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
-@click.option("--markdown", type=FILE, help="Write the table, which is also printed.")
+@output_options()
 def command(
     seconds: str,
-    bundle: Path | None,
+    bundle: str | None,
     backend: str,
     steps: int | None,
     windows: Joining,
     threads: int,
     alone: bool,
-    json_file: Path | None,
-    markdown: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Measure memory, speed and latency of a stream against its length."""
     lengths = numbers(seconds, "--seconds", float)
@@ -73,19 +62,14 @@ def command(
         separator = Separator.load(bundle, backend, threads=threads)
         click.echo(json.dumps(measure(separator, lengths[0], steps, windows)))
         return
-    check_destinations(json_file, markdown, None)
     options = ["--backend", backend, "--windows", windows, "--threads", str(threads)]
-    options += [] if bundle is None else ["--bundle", str(bundle)]
+    options += [] if bundle is None else ["--bundle", bundle]
     options += [] if steps is None else ["--steps", str(steps)]
     found = [_in_a_process(length, options) for length in lengths]
     facts = machine()
     text = report(found, sentence(facts))
-    click.echo(text)
-    if markdown is not None:
-        write_text(markdown, text + "\n")
-    if json_file is not None:
-        content = {"format": 1, "benchmark": "streaming", "machine": facts, "rows": found}
-        write_text(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {"format": 1, "benchmark": "streaming", "machine": facts, "rows": found}
+    outputs.write(text, content)
 
 
 def _in_a_process(length: float, options: list[str]) -> dict[str, Any]:

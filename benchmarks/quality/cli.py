@@ -17,7 +17,7 @@ import click
 from benchmarks.common import contestants, tables
 from benchmarks.common.contestants import Contestant
 from benchmarks.common.machine import machine, sentence
-from benchmarks.common.output import FILE, check_destinations, numbers, output_options, write_findings
+from benchmarks.common.options import Outputs, numbers, output_options, seed_option, threads_option
 from benchmarks.quality import pictures
 from benchmarks.quality.operating_points import OperatingPoint, Row, measure
 from flowsep_eval import read_manifest
@@ -26,7 +26,7 @@ from flowsep_eval.evaluation import check_audio
 from flowsep_eval.report import COLUMNS
 from flowsep_eval.scores import RATIO, together
 from flowsep_eval.writing import set_names
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import FILE, SETTINGS, bundle_option, run
 from flowsep_runtime.errors import OptionError
 from flowsep_runtime.solvers import SOLVERS, solver_named
 
@@ -35,42 +35,26 @@ ERROR = "error to the converged trajectory"
 PANELS = ("query_accuracy", RATIO, "mel_si_sdr_improvement", "silenced")
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @click.option(
     "--manifest", "manifests", type=FILE, multiple=True, required=True, help="Test set; may be repeated."
 )
-@click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")
-@click.option("--steps", default="1,2,4,8,20", show_default=True, help="Solver steps.")
+@bundle_option
+@click.option("--steps", default="1,2,4,8,20", help="Solver steps.")
 @click.option("--solvers", metavar="NAME,…", help="Solvers.  [default: all that the runtime has]")
 @click.option("--backends", metavar="NAME,…", help="Backends to score.  [default: the first that runs]")
-@click.option(
-    "--reference", default="euler:20", show_default=True, help="Setting that all are compared with."
-)
+@click.option("--reference", default="euler:20", help="Setting that all are compared with.")
 @click.option("--limit", type=click.IntRange(1), help="Score only the first queries of each manifest.")
 @click.option(
-    "--converged-steps",
-    type=click.IntRange(1),
-    default=200,
-    show_default=True,
-    help="Euler steps of the converged trajectory.",
+    "--converged-steps", type=click.IntRange(1), default=200, help="Euler steps of the converged trajectory."
 )
-@click.option(
-    "--converged-items",
-    type=click.IntRange(0),
-    default=4,
-    show_default=True,
-    help="Queries to measure the error on.",
-)
-@click.option(
-    "--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of the backend."
-)
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of noise and bootstrap."
-)
+@click.option("--converged-items", type=click.IntRange(0), default=4, help="Queries to measure the error on.")
+@threads_option(2)
+@seed_option
 @output_options("Draw quality against network evaluations")
 def command(
     manifests: tuple[Path, ...],
-    bundle: Path | None,
+    bundle: str | None,
     steps: str,
     solvers: str | None,
     backends: str | None,
@@ -80,12 +64,9 @@ def command(
     converged_items: int,
     threads: int,
     seed: int,
-    json_file: Path | None,
-    markdown: Path | None,
-    picture: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Score separations against solver, steps, backend and precision."""
-    check_destinations(json_file, markdown, picture)
     names = list(SOLVERS) if solvers is None else [name.strip() for name in solvers.split(",")]
     for name in names:
         solver_named(name)
@@ -113,16 +94,16 @@ def command(
     about = {
         "manifests": {name: str(path) for name, path in paths.items()},
         "queries": {name: len(items) for name, items in sets.items()},
-        "bundle": "bundled" if bundle is None else str(bundle),
+        "bundle": bundle or "bundled",
         "reference": str(compared_with),
         "converged_steps": converged_steps,
         "converged_items": converged_items,
         "threads": threads,
         "seed": seed,
     }
-    write_findings(report(rows, about, facts), as_json(rows, about, facts), json_file, markdown)
-    if picture is not None:
-        draw(rows, picture)
+    outputs.write(report(rows, about, facts), as_json(rows, about, facts))
+    if outputs.picture is not None:
+        draw(rows, outputs.picture)
 
 
 def _contestants(names: str | None) -> list[Contestant]:
@@ -164,7 +145,12 @@ def report(rows: Sequence[Row], about: Mapping[str, object], facts: Mapping[str,
         lines += [f"{name}, {len(rows[0].sets[name].scored)} queries:", tables.table(head, body)]
     head = ["", "evaluations", f"distance against {about['reference']}, dB", ERROR]
     body = [
-        [str(row.setting), str(row.setting.evaluations), _cell(row.difference, 2), _cell(row.error, 4)]
+        [
+            str(row.setting),
+            str(row.setting.evaluations),
+            tables.interval(row.difference, 2),
+            tables.interval(row.error, 4),
+        ]
         for row in rows
     ]
     lines += ["All sets, item by item:", tables.table(head, body)]
@@ -224,14 +210,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             point = pictures.Point(setting.evaluations, factor * estimate.mean, *ends)
             panels.setdefault(title, {}).setdefault(line, []).append(point)
     pictures.quality_panels(panels, {ERROR: True}, path)
-
-
-def _cell(estimate: Estimate | None, decimals: int) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
-    numbers = (estimate.mean, estimate.low, estimate.high)
-    mean, low, high = (f"{value:.{decimals}f}".replace("-", "−") for value in numbers)
-    return f"{mean} ({low}…{high})"
 
 
 def main() -> None:

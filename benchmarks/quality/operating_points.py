@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ class Row:
 def measure(
     settings: Sequence[OperatingPoint],
     contestants: Sequence[Contestant],
-    bundle: Path | None,
+    bundle: str | None,
     sets: Mapping[str, Sequence[Item]],
     threads: int,
     seed: int,
@@ -90,12 +89,7 @@ def measure(
             say(f"{setting}: {setting.evaluations} evaluations")
             for name, items in sets.items():
                 row.sets[name] = evaluate(
-                    separator,
-                    items,
-                    ceiling=False,
-                    steps=setting.steps,
-                    solver=setting.solver,
-                    seed=seed,
+                    separator, items, ceiling=False, steps=setting.steps, solver=setting.solver, seed=seed
                 )
             if converged is not None:
                 latents = ends(separator.pipeline, begun, setting.steps, setting.solver)

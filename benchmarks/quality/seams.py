@@ -9,7 +9,6 @@ a place to the other than that of the target does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,15 +19,15 @@ from numpy.typing import NDArray
 
 from benchmarks.common import tables
 from benchmarks.common.machine import machine, sentence
-from benchmarks.common.output import check_destinations, write_text
+from benchmarks.common.options import Outputs, output_options, seed_option, threads_option
 from benchmarks.common.progress import say
 from benchmarks.quality.long_mixtures import RATE, LongMixture, long_mixtures
 from flowsep_eval import read_manifest
-from flowsep_eval.bootstrap import Estimate, Resamples
+from flowsep_eval.bootstrap import Resamples
 from flowsep_eval.mel import mel_magnitudes
 from flowsep_eval.metrics import floor_below
 from flowsep_runtime import Separator
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import FILE, SETTINGS, backend_option, bundle_option, run
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.bundle.manifest import ModelEntry
 from flowsep_runtime.options import JOININGS, Joining
@@ -36,7 +35,6 @@ from flowsep_runtime.separation.run import OVERLAPS
 from flowsep_runtime.separation.windows import window_starts
 
 PROGRAM = "benchmarks.quality.seams"
-FILE = click.Path(path_type=Path)
 SIDE = 25  # frames of 10 ms on either side of a place that are compared for the jump
 DECIBELS = 20 / np.log(10)
 
@@ -90,27 +88,20 @@ def _jump(spectrogram: NDArray[np.float32], place: int) -> float:
     return float(np.abs(after.mean(axis=0) - before.mean(axis=0)).mean())
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @click.option("--manifest", type=FILE, required=True, help="Test set of flowsep-eval.")
-@click.option("--bundle", type=FILE, help="Bundle.  [default: the bundled model]")
-@click.option("--backend", default="auto", show_default=True, help="Backend.")
-@click.option(
-    "--seconds", type=click.FloatRange(5), default=57.0, show_default=True, help="Length of a mixture."
-)
-@click.option(
-    "--mixtures", "count", type=click.IntRange(1), default=12, show_default=True, help="Number of mixtures."
-)
+@bundle_option
+@backend_option
+@click.option("--seconds", type=click.FloatRange(5), default=57.0, help="Length of a mixture.")
+@click.option("--mixtures", "count", type=click.IntRange(1), default=12, help="Number of mixtures.")
 @click.option("--steps", type=click.IntRange(1), help="Solver steps.  [default: the bundle's]")
-@click.option("--solver", default="euler", show_default=True, help="Solver of the flow.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the backend."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of pairs and noise.")
-@click.option("--json", "json_file", type=FILE, help="Write everything that was measured.")
-@click.option("--markdown", type=FILE, help="Write the table, which is also printed.")
+@click.option("--solver", default="euler", help="Solver of the flow.")
+@threads_option(1)
+@seed_option
+@output_options()
 def command(
     manifest: Path,
-    bundle: Path | None,
+    bundle: str | None,
     backend: str,
     seconds: float,
     count: int,
@@ -118,11 +109,9 @@ def command(
     solver: str,
     threads: int,
     seed: int,
-    json_file: Path | None,
-    markdown: Path | None,
+    outputs: Outputs,
 ) -> None:
     """Compare the ways to join the windows of long recordings."""
-    check_destinations(json_file, markdown, None)
     mixtures = long_mixtures(read_manifest(manifest), seconds, count, seed)
     separator = Separator.load(bundle, backend, threads=threads)
     measured: dict[Joining, list[Scores]] = {joining: [] for joining in JOININGS}
@@ -146,23 +135,19 @@ def command(
     factors = {joining: spent / (seconds * len(mixtures)) for joining, spent in work.items()}
     facts = machine()
     text = report(measured, factors, f"{len(mixtures)} mixtures of {seconds:g} s. {sentence(facts)}.")
-    click.echo(text)
-    if markdown is not None:
-        write_text(markdown, text + "\n")
-    if json_file is not None:
-        content = {
-            "format": 1,
-            "benchmark": "seams",
-            "mixtures": [mixture.query for mixture in mixtures],
-            "seconds": seconds,
-            "steps": steps,
-            "solver": solver,
-            "seed": seed,
-            "machine": facts,
-            "real_time_factor": factors,
-            "scores": {joining: [asdict(each) for each in found] for joining, found in measured.items()},
-        }
-        write_text(json_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = {
+        "format": 1,
+        "benchmark": "seams",
+        "mixtures": [mixture.query for mixture in mixtures],
+        "seconds": seconds,
+        "steps": steps,
+        "solver": solver,
+        "seed": seed,
+        "machine": facts,
+        "real_time_factor": factors,
+        "scores": {joining: [asdict(each) for each in found] for joining, found in measured.items()},
+    }
+    outputs.write(text, content)
 
 
 def report(measured: dict[Joining, list[Scores]], factors: dict[Joining, float], about: str) -> str:
@@ -176,21 +161,19 @@ def report(measured: dict[Joining, list[Scores]], factors: dict[Joining, float],
         cells = [columns["error"], columns["error_at_seams"], columns["error_elsewhere"]]
         cells += [columns["error_at_seams"] - columns["error_elsewhere"]]
         cells += [columns["jump_at_seams"], columns["jump_elsewhere"]]
-        rows.append([joining, *(_cell(mean(values)) for values in cells), tables.digits(factors[joining])])
+        rows.append(
+            [
+                joining,
+                *(tables.interval(mean(values), 2) for values in cells),
+                tables.digits(factors[joining]),
+            ]
+        )
     notes = (
         "Error: distance of the log-mel spectrograms of output and target. Jump: change of the output's "
         "spectrogram over a place (a quarter of a second on either side), less the target's. In brackets: "
         "95 % bootstrap intervals over mixtures."
     )
     return f"{tables.table(head, rows)}\n\n{notes} {about}"
-
-
-def _cell(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
-    numbers = (estimate.mean, estimate.low, estimate.high)
-    mean, low, high = (f"{value:.2f}".replace("-", "−") for value in numbers)
-    return f"{mean} ({low}…{high})"
 
 
 def main() -> None:

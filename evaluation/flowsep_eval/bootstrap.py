@@ -22,6 +22,14 @@ class Estimate:
     high: float | None
     count: int
 
+    def text(self, decimals: int, factor: float = 1.0) -> str:
+        """The mean times a factor, with its interval if there is one, as in `0.12 (−0.03…0.28)`."""
+        mean, low, high = (
+            None if value is None else f"{value * factor:.{decimals}f}".replace("-", "−")
+            for value in (self.mean, self.low, self.high)
+        )
+        return str(mean) if low is None else f"{mean} ({low}…{high})"
+
 
 class Resamples:
     """The resamplings of N rows, shared by every metric: rows are drawn, so that a ratio of two metrics takes

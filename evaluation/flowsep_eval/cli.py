@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, run, separation_options
+from flowsep_runtime.app.console import (
+    FILE,
+    SETTINGS,
+    backend_options,
+    bundle_option,
+    run,
+    separation_options,
+)
 from flowsep_runtime.errors import FlowSepWarning, shown
 from flowsep_runtime.options import KINDS, Options
 
@@ -25,10 +32,9 @@ if TYPE_CHECKING:
     from flowsep_runtime.options import OptionFields
 
 PROGRAM = "flowsep-eval"
-FILE = click.Path(path_type=Path)
 
 
-@click.group(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(name=PROGRAM, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name=PROGRAM)
 def command() -> None:
     """Make test sets of recordings, and measure on them how well a model separates."""
@@ -38,35 +44,23 @@ def command() -> None:
 @click.option("--sounds", type=FILE, required=True, help="Recordings, as flowsep-train takes them.")
 @click.option("--captions", type=FILE, required=True, help="Table of label, caption, use (tab-separated).")
 @click.option("-o", "--output", type=FILE, required=True, help="Folder of the test set.")
-@click.option(
-    "--split", type=click.Choice(["train", "test"]), default="train", show_default=True, help="Recordings."
-)
-@click.option("--count", type=click.IntRange(1), default=300, show_default=True, help="Queries.")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.1, 600),
-    default=10.24,
-    show_default=True,
-    help="Length of a mixture.",
-)
+@click.option("--split", type=click.Choice(["train", "test"]), default="train", help="Recordings.")
+@click.option("--count", type=click.IntRange(1), default=300, help="Queries.")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), default=10.24, help="Length of a mixture.")
 @click.option(
     "--loudness",
     type=click.FloatRange(-60, 60),
     default=0.0,
-    show_default=True,
     help="Level of the target against the other sound, in dB.",
 )
 @click.option(
     "--phrasings",
     type=click.Choice(["trained", "held-out"]),
     default="trained",
-    show_default=True,
     help="Captions that become queries.",
 )
 @click.option("--absent", is_flag=True, help="Ask for sounds that are not in the mixture.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random choices."
-)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of all random choices.")
 @click.option("--force", is_flag=True, help="Replace an existing test set.")
 def build(
     sounds: Path,
@@ -95,12 +89,7 @@ def build(
 @command.command(name="run")
 @click.argument("manifests", metavar="MANIFEST...", type=FILE, nargs=-1, required=True)
 @click.option("-o", "--output", type=FILE, required=True, help="Folder of the report.")
-@click.option(
-    "--bundle",
-    metavar="FOLDER|OWNER/NAME",
-    help="Folder that flowsep-export wrote, or a name on the Hugging Face hub.  "
-    "[default: the model that ships with the package]",
-)
+@bundle_option
 @separation_options
 @backend_options
 @click.option("--limit", type=click.IntRange(1), help="Score only the first queries of each manifest.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from flowsep_eval.bootstrap import Estimate
@@ -29,11 +29,9 @@ class Column:
         estimate = summary.get(self.metric + suffix)
         if estimate is None:
             return ""
-        mean, low, high = (
-            None if value is None else f"{value * self.factor:.{self.decimals}f}".replace("-", "−")
-            for value in (estimate.mean, estimate.low, estimate.high)
-        )
-        return f"{mean} ({low}…{high})" if interval and low is not None else str(mean)
+        if not interval:
+            estimate = replace(estimate, low=None, high=None)
+        return estimate.text(self.decimals, self.factor)
 
 
 COLUMNS = (

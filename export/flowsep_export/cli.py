@@ -12,7 +12,7 @@ import click
 
 from flowsep_export.tensorrt.options import EngineRequest, engine_options
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import run
+from flowsep_runtime.app.console import FILE, SETTINGS, run
 from flowsep_runtime.bundle.model_entry import MOST_EXPONENT
 from flowsep_runtime.errors import OptionError, shown
 from flowsep_runtime.options import KINDS, Kind
@@ -30,7 +30,7 @@ EXAMPLE = Path("examples/mix.wav")
 FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @click.option(
     "--checkpoint",
     metavar="PATH|published",
@@ -40,7 +40,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="YAML of the model's sizes.  [default: the checkpoint's own, or the published sizes]",
 )
 @click.option(
@@ -49,18 +49,13 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     help="tokenizer.json, a folder with one, or a name on the Hugging Face hub.  "
     "[default: the checkpoint's own, or google/flan-t5-large]",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="The bundle.  [default: bundles/NAME or bundles/NAME-fp16]",
-)
+@click.option("-o", "--output", type=FILE, help="The bundle.  [default: bundles/NAME or bundles/NAME-fp16]")
 @click.option(
     "--fp16", is_flag=True, help="Half precision, with float32 where half overflows or loses accuracy."
 )
 @click.option(
     "--recording",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help=f"A mixture to calibrate and verify on.  [default: {EXAMPLE} if it is there, else a synthetic one]",
 )
 @click.option(
@@ -70,28 +65,21 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     "--steps",
     type=click.IntRange(1),
     default=20,
-    show_default=True,
     help="Solver steps that flowsep-run takes with this bundle by default.",
 )
 @click.option(
-    "--fast-steps",
-    type=click.IntRange(1),
-    default=FAST_STEPS,
-    show_default=True,
-    help="The same for --precision fast.",
+    "--fast-steps", type=click.IntRange(1), default=FAST_STEPS, help="The same for --precision fast."
 )
 @click.option(
     "--fast-solver",
     type=click.Choice(list(SOLVERS)),
     default=FAST_SOLVER,
-    show_default=True,
     help="Solver that --precision fast takes by default.",
 )
 @click.option(
     "--kind",
     type=click.Choice(KINDS),
     default="generated",
-    show_default=True,
     help="The result that this bundle gives by default.",
 )
 @click.option(
@@ -112,7 +100,6 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     "--mask-exponent",
     type=click.FloatRange(0, MOST_EXPONENT, min_open=True),
     default=1.0,
-    show_default=True,
     help="Power of the magnitudes that a sound and its complement are masked by.",
 )
 @engine_options

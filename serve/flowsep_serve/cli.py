@@ -2,66 +2,50 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, run
+from flowsep_runtime.app.console import FILE, SETTINGS, backend_options, options, run
 from flowsep_runtime.errors import OptionError
+from flowsep_serve.addresses import hosts_for, is_loopback
 from flowsep_serve.limits import Limits
 
 PROGRAM = "flowsep-serve"
 WITHOUT_MEMORY = "There is not enough memory for this model: give a smaller one."
 
-Function = TypeVar("Function", bound=Callable[..., None])
-
-
-def limit_options(command: Function) -> Function:
-    """A switch for every field of `Limits`."""
-    for limit in reversed(fields(Limits)):
-        option = click.option(
+#: A switch for every field of `Limits`.
+limit_options = options(
+    *(
+        click.option(
             f"--{limit.name.replace('_', '-')}",
             type=click.IntRange(min=1),
             default=limit.default,
-            show_default=True,
             metavar=limit.metadata["unit"],
             help=limit.metadata["help"],
         )
-        command = option(command)
-    return command
+        for limit in fields(Limits)
+    )
+)
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.command(name=PROGRAM, context_settings=SETTINGS)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="Port to listen on; 0 is any that is free.",
+    "--port", type=click.IntRange(0, 65535), default=8000, help="Port to listen on; 0 is any that is free."
 )
 @click.option(
     "--bundle",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder that flowsep-export wrote.  [default: the model that ships with the package]",
 )
-@click.option(
-    "--bundle-dir",
-    type=click.Path(path_type=Path),
-    help="Folder of bundles that requests may name.",
-)
+@click.option("--bundle-dir", type=FILE, help="Folder of bundles that requests may name.")
 @backend_options
-@click.option(
-    "--api-key-file",
-    type=click.Path(path_type=Path),
-    help="Keys, one a line; requests must then give one of them.",
-)
+@click.option("--api-key-file", type=FILE, help="Keys, one a line; requests must then give one of them.")
 @click.option("--insecure", is_flag=True, help="Let other machines in without a key.")
 @limit_options
 @click.version_option(__version__, prog_name=PROGRAM)
@@ -78,27 +62,31 @@ def command(
     **limits: Any,
 ) -> None:
     """Serve separation over HTTP: a page at /, and an API below /v1 that /openapi.json describes."""
-    if not (_is_loopback(host) or api_key_file or insecure):
+    if not (is_loopback(host) or api_key_file or insecure):
         raise OptionError(
             f"{host} can be reached from other machines: give --api-key-file, or --insecure if everybody may "
             "use it."
         )
     # Imported here, so that --help answers at once.
     try:
-        from flowsep_serve.api import Service, create_app
+        from flowsep_serve.api import create_app
         from flowsep_serve.server import Server
+        from flowsep_serve.service import Service
     except ImportError as error:
         if (error.name or "").partition(".")[0] in ("flowsep_serve", "flowsep_runtime"):
             raise
         raise OptionError("The server needs FastAPI, run: pip install 'flowsep-engine[serve]'.") from None
     from flowsep_runtime.separator import Separator
-    from flowsep_serve.guard import Rules, hosts_for, read_keys
+    from flowsep_serve.guard import Rules, read_keys
     from flowsep_serve.models import Models
 
     keys = () if api_key_file is None else read_keys(api_key_file)
     models = Models(bundle, bundle_dir, lambda path: Separator.load(path, backend, precision, threads))
     listener = _listen(host, port)
-    service = Service(models, Limits(**limits), Rules(keys, hosts_for(host, keys)))
+    rules = Rules(keys, hosts_for(host, keys))
+    service = Service(
+        models, Limits(**limits), rules, tell=lambda sentence: click.echo(f"{PROGRAM}: {sentence}", err=True)
+    )
     try:
         service.worker.start()
         service.worker.wait_until_ready()
@@ -108,13 +96,6 @@ def command(
     finally:
         service.close()
         listener.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from filelock import FileLock
 
 from flowsep_export import export
-from flowsep_export.cli import command
+from flowsep_export.cli import PROGRAM, command, main
 from flowsep_export.export import Source
 from flowsep_export.stage_inputs import SHORT_FRAMES, synthetic_mixture
 from flowsep_export.tokenizer import load_tokenizer
@@ -25,6 +25,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests that need a whole export are slow."""
     if {"tiny_bundle", "tiny_half_bundle"} & set(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.slow)
+
+
+def run_export(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the console script."""
+    monkeypatch.setattr("sys.argv", [PROGRAM, *arguments])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,7 @@ import pytest
 from flowsep_export import cli
 from flowsep_ref import FlowSep
 from flowsep_runtime.bundle.manifest import MANIFEST_NAME, Manifest
-from tests.export.conftest import Exported
-
-
-def run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the console script."""
-    monkeypatch.setattr("sys.argv", [cli.PROGRAM, *arguments])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
+from tests.export.conftest import Exported, run_export
 
 
 def test_a_bundle_names_its_origin(tiny_bundle: Exported, tiny_checkpoint: Path) -> None:
@@ -52,7 +40,7 @@ def test_half_precision_takes_about_half_the_space(tiny_bundle: Exported, tiny_h
 def test_a_table_of_errors_is_printed(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, err = run(capsys, monkeypatch, *options, f"--output={tmp_path / 'bundle'}")
+    code, out, err = run_export(capsys, monkeypatch, *options, f"--output={tmp_path / 'bundle'}")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].split()[0] == "stage"
@@ -64,7 +52,7 @@ def test_a_table_of_errors_is_printed(
 def test_without_verification_no_error_is_claimed(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, _ = run(
+    code, out, _ = run_export(
         capsys,
         monkeypatch,
         *options,
@@ -102,7 +90,7 @@ def test_the_default_is_the_bundled_model_and_is_named(
     (bundled / "tokenizer.json").write_bytes((data / "tokenizer.json").read_bytes())
     monkeypatch.setattr(FlowSep, "bundled_path", staticmethod(lambda: bundled))
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(capsys, monkeypatch, "--json")
+    code, out, err = run_export(capsys, monkeypatch, "--json")
     assert code == 0
     assert f"the model that ships with the package, {bundled}" in err
     assert "synthetic mixture" in err
@@ -116,7 +104,7 @@ def test_the_published_checkpoint_is_the_default_where_it_lies(
     monkeypatch.chdir(tmp_path)
     cli.PUBLISHED_PLACE.parent.mkdir(parents=True)
     cli.PUBLISHED_PLACE.write_bytes(b"no checkpoint")
-    code, _, err = run(capsys, monkeypatch)
+    code, _, err = run_export(capsys, monkeypatch)
     assert code == 2
     assert "exporting the published checkpoint" in err
     assert "v2_100k.ckpt is refused" in err
@@ -142,7 +130,7 @@ def test_misuse_gets_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found, out, err = run(capsys, monkeypatch, *options, *changes)
+    found, out, err = run_export(capsys, monkeypatch, *options, *changes)
     assert found == code
     assert said in err
     assert out == "" and len(err.splitlines()) == 1
@@ -157,7 +145,7 @@ def test_a_checkpoint_of_other_sizes_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = f"--output={tmp_path / 'bundle'}"
-    code, _, err = run(capsys, monkeypatch, f"--checkpoint={tiny_checkpoint}", output)
+    code, _, err = run_export(capsys, monkeypatch, f"--checkpoint={tiny_checkpoint}", output)
     assert code == 2
     assert "does not fit the configuration" in err and len(err.splitlines()) == 1
 
@@ -166,7 +154,7 @@ def test_an_existing_bundle_is_kept_without_force(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / MANIFEST_NAME).write_text("old")
-    code, _, err = run(capsys, monkeypatch, *options, f"--output={tmp_path}")
+    code, _, err = run_export(capsys, monkeypatch, *options, f"--output={tmp_path}")
     assert code == 2 and "--force" in err
     assert (tmp_path / MANIFEST_NAME).read_text() == "old"
 
@@ -177,7 +165,9 @@ def test_a_checkpoint_that_cannot_be_downloaded_is_a_failure(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # nothing listens on the discard port
     monkeypatch.setattr("flowsep_export.download.ZENODO", "http://127.0.0.1:9")
-    code, _, err = run(capsys, monkeypatch, "--checkpoint=published", f"--output={tmp_path / 'bundle'}")
+    code, _, err = run_export(
+        capsys, monkeypatch, "--checkpoint=published", f"--output={tmp_path / 'bundle'}"
+    )
     assert code == 1
     assert str(tmp_path / "cache" / "flowsep" / "checkpoints" / "v2_100k.ckpt") in err
     assert len(err.splitlines()) == 1
@@ -189,9 +179,9 @@ def test_an_export_without_onnx_runtime_ends_before_it_begins(
     from flowsep_runtime.backends.onnxruntime import cpu
 
     monkeypatch.setattr(cpu, "find_spec", lambda name: None)
-    code, _, err = run(capsys, monkeypatch, "--checkpoint=nowhere.ckpt")
+    code, _, err = run_export(capsys, monkeypatch, "--checkpoint=nowhere.ckpt")
     assert code == 2 and "flowsep-engine[cpu]" in err and "or give --no-verify" in err
-    code, _, err = run(capsys, monkeypatch, "--checkpoint=nowhere.ckpt", "--no-verify")
+    code, _, err = run_export(capsys, monkeypatch, "--checkpoint=nowhere.ckpt", "--no-verify")
     assert code == 2 and "There is no checkpoint nowhere.ckpt" in err
 
 
@@ -207,12 +197,12 @@ def test_a_published_yaml_names_the_checkpoint(
     config, wanted = tmp_path / "lass_config" / "flow.yaml", tmp_path / "logs" / "mine.ckpt"
     config.write_text((data / "configs" / "tiny.yaml").read_text() + "\npretrained_ckpt: logs/mine.ckpt\n")
     arguments = [f"--config={config}", "--no-verify", f"--output={tmp_path / 'bundle'}"]
-    code, _, err = run(capsys, monkeypatch, *arguments)
+    code, _, err = run_export(capsys, monkeypatch, *arguments)
     assert code == 2 and len(err.splitlines()) == 1
     assert "has pretrained_ckpt: logs/mine.ckpt, which is not there: give --checkpoint." in err
     wanted.parent.mkdir()
     wanted.write_bytes(tiny_checkpoint.read_bytes()[:1000])
-    code, _, err = run(capsys, monkeypatch, *arguments)
+    code, _, err = run_export(capsys, monkeypatch, *arguments)
     said, error = err.splitlines()
     assert said == f"flowsep-export: exporting {wanted}, pretrained_ckpt of {config}"
     assert code == 2 and f"{wanted} is not a PyTorch checkpoint" in error

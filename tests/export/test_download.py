@@ -7,15 +7,15 @@ import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 from flowsep_export.download import CHECKPOINT, CONCEPT, RECORD, published_checkpoint
 from flowsep_export.errors import DownloadError
+from tests.local_server import listening
 
 CONTENT = bytes(range(256)) * 20_000  # more than one block
 
@@ -85,14 +85,9 @@ def zenodo() -> Iterator[Zenodo]:
         }
         return json.dumps({"files": [{"key": "vae.ckpt"}, entry]}).encode()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/api"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Handler) as address:
+        state.url = f"{address}/api"
+        yield state
 
 
 def fetch(zenodo: Zenodo, folder: Path) -> Path:

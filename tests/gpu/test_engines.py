@@ -13,24 +13,24 @@ import onnx
 import pytest
 import soundfile
 
-from flowsep_export import cli, verify
+from flowsep_export import verify
 from flowsep_export.errors import EngineError
 from flowsep_export.tensorrt.engines import TIMING_CACHE, build_engines
 from flowsep_export.tensorrt.verify import verify_engines
 from flowsep_runtime import BackendError, OptionError, Pipeline
 from flowsep_runtime.backends.axes import Range
-from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
-from flowsep_runtime.backends.tensorrt.engines import SIDECAR, EngineSet
+from flowsep_runtime.backends.tensorrt.engines import BETWEEN_STAGES, SIDECAR, EngineSet
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
 from flowsep_runtime.caches import read_checked, write_checked
+from tests.export.conftest import run_export
 from tests.gpu.conftest import normal
 from tests.gpu.doubles import VERSIONS, Machine, installed
 from tests.runtime.toy_bundle import MODEL
 
 ONE = Range(1, 1, 1)
 FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
-NAMES = {*GRAPHS, *DEVICE_GRAPHS, CONSTANTS, STEP} - {"velocity"}  # which has two engines
+NAMES = {*GRAPHS, *BETWEEN_STAGES, CONSTANTS, STEP} - {"velocity"}  # which has two engines
 ENGINES = len(NAMES)
 
 
@@ -134,7 +134,7 @@ def test_a_build_that_stops_goes_on_where_it_stopped(bundle: Path, machine: Mach
         Pipeline.load(bundle, "tensorrt")
     machine.trt.unsupported = set()
     build_engines(bundle, ONE, FRAMES)
-    assert machine.trt.builds == ENGINES and built == ENGINES - 3
+    assert machine.trt.builds == ENGINES and built == ENGINES - 2
     assert not list(bundle.rglob(".*")), "no temporary files"
 
 
@@ -193,17 +193,6 @@ def test_engines_beyond_tolerance_are_removed(
 # --- the command line
 
 
-def run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", [cli.PROGRAM, *arguments])
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
-
-
 def test_a_bundle_gets_engines_without_its_checkpoint(
     bundle: Path,
     machine: Machine,
@@ -213,11 +202,11 @@ def test_a_bundle_gets_engines_without_its_checkpoint(
 ) -> None:
     soundfile.write(tmp_path / "mix.wav", 0.3 * np.sin(np.arange(30000) / 9), 16000)
     arguments = ("--tensorrt", f"--bundle={bundle}", f"--recording={tmp_path / 'mix.wav'}", "--batch=1:1:2")
-    code, out, err = run(capsys, monkeypatch, *arguments)
+    code, out, err = run_export(capsys, monkeypatch, *arguments)
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[1:9]] == list(verify.checks())
-    assert "12 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
-    code, out, _ = run(capsys, monkeypatch, *arguments, "--json")
+    assert "11 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
+    code, out, _ = run_export(capsys, monkeypatch, *arguments, "--json")
     answer = json.loads(out)
     assert code == 0 and answer["machine"]["gpu"] == "NVIDIA Double 1"
     assert answer["stages"]["chain"]["error"]["real_relative"] < 1e-5
@@ -227,12 +216,12 @@ def test_a_bundle_gets_engines_without_its_checkpoint(
 def test_misuse_is_one_sentence(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, _, err = run(capsys, monkeypatch, f"--bundle={bundle}")
+    code, _, err = run_export(capsys, monkeypatch, f"--bundle={bundle}")
     assert code == 2 and "give it with --tensorrt alone" in err
-    code, _, err = run(capsys, monkeypatch, "--tensorrt", f"--bundle={bundle}")
+    code, _, err = run_export(capsys, monkeypatch, "--tensorrt", f"--bundle={bundle}")
     assert code == 2 and "cannot be built here: tensorrt is not installed" in err
     assert len(err.splitlines()) == 1
-    code, _, err = run(capsys, monkeypatch, "--tensorrt", "--batch=1:2")
+    code, _, err = run_export(capsys, monkeypatch, "--tensorrt", "--batch=1:2")
     assert code == 2 and "neither N nor MIN:OPT:MAX" in err
 
 

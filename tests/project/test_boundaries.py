@@ -15,45 +15,28 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDERS = {
-    "flowsep_ref": ROOT / "flowsep_ref",
-    "flowsep_train": ROOT / "training" / "flowsep_train",
-    "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
-    "flowsep_export": ROOT / "export" / "flowsep_export",
-    "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
-    "flowsep_serve": ROOT / "serve" / "flowsep_serve",
+from tests.project.packages import FOLDERS, ROOT
+
+#: What a machine that only separates does not have.
+NOT_LEAN = {
+    "flowsep_ref",
+    "flowsep_train",
+    "flowsep_export",
+    "flowsep_eval",
+    "torch",
+    "transformers",
+    "librosa",
+    "onnx",
+    "recipes",
+    "tests",
 }
 FORBIDDEN = {
     "flowsep_ref": {"flowsep_train", "flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
     "flowsep_train": {"flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
     "flowsep_eval": {"flowsep_export", "librosa", "onnx", "recipes", "tests"},
     "flowsep_export": {"flowsep_train", "flowsep_eval", "recipes", "tests"},
-    "flowsep_runtime": {
-        "flowsep_ref",
-        "flowsep_train",
-        "flowsep_export",
-        "flowsep_eval",
-        "torch",
-        "transformers",
-        "librosa",
-        "onnx",
-        "flowsep_serve",
-        "recipes",
-        "tests",
-    },
-    "flowsep_serve": {
-        "flowsep_ref",
-        "flowsep_train",
-        "flowsep_export",
-        "flowsep_eval",
-        "torch",
-        "transformers",
-        "librosa",
-        "onnx",
-        "recipes",
-        "tests",
-    },
+    "flowsep_runtime": {"flowsep_serve", *NOT_LEAN},
+    "flowsep_serve": NOT_LEAN,
 }
 # What a user who only asks for --help need not wait for.
 HEAVY = {"onnxruntime", "openvino", "soxr", "soundfile", "tokenizers", "torch", "transformers", "numba"}

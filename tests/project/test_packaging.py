@@ -16,16 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import flowsep_runtime
+from tests.project.packages import FOLDERS, ROOT
 
-ROOT = Path(__file__).parents[2]
-PACKAGE_FOLDERS = {
-    "flowsep_ref": ROOT / "flowsep_ref",
-    "flowsep_train": ROOT / "training" / "flowsep_train",
-    "flowsep_eval": ROOT / "evaluation" / "flowsep_eval",
-    "flowsep_export": ROOT / "export" / "flowsep_export",
-    "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
-    "flowsep_serve": ROOT / "serve" / "flowsep_serve",
-}
 COMMANDS = {
     "flowsep-run": "flowsep_runtime.app.cli:main",
     "flowsep-export": "flowsep_export.cli:main",
@@ -50,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     source.mkdir()
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for package in PACKAGE_FOLDERS.values():
+    for package in FOLDERS.values():
         shutil.copytree(
             package,
             source / package.relative_to(ROOT),
@@ -113,10 +105,10 @@ def test_a_version_that_a_platform_does_not_have_is_no_constraint_there(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", sorted(PACKAGE_FOLDERS))
+@pytest.mark.parametrize("package", sorted(FOLDERS))
 def test_the_wheel_holds_every_file_of_a_package(package: str, wheel: set[str]) -> None:
     """A module or a data file which setup.cfg does not know works in a checkout and is missing for users."""
-    folder = PACKAGE_FOLDERS[package]
+    folder = FOLDERS[package]
     expected = {
         f"{package}/{path.relative_to(folder).as_posix()}"
         for path in folder.rglob("*")
@@ -129,7 +121,7 @@ def test_the_wheel_holds_every_file_of_a_package(package: str, wheel: set[str]) 
 @pytest.mark.slow
 def test_the_wheel_holds_nothing_but_the_packages(wheel: set[str]) -> None:
     folders = {name.partition("/")[0] for name in wheel}
-    assert {folder for folder in folders if not folder.endswith(".dist-info")} == set(PACKAGE_FOLDERS)
+    assert {folder for folder in folders if not folder.endswith(".dist-info")} == set(FOLDERS)
 
 
 @pytest.mark.slow

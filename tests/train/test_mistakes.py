@@ -21,19 +21,9 @@ from flowsep_train.mixtures import Captions
 from flowsep_train.parts import ModelParts, digest
 from flowsep_train.sounds import SoundBank
 from flowsep_train.text import QueryEncoder, learn_phrasings, read_tokenizer, tokens
-from tests.train.training import CONFIG, PHRASES, run, write_sounds
+from tests.train.training import CONFIG, PHRASES, run
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> SoundBank:
-    return SoundBank(write_sounds(tmp_path_factory.mktemp("sounds")), "train")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(data: Path) -> Path:
-    return data / "tokenizer.json"
 
 
 def other_vae(folder: Path) -> ModelParts:

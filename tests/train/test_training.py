@@ -21,19 +21,9 @@ from flowsep_train.mixtures import Captions, Stream, Waveforms, draw_mixture, le
 from flowsep_train.parts import ModelParts
 from flowsep_train.sounds import SoundBank
 from flowsep_train.text import QueryEncoder, learn_phrasings, tokens
-from tests.train.training import CONFIG, LABELS, PHRASES, run, trainings, write_sounds
+from tests.train.training import CONFIG, LABELS, PHRASES, run, trainings
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> SoundBank:
-    return SoundBank(write_sounds(tmp_path_factory.mktemp("sounds")), "train")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(data: Path) -> Path:
-    return data / "tokenizer.json"
 
 
 @pytest.fixture(scope="module")

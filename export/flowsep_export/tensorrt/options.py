@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowsep_runtime.app.console import FILE, options
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.engines import BACKEND, EngineSet
 from flowsep_runtime.errors import OptionError, shown
 
 if TYPE_CHECKING:
     from flowsep_ref import FlowSep
-
-Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def parsed_range(context: click.Context, parameter: click.Parameter, value: str | None) -> Range | None:
@@ -30,48 +28,39 @@ def parsed_range(context: click.Context, parameter: click.Parameter, value: str 
     return Range(*(sizes if len(sizes) == 3 else sizes * 3))
 
 
-def engine_options(command: Function) -> Function:
-    """The options that say which engines to make."""
-    for option in (
-        click.option(
-            "--workspace",
-            type=click.FloatRange(min=0, min_open=True),
-            help="GiB of GPU memory that TensorRT may use while building.  [default: all of it]",
-        ),
-        click.option(
-            "--builder-level",
-            type=click.IntRange(0, 5),
-            default=3,
-            show_default=True,
-            help="Effort that TensorRT spends on finding fast kernels.",
-        ),
-        click.option(
-            "--frames",
-            callback=parsed_range,
-            metavar="N|MIN:OPT:MAX",
-            help="Mel frames to build engines for.  [default: a clip's, 1024 as published]",
-        ),
-        click.option(
-            "--batch",
-            callback=parsed_range,
-            metavar="N|MIN:OPT:MAX",
-            default="1",
-            show_default=True,
-            help="Batch to build engines for; a fixed one is fastest.",
-        ),
-        click.option(
-            "--bundle",
-            type=click.Path(path_type=Path),
-            help="With --tensorrt: build engines for this bundle and export nothing.",
-        ),
-        click.option(
-            "--tensorrt",
-            is_flag=True,
-            help="Also build and verify TensorRT engines for this machine's GPU.",
-        ),
-    ):
-        command = option(command)
-    return command
+#: The engines to make.
+engine_options = options(
+    click.option(
+        "--tensorrt", is_flag=True, help="Also build and verify TensorRT engines for this machine's GPU."
+    ),
+    click.option(
+        "--bundle", type=FILE, help="With --tensorrt: build engines for this bundle and export nothing."
+    ),
+    click.option(
+        "--batch",
+        callback=parsed_range,
+        metavar="N|MIN:OPT:MAX",
+        default="1",
+        help="Batch to build engines for; a fixed one is fastest.",
+    ),
+    click.option(
+        "--frames",
+        callback=parsed_range,
+        metavar="N|MIN:OPT:MAX",
+        help="Mel frames to build engines for.  [default: a clip's, 1024 as published]",
+    ),
+    click.option(
+        "--builder-level",
+        type=click.IntRange(0, 5),
+        default=3,
+        help="Effort that TensorRT spends on finding fast kernels.",
+    ),
+    click.option(
+        "--workspace",
+        type=click.FloatRange(min=0, min_open=True),
+        help="GiB of GPU memory that TensorRT may use while building.  [default: all of it]",
+    ),
+)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ from flowsep_runtime.app.answers import (
     told,
 )
 from flowsep_runtime.app.console import (
+    FILE,
+    SETTINGS,
     backend_options,
+    bundle_option,
     is_closed,
     one_line,
     run,
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memory, or give a shorter one."
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @click.argument("arguments", nargs=-1, metavar="MIXTURE [QUERY]...")
 @click.option(
     "--query",
@@ -54,9 +57,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     help="Sound to separate; may be repeated. All arguments are then recordings.",
 )
 @click.option(
-    "--remove",
-    metavar="QUERY",
-    help="Separate everything but this sound. All arguments are then recordings.",
+    "--remove", metavar="QUERY", help="Separate everything but this sound. All arguments are then recordings."
 )
 @click.option(
     "-o",
@@ -66,7 +67,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 )
 @click.option(
     "--output-dir",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Folder for the results, made if it is missing. Existing results are not computed again.",
 )
 @click.option(
@@ -78,7 +79,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 @click.option(
     "--jobs",
     "table",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Table (CSV or JSON lines) with columns recording, query and, optionally, output, start, duration.",
 )
 @click.option(
@@ -86,7 +87,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Start of the part to separate.  [default: 0]",
+    help="Start of the part to separate.",
 )
 @click.option(
     "--duration",
@@ -95,12 +96,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     help="Length of the part to separate.  [default: up to the end]",
 )
 @separation_options
-@click.option(
-    "--bundle",
-    metavar="FOLDER|OWNER/NAME",
-    help="Folder that flowsep-export wrote, or a name on the Hugging Face hub, fetched once.  "
-    "[default: the model that ships with the package]",
-)
+@bundle_option
 @backend_options
 @click.option(
     "--low-memory", is_flag=True, help="Keep one stage's graphs at a time, and load them again as needed."
@@ -119,20 +115,13 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 )
 @click.option("--list-bundles", is_flag=True, help="List the bundles that are here, and exit.")
 @click.option("--demo", is_flag=True, help="Write an example recording and separate it, in ./flowsep-demo.")
-@click.option("--residual", type=click.Path(path_type=Path), help="Also write the rest of the mixture.")
-@click.option(
-    "--save-mixture", type=click.Path(path_type=Path), help="Also write the mixture as it was read."
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    help="Also draw the spectrograms of mixture, target and residual.",
-)
+@click.option("--residual", type=FILE, help="Also write the rest of the mixture.")
+@click.option("--save-mixture", type=FILE, help="Also write the mixture as it was read.")
+@click.option("--plot", type=FILE, help="Also draw the spectrograms of mixture, target and residual.")
 @click.option(
     "--clip-mode",
     type=click.Choice(["clamp", "rescale", "float"]),
     default="clamp",
-    show_default=True,
     help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")

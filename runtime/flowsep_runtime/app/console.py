@@ -9,7 +9,8 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn, TextIO, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -18,90 +19,90 @@ from flowsep_runtime.options import JOININGS, KINDS, Options
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
-
-def backend_options(command: Function) -> Function:
-    """The options that say where a model runs and how: backend, precision, threads."""
-    for option in (
-        click.option(
-            "--threads",
-            type=click.IntRange(min=1),
-            help="Threads of the backend.  [default: the backend's choice]",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["exact", "fast", "auto"]),
-            default="exact",
-            show_default=True,
-            help="exact: float32. fast: half or bf16 where it stays close. auto: fast if the backend has it.",
-        ),
-        click.option(
-            "--backend",
-            default="auto",
-            show_default=True,
-            help="Backend: auto, tensorrt, cuda, openvino or cpu.",
-        ),
-    ):
-        command = option(command)
-    return command
+#: Settings of every command.
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+FILE = click.Path(path_type=Path)
 
 
-def separation_options(command: Function) -> Function:
-    """The fields of `Options`, by the same names and with the same defaults."""
-    for option in (
-        click.option(
-            "--window",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
-            help="Length of the windows; shorter ones are faster for a short recording, and less exact.  "
-            "[default: the model's]",
-        ),
-        click.option(
-            "--windows",
-            type=click.Choice(JOININGS),
-            default=Options.windows,
-            show_default=True,
-            help="How the windows of a long recording are joined.",
-        ),
-        click.option(
-            "--candidates",
-            type=click.IntRange(min=1),
-            default=Options.candidates,
-            show_default=True,
-            help="Number of separations; the one that explains the mixture best is kept.",
-        ),
-        click.option("--negative", help="Query for the sounds to keep out."),
-        click.option(
-            "--guidance",
-            type=click.FloatRange(min=0),
-            default=Options.guidance,
-            show_default=True,
-            help="Guidance scale. Above 1, the result is led away from that of no query, or of --negative.",
-        ),
-        click.option("--solver", help="Solver of the flow.  [default: the bundle's, euler as published]"),
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=Options.seed,
-            show_default=True,
-            help="Seed of the noise.",
-        ),
-        click.option(
-            "--steps",
-            type=click.IntRange(min=1),
-            help="Solver steps.  [default: the bundle's, 20 as published]",
-        ),
-        click.option(
-            "--mono", is_flag=True, help="Separate the mean of the channels only, which is quicker."
-        ),
-        click.option(
-            "--kind",
-            type=click.Choice(KINDS),
-            help="generated: the model's own waveform, up to 8 kHz. masked: the mixture filtered by a mask.  "
-            "[default: the bundle's]",
-        ),
-    ):
-        command = option(command)
-    return command
+def options(*each: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    """Several options as one decorator, in the order of --help."""
+
+    def decorated(command: Function) -> Function:
+        for option in reversed(each):
+            command = option(command)
+        return command
+
+    return decorated
+
+
+bundle_option = click.option(
+    "--bundle",
+    metavar="FOLDER|OWNER/NAME",
+    help="Folder that flowsep-export wrote, or a name on the Hugging Face hub, fetched once.  "
+    "[default: the model that ships with the package]",
+)
+
+backend_option = click.option(
+    "--backend", default="auto", help="Backend: auto, tensorrt, cuda, openvino or cpu."
+)
+
+#: Where a model runs and how.
+backend_options = options(
+    backend_option,
+    click.option(
+        "--precision",
+        type=click.Choice(["exact", "fast", "auto"]),
+        default="exact",
+        help="exact: float32. fast: half or bf16 where it stays close. auto: fast if the backend has it.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Threads of the backend.  [default: the backend's choice]",
+    ),
+)
+
+#: The fields of `Options`, by the same names and with the same defaults.
+separation_options = options(
+    click.option(
+        "--kind",
+        type=click.Choice(KINDS),
+        help="generated: the model's own waveform, up to 8 kHz. masked: the mixture filtered by a mask.  "
+        "[default: the bundle's]",
+    ),
+    click.option("--mono", is_flag=True, help="Separate the mean of the channels only, which is quicker."),
+    click.option(
+        "--steps", type=click.IntRange(min=1), help="Solver steps.  [default: the bundle's, 20 as published]"
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=Options.seed, help="Seed of the noise."),
+    click.option("--solver", help="Solver of the flow.  [default: the bundle's, euler as published]"),
+    click.option(
+        "--guidance",
+        type=click.FloatRange(min=0),
+        default=Options.guidance,
+        help="Guidance scale. Above 1, the result is led away from that of no query, or of --negative.",
+    ),
+    click.option("--negative", help="Query for the sounds to keep out."),
+    click.option(
+        "--candidates",
+        type=click.IntRange(min=1),
+        default=Options.candidates,
+        help="Number of separations; the one that explains the mixture best is kept.",
+    ),
+    click.option(
+        "--windows",
+        type=click.Choice(JOININGS),
+        default=Options.windows,
+        help="How the windows of a long recording are joined.",
+    ),
+    click.option(
+        "--window",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Length of the windows; shorter ones are faster for a short recording, and less exact.  "
+        "[default: the model's]",
+    ),
+)
 
 
 def run(command: click.Command, program: str, without_memory: str) -> NoReturn:

@@ -8,13 +8,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from flowsep_runtime.bundle.hub import located
+from tests.local_server import listening
 from tests.runtime.command import in_process, refused
 
 NAME, COMMIT = "somebody/toy", "0123456789abcdef0123456789abcdef01234567"
@@ -93,14 +93,9 @@ def hub(own_bundle: Path) -> Iterator[Hub]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield state
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Handler) as address:
+        state.url = address
+        yield state
 
 
 @pytest.fixture
