@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowsep_runtime import __version__
-from flowsep_runtime.app.console import backend_options, run, separation_options
+from flowsep_runtime.app.console import (
+    FILE,
+    SETTINGS,
+    backend_options,
+    bundle_option,
+    clip_mode_option,
+    run,
+    separation_options,
+)
 from flowsep_runtime.errors import OptionError
 from flowsep_runtime.options import Options
 
@@ -30,7 +38,7 @@ WITHOUT_MEMORY = "There is not enough memory for so many names: give the folders
 OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
 
 
-@click.command(name=PROGRAM, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(name=PROGRAM, context_settings=SETTINGS)
 @click.argument("source", required=False)
 @click.option("--query", "queries", multiple=True, help="Sound to separate; may be repeated.")
 @click.option("--remove", metavar="QUERY", help="Separate everything but this sound.")
@@ -43,7 +51,7 @@ OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
 )
 @click.option(
     "--table",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Table (CSV or JSON lines) with columns recording, query and, optionally, output, start, duration.",
 )
 @click.option(
@@ -57,7 +65,6 @@ OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
     "--address",
     envvar="RAY_ADDRESS",
     default="local",
-    show_default=True,
     help="Ray cluster: an address, auto for the one of this machine, or local for a new one here.",
 )
 @click.option(
@@ -76,20 +83,9 @@ OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
     help="GPUs of a worker; 0.5 lets two share one.  [default: 1 where there are GPUs]",
 )
 @separation_options
-@click.option(
-    "--bundle",
-    metavar="FOLDER|OWNER/NAME",
-    help="Folder that flowsep-export wrote, the same on all nodes, or a name on the Hugging Face hub.  "
-    "[default: the model that ships with the package]",
-)
+@bundle_option
 @backend_options
-@click.option(
-    "--clip-mode",
-    type=click.Choice(["clamp", "rescale", "float"]),
-    default="clamp",
-    show_default=True,
-    help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
-)
+@clip_mode_option
 @click.option("--force", is_flag=True, help="Make results again that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
@@ -112,8 +108,8 @@ def command(
     force: bool,
     **options: Unpack[OptionFields],
 ) -> None:
-    """Separate the sound that each --query names from all recordings of SOURCE: a folder or a file, here or at
-    an address such as s3://bucket/folder.
+    """Separate the sound that each --query names from the recordings of SOURCE: a folder or a file, here
+    or at an address such as s3://bucket/folder.
 
     \b
     flowsep-batch recordings --query "dog barking" --output out

@@ -29,7 +29,7 @@ PATIENCE = 30.0  # seconds without any worker after which that is said
 
 @dataclass(frozen=True)
 class Device:
-    """What Ray keeps free for one worker."""
+    """Processors and GPUs that Ray keeps free for one worker."""
 
     cpus: float
     gpus: float
@@ -112,9 +112,7 @@ class Dispatch:
     at most `TRIES` times in all; the one behind it has no part in the death.
     """
 
-    def __init__(
-        self, settings: Settings, places: Sequence[Device], warn: Callable[[str], None]
-    ) -> None:
+    def __init__(self, settings: Settings, places: Sequence[Device], warn: Callable[[str], None]) -> None:
         """Starts the workers.
 
         Args:

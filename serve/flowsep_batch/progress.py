@@ -48,7 +48,7 @@ class Progress:
         click.echo(f"{self._erased}{self._program}: {one_line(sentence)}", err=True)
 
     def line(self) -> str:
-        """What is done, and how long the rest takes at this pace."""
+        """Progress so far, and the time that the rest takes at this pace."""
         spent = time.monotonic() - self._began
         left = (self._total - self.tasks) * spent / max(1, self.tasks)
         parts = [f"{self.tasks} of {self._total} recordings"]
@@ -58,7 +58,7 @@ class Progress:
         return ", ".join(parts)
 
     def summary(self) -> str:
-        """What was done, at the end."""
+        """Everything that was done, at the end."""
         spent = time.monotonic() - self._began
         states = [f"{count} {state}" for state, count in sorted(self.counts.items())]
         pace = f"{self.tasks} recordings in {span(spent)}, {60 * self.tasks / max(spent, 1e-9):.1f} a minute"

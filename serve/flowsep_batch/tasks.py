@@ -1,4 +1,4 @@
-"""What is to be done: recordings, queries, and the names of their results, one after the other."""
+"""Tasks of a batch: recordings, queries, and the names of their results, one after the other."""
 
 from __future__ import annotations
 

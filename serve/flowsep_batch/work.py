@@ -1,4 +1,4 @@
-"""One task through the model: the recording is fetched, separated, and its results are put where they belong."""
+"""One task through the model: a recording is fetched and separated, and its results are put away."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -52,7 +52,7 @@ class Settings:
     backend: str = "auto"
     precision: Precision = "exact"
     threads: int | None = None
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     clip_mode: ClipMode = "clamp"
     force: bool = False
 
@@ -105,8 +105,8 @@ class Worker:
         self._results = _store(settings.output)
         if settings.witness is not None and not self._results.exists(settings.witness):
             raise BackendError(
-                f"{shown(settings.output)} is not the same folder on {socket.gethostname()}: give one that all "
-                "machines share."
+                f"{shown(settings.output)} is not the same folder on {socket.gethostname()}: give one that "
+                "all machines share."
             )
         self._separator = Separator.load(
             settings.bundle, settings.backend, settings.precision, settings.threads
@@ -158,7 +158,7 @@ class Worker:
         return rows
 
     def _separate(self, task: Task, again: bool) -> tuple[dict[str, State], float | None, float | None]:
-        """What became of each result, the seconds that were separated, and their real-time factor."""
+        """The state of each result, the seconds that were separated, and their real-time factor."""
         settings, results = self._settings, self._results
         there = {name for _, name in task.outputs if not settings.force and results.exists(name)}
         missing = [(query, name) for query, name in task.outputs if name not in there]

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import soundfile
 
+from flowsep_batch.report import Report
+from flowsep_batch.stores import Store
+from flowsep_batch.tasks import Order, Task
+from flowsep_batch.work import Row, Settings, Worker, failed
 from flowsep_runtime import BackendError, OptionError
 from flowsep_runtime.app import cli as run_cli
 from flowsep_runtime.options import Options
 from tests.cluster.conftest import RATE, SECONDS, write_sound
 
 fsspec = pytest.importorskip("fsspec", reason="batches need fsspec: pip install '.[cluster]'")
-from flowsep_batch.report import Report
-from flowsep_batch.stores import Store
-from flowsep_batch.tasks import Order, Task
-from flowsep_batch.work import Row, Settings, Worker, failed
+
 
 Start = Callable[..., Worker]
 

@@ -76,8 +76,10 @@ def is_ignored(path: str) -> bool:
             continue
         pattern = line.removeprefix("!").removeprefix("**/")
         parts = path.split("/")
-        fits = any(fnmatch.fnmatchcase(part, pattern) for part in parts) if "**/" in line else (
-            fnmatch.fnmatchcase(parts[0], pattern)
+        fits = (
+            any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+            if "**/" in line
+            else (fnmatch.fnmatchcase(parts[0], pattern))
         )
         if fits:
             ignored = not line.startswith("!")
@@ -101,7 +103,9 @@ def test_everything_that_is_copied_is_there_and_reaches_the_builder(stages: dict
 def test_the_wheel_is_built_from_every_package_of_setup_cfg(stages: dict[str, Stage]) -> None:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    folders = {line.split("=")[1].strip().split("/")[0] for line in parser["options"]["package_dir"].split("\n")[1:]}
+    folders = {
+        line.split("=")[1].strip().split("/")[0] for line in parser["options"]["package_dir"].split("\n")[1:]
+    }
     copied = {word for text in stages["wheel"].all("COPY") for word in text.split()[:-1]}
     needed = {"setup.cfg", "pyproject.toml", "README.md", parser["metadata"]["license_files"], *folders}
     assert needed <= copied
@@ -118,7 +122,7 @@ def test_nothing_comes_from_an_address(stages: dict[str, Stage]) -> None:
 def test_a_target_runs_as_no_root_with_a_health_check(stages: dict[str, Stage], target: str) -> None:
     found = inherited(stages, stages[target])
     (user,) = [text for name, text in found if name == "USER"]
-    made = [text for name, text in found if name == "RUN" and f"useradd --system --uid 10001 " in text]
+    made = [text for name, text in found if name == "RUN" and "useradd --system --uid 10001 " in text]
     assert user == "flowsep" and made and made[0].split(" && ")[0].endswith(" flowsep")
     assert [name for name, _ in found].index("USER") > max(
         place for place, (name, text) in enumerate(found) if name == "RUN" and "pip install" in text

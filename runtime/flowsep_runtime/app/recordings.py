@@ -115,6 +115,7 @@ def files_in(folder: Path, results: Path | None) -> Iterator[Path]:
     Raises:
         OptionError: If a folder cannot be read.
     """
+
     def refuse(error: OSError) -> None:
         raise OptionError(f"{shown(error.filename or folder)} cannot be read: {error.strerror}.")
 
