@@ -193,7 +193,7 @@ def report(
     """The report in Markdown."""
     standing = ", ".join(f"{value:g} {UNITS[quantity]}" for quantity, value in base.items())
     lines = [
-        f"{contestant.words}, the {name} model, {solver}, {rounds} clips a point. While one varies, the "
+        f"{contestant.words}, the {name} model, {solver}, {rounds} clips per point. While one varies, the "
         f"others stand at {standing}."
     ]
     for sweep in sweeps:

@@ -203,7 +203,7 @@ def command(
 
 
 def _require_a_runtime() -> None:
-    """Before hours of work are spent: what is exported is verified on ONNX Runtime, of whichever build."""
+    """Before hours of work are spent: what is exported is verified on ONNX Runtime."""
     from flowsep_runtime.backends import why_not
 
     reason = why_not("cpu")

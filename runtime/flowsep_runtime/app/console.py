@@ -84,12 +84,6 @@ separation_options = options(
     ),
     click.option("--negative", help="Query for the sounds to keep out."),
     click.option(
-        "--candidates",
-        type=click.IntRange(min=1),
-        default=Options.candidates,
-        help="Number of separations; the one that explains the mixture best is kept.",
-    ),
-    click.option(
         "--windows",
         type=click.Choice(JOININGS),
         default=Options.windows,
@@ -160,7 +154,7 @@ def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def steady_streams() -> None:
-    """Makes sure that there is a standard input, output and error, and that what is said there is no failure.
+    """Makes sure that standard input, output and error exist, and that every text can be written to them.
 
     A process may be started without them (`2>&-`, a daemon, pythonw). The next file that it opens would then
     be its standard error, and libraries in C would write their messages into it. And a console may not have

@@ -97,7 +97,7 @@ class OrtArray:
 
 
 class _OfSchedule(NamedTuple):
-    """Data of a solver's steps: the time features, on the host and a row a step on the device, and the
+    """Data of a solver's steps: the time features, on the host and one row per step on the device, and the
     step lengths."""
 
     features: Array
