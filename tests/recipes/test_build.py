@@ -61,3 +61,16 @@ def test_the_tokenizer_knows_words_and_spells_the_rest() -> None:
     spelt = made.encode("zebra!")
     assert spelt.ids[-1] == 1 and made.token_to_id("<unk>") in spelt.ids
     assert made.decode(made.encode("a dog barks").ids) == "a dog barks"
+
+
+def test_a_scaled_recipe_trains_and_scores_less_and_is_the_same_otherwise() -> None:
+    whole, small = (
+        CliRunner().invoke(main, ["--work", "w", "--dry-run", "--scale", scale]).output.splitlines()
+        for scale in ("1", "0.01")
+    )
+    assert len(whole) == len(small)
+    changed = {
+        before.split(" ")[1]: after for before, after in zip(whole, small, strict=True) if before != after
+    }
+    assert "--steps 360 " in changed["flow:"] and "--shards 2" in changed["latents:"]
+    assert not changed.keys() & {"sounds:", "phrasings:", "model:", "bundle:", "scores:"}

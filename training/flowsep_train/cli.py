@@ -2,135 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from flowsep_train.options import (
+    FILE,
+    PROGRAM,
+    Model,
+    model_options,
+    query_options,
+    run_options,
+    sound_options,
+)
+
 if TYPE_CHECKING:
+    from flowsep_train.loop import Phrases
     from flowsep_train.parts import ModelParts
-    from flowsep_train.settings import Settings
     from flowsep_train.sounds import SoundBank
-
-PROGRAM = "flowsep-train"
-FILE = click.Path(path_type=Path)
-PUBLISHED = "published sizes"
-
-
-@dataclass(frozen=True)
-class Model:
-    """The options that choose the model: sizes, work folder, start."""
-
-    base: str | None
-    work: Path
-    config: Path | None
-    vae: Path | None
-    vocoder: Path | None
-    text: str | None
-
-    @functools.cached_property
-    def settings(self) -> Settings | None:
-        """Settings of the YAML beyond sizes; each remark on them is printed."""
-        if self.config is None:
-            return None
-        from flowsep_ref.config import FlowSepConfig
-        from flowsep_train.settings import Settings
-
-        FlowSepConfig.from_yaml(self.config)  # refuses what is no configuration
-        found = Settings.read(self.config)
-        for remark in found.remarks:
-            click.echo(f"{PROGRAM}: {remark}", err=True)
-        return found
-
-    def parts(self) -> ModelParts:
-        """The parts in the work folder, over those that are given and the model to start from."""
-        from flowsep_ref.config import FlowSepConfig
-        from flowsep_ref.model import FlowSep
-        from flowsep_train.parts import ModelParts
-
-        named = self.settings
-        base = self.base or (named.base if named is not None else None)
-        if base is None:
-            sizes = FlowSepConfig.published() if self.config is None else FlowSepConfig.from_yaml(self.config)
-            parts = ModelParts(self.work, sizes)
-        else:
-            model = FlowSep.from_checkpoint(
-                FlowSep.bundled_path() if base == "bundled" else base, self.config
-            )
-            parts = ModelParts(self.work, model.config, model)
-        vae = self.vae or (named.vae if named is not None else None)
-        text = self.text or (named.text if named is not None else None)
-        parts.take(*(str(given) if given is not None else None for given in (vae, self.vocoder, text)))
-        return parts
-
-
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `Model`, which the command takes as `model`."""
-
-    @functools.wraps(command)
-    def taking_model(
-        base: str | None,
-        work: Path,
-        config: Path | None,
-        vae: Path | None,
-        vocoder: Path | None,
-        text: str | None,
-        **others: Any,
-    ) -> Any:
-        return command(model=Model(base, work, config, vae, vocoder, text), **others)
-
-    wrapped: Callable[..., Any] = taking_model
-    for option in (
-        click.option(
-            "--from",
-            "base",
-            metavar="MODEL",
-            help="Start from a checkpoint: the published file, a model folder, or `bundled`.",
-        ),
-        click.option(
-            "--work", type=FILE, required=True, help="Folder of checkpoints; training goes on from there."
-        ),
-        click.option(
-            "--config",
-            type=FILE,
-            help=f"YAML of sizes, or the published project's. Default: of --from, or the {PUBLISHED}.",
-        ),
-        click.option(
-            "--text",
-            metavar="FOLDER|NAME",
-            help="A T5 encoder, such as google/flan-t5-large; it is not trained.",
-        ),
-        click.option("--vocoder", type=FILE, help="BigVGAN's generator, a file called g_…."),
-        click.option(
-            "--vae", type=FILE, help="The published autoencoder, vae.ckpt, with the vocoder inside."
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
-
-
-def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options for recordings."""
-    for option in (
-        click.option("--skip-missing", is_flag=True, help="Ignore recordings that are missing."),
-        click.option(
-            "--root",
-            type=FILE,
-            help="Folder that the metadata's paths are relative to. Default: found by search.",
-        ),
-        click.option(
-            "--sounds", type=FILE, help="Recordings: metadata (JSON), a folder a class, or a sound cache."
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -144,6 +38,7 @@ def command() -> None:
     fit vae       log-mel to latents and back
     latents       mixtures as latents, for the flow
     fit flow      the velocity network
+    distill       the velocity network for fewer steps
     collect       one model of them all
     """
 
@@ -152,27 +47,8 @@ def command() -> None:
 @click.argument("part", type=click.Choice(["text", "vae", "vocoder", "flow"]))
 @model_options
 @sound_options
-@click.option(
-    "--latents", type=FILE, help="Folder that `flowsep-train latents` wrote; the flow learns from it."
-)
-@click.option(
-    "--captions", type=FILE, help="Table of label, caption, use. Default: the captions of --sounds."
-)
-@click.option("--sentences", type=FILE, help="A second such table of generated sentences, for text and flow.")
-@click.option("--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: of --text.")
-@click.option("--steps", type=click.IntRange(1), default=2000, help="Number of optimiser steps.")
-@click.option("--batch", type=click.IntRange(1), default=4, help="Pieces in a batch (flow: clips).")
-@click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches for each step.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the part's own.")
-@click.option("--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own.")
-@click.option("--devices", default="auto", help="Lightning's: auto, a number, or a list.")
-@click.option("--nodes", type=click.IntRange(1), default=1, help="Machines.")
-@click.option("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, …")
-@click.option("--workers", type=click.IntRange(0), default=1, help="Processes that load data.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-@click.option("--seed", default=0)
-@click.option("--checkpoint-every", type=click.IntRange(1), default=200, help="Steps.")
-@click.option("--pictures-every", type=click.IntRange(1), default=500, help="Batches.")
+@query_options
+@run_options
 @click.option("--skew", type=click.FloatRange(0, min_open=True), default=1.0, help="Flow: times are u^SKEW.")
 @click.option(
     "--naming",
@@ -228,7 +104,6 @@ def fit(
     # imported here: torch takes seconds, --help should not
     from flowsep_train import loop
     from flowsep_train.latents import LatentCache
-    from flowsep_train.mixtures import Captions
 
     run = loop.Run(**settings)
     parts = model.parts()
@@ -239,11 +114,7 @@ def fit(
         else:
             loop.train_vocoder(parts, bank, run, adversarial_from, width)
         return
-    if captions is not None:
-        phrases = Captions.read(captions).trained
-    else:
-        phrases = bank_of(part, sounds, root, skip_missing, "--captions or --sounds").captions
-    more = Captions.read(sentences).trained if sentences is not None else None
+    phrases, more = phrases_of(part, sounds, root, skip_missing, captions, sentences)
     file = needed(part, "--tokenizer", tokenizer or own_tokenizer(parts))
     if part == "text":
         loop.train_text(parts, file, phrases, more, settings["steps"], settings["seed"], run.learning_rate)
@@ -252,6 +123,64 @@ def fit(
         loop.train_flow(
             parts, cache, file, loop.mixed(phrases, more), run, skew, naming, mean, masking, complements
         )
+
+
+@command.command()
+@model_options
+@sound_options
+@query_options
+@run_options
+@click.option(
+    "--evaluations",
+    type=click.IntRange(1),
+    default=2,
+    help="Steps of Euler's method that the model is made for.",
+)
+@click.option(
+    "--teacher-steps",
+    type=click.IntRange(1),
+    default=20,
+    help="Steps of the flow as it is, which the few are to end like.",
+)
+@click.option(
+    "--mean",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    help="Share of mixtures that keep the posterior mean, for masks.",
+)
+def distill(
+    model: Model,
+    sounds: Path | None,
+    root: Path | None,
+    skip_missing: bool,
+    latents: Path | None,
+    captions: Path | None,
+    sentences: Path | None,
+    tokenizer: Path | None,
+    evaluations: int,
+    teacher_steps: int,
+    mean: float,
+    **settings: Any,
+) -> None:
+    """Train the flow to need fewer steps, from its own results with many.
+
+    The flow is that of --work, or else of --from. `collect` then takes the distilled one.
+    """
+    from flowsep_train import loop
+    from flowsep_train.latents import LatentCache
+
+    parts = model.parts()
+    phrases, more = phrases_of("flow", sounds, root, skip_missing, captions, sentences)
+    loop.distill_flow(
+        parts,
+        LatentCache(needed("flow", "--latents", latents)),
+        needed("flow", "--tokenizer", tokenizer or own_tokenizer(parts)),
+        loop.mixed(phrases, more),
+        loop.Run(**settings),
+        evaluations,
+        teacher_steps,
+        mean,
+    )
 
 
 @command.command()
@@ -306,6 +235,24 @@ def collect(model: Model, tokenizer: Path | None, output: Path, float32: bool, k
         raise click.UsageError("collect needs --tokenizer.")
     put_together(parts, file, output, not float32, kept)
     click.echo(f"{output}: model.safetensors, config.yaml, tokenizer.json", err=True)
+
+
+def phrases_of(
+    part: str,
+    sounds: Path | None,
+    root: Path | None,
+    skip_missing: bool,
+    captions: Path | None,
+    sentences: Path | None,
+) -> tuple[Phrases, Phrases | None]:
+    """The captions to learn from, and the generated sentences, if there are any."""
+    from flowsep_train.mixtures import Captions
+
+    if captions is not None:
+        phrases = Captions.read(captions).trained
+    else:
+        phrases = bank_of(part, sounds, root, skip_missing, "--captions or --sounds").captions
+    return phrases, Captions.read(sentences).trained if sentences is not None else None
 
 
 def own_tokenizer(parts: ModelParts) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from flowsep_ref.model import FlowSep
-from flowsep_train.parts import MODULES, PARTS, ModelParts
+from flowsep_train.parts import DISTILLED, MODULES, PARTS, ModelParts
 
 
 def collect(
@@ -34,6 +34,8 @@ def collect(
     # a copy, for the trained weights go into the base model's modules
     before = copy.deepcopy(parts.base.unet.state_dict()) if kept and parts.base is not None else {}
     for name in PARTS:
+        if name == "flow" and parts.checkpoint(DISTILLED) is not None:
+            name = DISTILLED
         getattr(model, MODULES[name]).load_state_dict(parts.trained(name).state_dict())
     scale_factor = parts.scale_factor()
     if scale_factor is None:

@@ -18,11 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from flowsep_ref.mel import FrontEnd
+from flowsep_ref.vae import VAE
+from flowsep_train.distill import Distillation
 from flowsep_train.flow import FlowBatches, FlowTraining
 from flowsep_train.latents import Encoder, LatentCache, write_cache
 from flowsep_train.masks import DecoderImitation, imitate
 from flowsep_train.mixtures import Stream, Waveforms
-from flowsep_train.parts import ModelParts, digest
+from flowsep_train.parts import DISTILLED, ModelParts, digest
 from flowsep_train.pictures import Pictures
 from flowsep_train.progress import Progress
 from flowsep_train.sounds import SoundBank
@@ -34,8 +36,13 @@ Phrases = Mapping[str, Sequence[str]]
 
 #: Mel frames of the pieces that these two learn on: 1.28 s and 0.32 s.
 FRAMES = {"vae": 128, "vocoder": 32}
-DEFAULT_PRECISION = {"vae": "bf16-mixed", "vocoder": "32-true", "flow": "bf16-mixed"}
-LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 5e-4, "flow": 1e-3}
+DEFAULT_PRECISION = {
+    "vae": "bf16-mixed",
+    "vocoder": "32-true",
+    "flow": "bf16-mixed",
+    DISTILLED: "bf16-mixed",
+}
+LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 5e-4, "flow": 1e-3, DISTILLED: 1e-4}
 TYPICAL_LOG_MEL = -7.0
 
 
@@ -156,18 +163,11 @@ def train_flow(
     if parts.starts_anew("flow"):
         # as in every diffusion network: the first velocities are small
         nn.init.zeros_(unet.out[-1].weight)
-    base_scale = parts.scale_factor()
-    queries = QueryEncoder(parts.trained("text"), read_tokenizer(tokenizer))
-    vae = parts.trained("vae") if parts.has("vae") else None
-    if vae is not None and cache.vae not in (None, digest(vae)):
-        raise ValueError(
-            f"{cache.folder} holds latents of another autoencoder than the one of {parts.work}: write "
-            f"latents with this one into another folder"
-        )
+    scale_factor, queries, vae = flow_surroundings(parts, cache, tokenizer)
     module = FlowTraining(
         unet,
         queries,
-        cache.scale_factor() if base_scale is None else float(base_scale),
+        scale_factor,
         run.steps,
         rate("flow", run),
         vae,
@@ -181,6 +181,51 @@ def train_flow(
         cache, phrasings, run.batch, multiple, run.steps * run.accumulate, skew, mean, complements
     )
     fit("flow", module, batches, parts.work, run)
+
+
+def distill_flow(
+    parts: ModelParts,
+    cache: LatentCache,
+    tokenizer: Path,
+    phrasings: Phrases,
+    run: Run,
+    evaluations: int = 2,
+    teacher_steps: int = 20,
+    mean: float = 0.25,
+) -> None:
+    """Train the flow for a few steps of Euler's method, by itself: see `Distillation`.
+
+    Args:
+        mean: Share of the mixtures that keep the posterior mean, for masks.
+    """
+    lightning.seed_everything(run.seed, verbose=False)
+    scale_factor, queries, vae = flow_surroundings(parts, cache, tokenizer)
+    unet = parts.trained("flow").requires_grad_(True).train()
+    module = Distillation(
+        unet, queries, scale_factor, run.steps, evaluations, teacher_steps, rate(DISTILLED, run), vae
+    )
+    multiple = parts.config.frame_multiple // parts.config.latent_stride
+    batches = FlowBatches(cache, phrasings, run.batch, multiple, run.steps * run.accumulate, mean=mean)
+    fit(DISTILLED, module, batches, parts.work, run)
+
+
+def flow_surroundings(
+    parts: ModelParts, cache: LatentCache, tokenizer: Path
+) -> tuple[float, QueryEncoder, VAE | None]:
+    """Scale of the latents, encoder of the queries, and autoencoder, if there is one.
+
+    Raises:
+        ValueError: The latents are those of another autoencoder.
+    """
+    vae = parts.trained("vae") if parts.has("vae") else None
+    if vae is not None and cache.vae not in (None, digest(vae)):
+        raise ValueError(
+            f"{cache.folder} holds latents of another autoencoder than the one of {parts.work}: write "
+            f"latents with this one into another folder"
+        )
+    scale_factor = parts.scale_factor()
+    queries = QueryEncoder(parts.trained("text"), read_tokenizer(tokenizer))
+    return cache.scale_factor() if scale_factor is None else float(scale_factor), queries, vae
 
 
 def decoder_imitation(parts: ModelParts, cache: LatentCache, run: Run) -> DecoderImitation:

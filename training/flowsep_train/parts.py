@@ -22,8 +22,10 @@ from flowsep_train.given import State, has_vocoder
 from flowsep_train.hub import text_folder
 
 PARTS = ("text", "vae", "vocoder", "flow")
+#: The flow again, for few steps; where it was trained, it takes the flow's place in the model.
+DISTILLED = "distilled"
 #: Name of each part in the model.
-MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet"}
+MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet", DISTILLED: "unet"}
 #: Each part alone: the whole published model has 676 million weights to draw.
 NEW: dict[str, Callable[[FlowSepConfig], nn.Module]] = {
     "text": lambda config: TextEncoder(config.text),
@@ -31,8 +33,15 @@ NEW: dict[str, Callable[[FlowSepConfig], nn.Module]] = {
     "vocoder": lambda config: Vocoder(config.vocoder),
     "flow": lambda config: UNet(config.unet, config.latent_channels),
 }
+NEW[DISTILLED] = NEW["flow"]
 #: Prefix of each part's weights in the checkpoint of its training; for the flow, of the moving average.
-PREFIXES = {"text": "text_encoder.", "vae": "vae.", "vocoder": "vocoder.", "flow": "ema."}
+PREFIXES = {
+    "text": "text_encoder.",
+    "vae": "vae.",
+    "vocoder": "vocoder.",
+    "flow": "ema.",
+    DISTILLED: "ema.",
+}
 
 
 @dataclass(frozen=True)

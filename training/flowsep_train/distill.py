@@ -1,0 +1,121 @@
+"""Distillation of the velocity network: few steps of Euler's method that end where many do."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowsep_ref.unet import UNet
+from flowsep_ref.vae import VAE
+from flowsep_train.flow import FlowBatch, FlowTraining
+from flowsep_train.text import QueryEncoder
+
+
+class Distillation(FlowTraining):
+    """A network whose velocity at the start of a step is the teacher's mean velocity over that step.
+
+    The teacher, the network as it was, solves from noise with many steps of Euler's method. Between two
+    times of the short grid it has moved by its mean velocity times their distance, and this mean is what the
+    network learns at the first of the two: then one step of Euler's method goes where the teacher's many go
+    ("progressive distillation", Salimans and Ho, arXiv:2202.00512, on a grid that is fixed beforehand). No
+    recording is needed to learn from, only mixtures and queries. Rows without noise keep the posterior mean:
+    they learn the teacher's own velocity.
+
+    Args:
+        unet: the teacher's weights, to be trained.
+        queries: text encoder, frozen.
+        scale_factor: of the autoencoder's latents (docs/model.md#vae).
+        steps: of the training.
+        evaluations: steps of the short grid.
+        teacher_steps: steps of the teacher from noise to sound; a multiple of `evaluations`.
+        learning_rate: at its highest.
+        vae: the autoencoder, for pictures alone.
+
+    Raises:
+        ValueError: `teacher_steps` is not a multiple of `evaluations`.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        queries: QueryEncoder,
+        scale_factor: float,
+        steps: int,
+        evaluations: int,
+        teacher_steps: int,
+        learning_rate: float = 1e-4,
+        vae: VAE | None = None,
+    ) -> None:
+        super().__init__(unet, queries, scale_factor, steps, learning_rate, vae)
+        if teacher_steps % evaluations:
+            raise ValueError(
+                f"the teacher's {teacher_steps} steps cannot be shared by {evaluations} evaluations: "
+                f"choose a multiple"
+            )
+        self.grid = {"evaluations": evaluations, "teacher_steps": teacher_steps}
+        # in a list, so that checkpoints do not carry it
+        self.teachers = [copy.deepcopy(self.unet).requires_grad_(False).eval()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["grid"] = self.grid
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint's steps with those asked for.
+
+        Raises:
+            ValueError: they differ.
+        """
+        if checkpoint["grid"] != self.grid:
+            raise ValueError(
+                f"this distillation was begun with {checkpoint['grid']} and not {self.grid}: "
+                f"delete its folder to start again"
+            )
+
+    def training_step(self, batch: FlowBatch, _: int) -> Tensor:
+        text, mask = self.queries(batch.captions, self.device)
+        mixture = self.scale_factor * batch.mixture
+        flows = (batch.noise != 0).any(dim=3).any(dim=2).any(dim=1)
+        losses = []
+        for rows, evaluations in ((flows, self.grid["evaluations"]), (~flows, 0)):
+            if rows.any():
+                losses.append(
+                    self.errors(batch.noise[rows], mixture[rows], text[rows], mask[rows], evaluations)
+                )
+        loss = torch.cat(losses).mean()
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.t))
+        return loss
+
+    def errors(self, x: Tensor, mixture: Tensor, text: Tensor, mask: Tensor, evaluations: int) -> Tensor:
+        """Mean squared errors of the velocity `[B * max(1, evaluations)]`.
+
+        Args:
+            x: `[B, 8, n, 16]`, noise, or zeros of rows that keep the posterior mean.
+            mixture: `[B, 8, n, 16]`, scaled.
+            text: hidden states of the queries `[B, L, d]`.
+            mask: their mask `[B, L]`.
+            evaluations: steps of the short grid; 0 for rows that keep the posterior mean.
+        """
+        (teacher,) = self.teachers
+        states, wanted, times = [], [], []
+        inner = self.grid["teacher_steps"] // max(1, self.grid["evaluations"]) if evaluations else 1
+        with torch.no_grad():
+            for step in range(max(1, evaluations)):
+                state, distance = x, 1 / max(1, evaluations)
+                for part in range(inner):
+                    t = torch.full((len(x),), distance * (step + part / inner), device=x.device)
+                    x = x + distance / inner * teacher(x, mixture, t, text, mask).float()
+                states.append(state)
+                wanted.append((x - state) / distance)
+                times.append(torch.full((len(x),), distance * step, device=x.device))
+        n = len(states)
+        velocity = self.unet(
+            torch.cat(states).contiguous(memory_format=torch.channels_last),
+            mixture.repeat(n, 1, 1, 1),
+            torch.cat(times),
+            text.repeat(n, 1, 1),
+            mask.repeat(n, 1),
+        ).float()
+        return (velocity - torch.cat(wanted)).square().mean(dim=(1, 2, 3))
