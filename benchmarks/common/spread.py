@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 #: 95th percentile over median (or median over 5th) from which on something else was running: the number is
 #: not printed.
 DISTURBED_ABOVE = 1.25
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,29 @@ def ratio(numerators: Summary, denominators: Summary) -> Summary:
     """
     pairs = zip(numerators.values, denominators.values, strict=True)
     return Summary(tuple(above / below for above, below in pairs))
+
+
+def quietest(rounds: Sequence[Mapping[Key, float]], count: int) -> list[int]:
+    """Numbers of the `count` rounds that agree best, in their order.
+
+    As long as there are more, the round with the value that is farthest from its median, by their ratio, is
+    dropped, whichever side it lies on. A round goes as a whole, so that ratios are still of one round.
+
+    Args:
+        rounds: Values by name, none below 0; all rounds have the same names.
+        count: Rounds to keep.
+    """
+    kept = list(range(len(rounds)))
+    while len(kept) > count:
+        medians = {name: statistics.median(rounds[k][name] for k in kept) for name in rounds[0]}
+        kept.remove(max(kept, key=lambda k: max(_apart(rounds[k][name], medians[name]) for name in medians)))
+    return kept
+
+
+def _apart(a: float, b: float) -> float:
+    """The larger over the smaller; infinite if only one is 0."""
+    low, high = min(a, b), max(a, b)
+    return high / low if low > 0 else (1.0 if high == 0 else float("inf"))
 
 
 def weighted_sum(parts: Sequence[tuple[float, Summary]]) -> Summary:

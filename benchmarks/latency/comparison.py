@@ -14,7 +14,7 @@ from benchmarks.common.models import Model, size_of
 from benchmarks.common.processes import Process, WorkerError, running, task_of
 from benchmarks.common.progress import say
 from benchmarks.common.runners import CLIP, VELOCITY
-from benchmarks.common.spread import Summary, ratio, weighted_sum
+from benchmarks.common.spread import Summary, quietest, ratio, weighted_sum
 from flowsep_runtime.arrays import Array, snr_db
 from flowsep_runtime.solvers import solver_named
 
@@ -204,18 +204,35 @@ class _Turns:
             return {}
 
     def measured(self, what: str) -> Iterator[tuple[Result, dict[str, Summary]]]:
-        """Rounds of what all have open, which is closed afterwards: seconds by name, of who is left."""
-        found: dict[str, list[dict[str, float]]] = {result.contestant.name: [] for result in self.results}
-        for k in range(self.rounds):
-            say(f"{what}: round {k + 1} of {self.rounds}")
+        """Rounds of what all have open, which is closed afterwards: seconds by name, of who is left.
+
+        While a number is disturbed, there is one more round, up to twice as many; then the rounds that agree
+        best are kept.
+        """
+        rounds: list[dict[tuple[str, str], float]] = []
+        kept: list[int] = []
+        while len(kept) < self.rounds or (len(rounds) < 2 * self.rounds and _are_disturbed(rounds, kept)):
+            more = (
+                f", for {self.rounds} undisturbed ones" if len(kept) == self.rounds else f" of {self.rounds}"
+            )
+            say(f"{what}: round {len(rounds) + 1}{more}")
             # there and back again, so that no one always comes after the same neighbour
-            for result in self.results if k % 2 == 0 else reversed(self.results):
-                found[result.contestant.name].append(self.ask(result, "measure"))
+            order = self.results if len(rounds) % 2 == 0 else list(reversed(self.results))
+            found = {result.contestant.name: self.ask(result, "measure") for result in order}
+            rounds.append({(who, name): seconds for who in found for name, seconds in found[who].items()})
+            # who fails in a round is left out of those before it too
+            rounds = [{key: each[key] for key in rounds[-1]} for each in rounds]
+            kept = quietest(rounds, self.rounds)
         for result in self.results:
             self.ask(result, "close")
             if result.left_out is None:
-                seconds = found[result.contestant.name]
-                yield result, {name: Summary(tuple(each[name] for each in seconds)) for name in seconds[0]}
+                who = result.contestant.name
+                names = [name for owner, name in rounds[0] if owner == who]
+                yield result, {name: Summary(tuple(rounds[k][who, name] for k in kept)) for name in names}
+
+
+def _are_disturbed(rounds: Sequence[Mapping[tuple[str, str], float]], kept: Sequence[int]) -> bool:
+    return any(Summary(tuple(rounds[k][key] for k in kept)).is_disturbed for key in rounds[0])
 
 
 def _measure_stage(stage: str, turns: _Turns, scratch: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.common.spread import DISTURBED_ABOVE, Summary, ratio, weighted_sum
+from benchmarks.common.spread import DISTURBED_ABOVE, Summary, quietest, ratio, weighted_sum
 
 times = st.floats(1e-6, 1e4)
 rounds = st.lists(times, min_size=1, max_size=12).map(lambda values: Summary(tuple(values)))
@@ -69,3 +69,21 @@ def test_parts_of_different_rounds_are_refused() -> None:
         ratio(Summary((1.0,)), Summary((1.0, 2.0)))
     with pytest.raises(ValueError):
         Summary(())
+
+
+@given(st.lists(st.tuples(times, times), min_size=1, max_size=12), st.integers(1, 12))
+def test_the_rounds_that_are_kept_spread_no_wider_than_all(
+    values: list[tuple[float, float]], count: int
+) -> None:
+    found = [{"a": a, "b": b} for a, b in values]
+    kept = quietest(found, count)
+    assert len(kept) == min(count, len(found)) and kept == sorted(kept)
+    for name in ("a", "b"):
+        of_all, of_kept = ([found[k][name] for k in which] for which in (range(len(found)), kept))
+        assert max(of_kept) / min(of_kept) <= max(of_all) / min(of_all)
+
+
+def test_a_round_with_one_disturbed_number_goes_as_a_whole() -> None:
+    found = [{"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 3.0}, {"a": 1.1, "b": 1.0}, {"a": 0.2, "b": 1.0}]
+    assert quietest(found, 2) == [0, 2] and quietest(found, 3) == [0, 1, 2]
+    assert quietest([{"a": 0.0}, {"a": 0.5}, {"a": 0.0}], 2) == [0, 2]
