@@ -86,7 +86,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     "--complement",
     metavar="SENTENCE",
     help="Query for everything but a sound: 'everything except {query}'.  "
-    "[default: it was not trained for that]",
+    "[default: none, the model was not trained for one]",
 )
 @click.option(
     "--masked-steps", type=click.IntRange(1), help="Solver steps for masked results.  [default: as for all]"

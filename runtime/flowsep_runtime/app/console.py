@@ -80,7 +80,8 @@ separation_options = options(
         "--guidance",
         type=click.FloatRange(min=0),
         default=Options.guidance,
-        help="Guidance scale. Above 1, the result is led away from that of no query, or of --negative.",
+        help="Guidance scale. Above 1, the difference to the result for no query, or for --negative, is "
+        "exaggerated.",
     ),
     click.option("--negative", help="Query for the sounds to keep out."),
     click.option(
