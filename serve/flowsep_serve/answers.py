@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import anyio
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from flowsep_serve.errors import ServeError
 from flowsep_serve.jobs import Job, Stem
 
+LOG = logging.getLogger("flowsep_serve")
 PAUSE = 0.05  # seconds between two looks at a job
 SILENCE = 15.0  # seconds after which a stream of events says that it is alive
 CHUNK = 1 << 18
@@ -36,11 +39,27 @@ MEDIA_TYPES = {
 
 
 class Streamed(StreamingResponse):
-    """A stream with an end that is called whatever happens, also if the client has gone."""
+    """A stream with an end that is called whatever happens, also if the client has gone.
 
-    def __init__(self, content: Any, on_end: Callable[[], None], **options: Any) -> None:
+    One that fails or takes too long breaks off: the client sees a connection that closes too early.
+    """
+
+    def __init__(
+        self, content: Any, on_end: Callable[[], None], is_late: Callable[[], bool], **options: Any
+    ) -> None:
         super().__init__(content, **options)
-        self._on_end = on_end
+        self._on_end, self._is_late = on_end, is_late
+
+    async def stream_response(self, send: Send) -> None:
+        async def timely(message: Message) -> None:
+            if self._is_late():
+                raise ServeError(503, "The client took too long to read its answer.")
+            await send(message)
+
+        try:
+            await super().stream_response(timely)
+        except ServeError as error:
+            LOG.warning("An answer broke off: %s", error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -68,7 +87,7 @@ async def growing(job: Job, request: Request) -> AsyncIterator[bytes]:
                 break
             await anyio.sleep(PAUSE)
     if job.state != "done":
-        raise job.error or RuntimeError("The job was cancelled.")
+        raise job.error or ServeError(503, "The job was cancelled.")
 
 
 async def events(job: Job, described: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:

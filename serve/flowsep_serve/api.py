@@ -2,174 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio import CapacityLimiter
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from flowsep_runtime import __version__
 from flowsep_runtime.app.demo import EXAMPLE
-from flowsep_runtime.audio.writing import encoding_for
-from flowsep_runtime.errors import FlowSepError
-from flowsep_serve import decoding, documents
+from flowsep_serve import documents
 from flowsep_serve.answers import MEDIA_TYPES, PAUSE, Streamed, events, growing, zipped
 from flowsep_serve.errors import ServeError
-from flowsep_serve.guard import Guard, Rules, answered
-from flowsep_serve.jobs import Job, Store
-from flowsep_serve.limits import MIB, Limits
-from flowsep_serve.metrics import CONTENT_TYPE, Metrics
-from flowsep_serve.models import Models
-from flowsep_serve.orders import Order, read_order
-from flowsep_serve.worker import Worker
+from flowsep_serve.guard import Guard, answered
+from flowsep_serve.jobs import Job
+from flowsep_serve.metrics import CONTENT_TYPE
+from flowsep_serve.service import Service, gone
 
 PAGE = Path(__file__).parent / "page"
-DECODERS = 2  # at a time
 WAV_HEADER = 44  # bytes before the first sample
-LARGEST_FIELD = 1 << 14  # bytes of a text field
-MOST_FIELDS = 64
-
-
-@dataclass
-class Service:
-    """Parts that the routes work with."""
-
-    models: Models
-    limits: Limits
-    rules: Rules = field(default_factory=Rules)
-    metrics: Metrics = field(default_factory=Metrics)
-    #: Set by a signal: what runs then comes to its end, and nothing else begins.
-    asked_to_end: bool = False
-    on_drained: Callable[[], None] = lambda: None
-
-    def __post_init__(self) -> None:
-        self.store = Store(self.limits)
-        self.worker = Worker(self.models, self.store, self.limits, self.metrics)
-
-    def described(self, job: Job) -> dict[str, Any]:
-        """A job as JSON."""
-        return job.described(self.limits.keep, self.worker.position(job))
-
-    def close(self) -> None:
-        """Stops what runs and removes everything that was kept."""
-        self.worker.stop()
-        self.store.close()
-
-    async def accept(self, request: Request, for_job: bool) -> Job:
-        """Reads, decodes and queues what a request brings.
-
-        Raises:
-            ServeError: If it is refused.
-        """
-        self.worker.admit()
-        folder: Path | None = None
-        try:
-            # Twice: while it is read, and as the file that is decoded.
-            length = request.headers.get("content-length") or self.limits.max_upload * MIB
-            folder = self.store.new_folder(2 * int(length))
-            order = await self._receive(request, folder, for_job)
-            sound = await anyio.to_thread.run_sync(
-                decoding.decode, folder, self.limits, limiter=_decoders(request)
-            )
-            is_single = not for_job and len(order.queries) == 1
-            job = Job(folder, order, sound, is_single)
-            # 8 bytes a sample at most, and the samples themselves.
-            self.store.reserve(folder.name, sound.bytes * (1 + 2 * len(job.stems)))
-            self._check(order, sound)
-        except BaseException:
-            self.worker.leave()
-            if folder is not None:
-                self.store.remove(folder.name)
-            raise
-        if for_job:
-            self.store.add(job)
-        self.worker.put(job)
-        return job
-
-    async def _receive(self, request: Request, folder: Path, for_job: bool) -> Order:
-        """Takes the form apart: the recording into a file of the server's own, the fields into an order."""
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise ServeError(415, "Send a form (multipart/form-data) with a recording and a query.")
-        with anyio.move_on_after(self.limits.upload_time) as timer:
-            try:
-                form = await request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD)
-            except ClientDisconnect:
-                raise gone() from None
-        if timer.cancelled_caught:
-            raise ServeError(408, f"The upload took more than {self.limits.upload_time} s.")
-        try:
-            fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-            files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
-            if [name for name, _ in files] != ["recording"]:
-                raise ServeError(422, "There is no recording: send one file in the field 'recording'.")
-            order = read_order(fields, self.models, self.limits)
-            if for_job and order.remove:
-                raise ServeError(422, "remove is for /v1/separate: a job has the rest among its stems.")
-            upload = files[0][1]
-            await anyio.to_thread.run_sync(_copy, upload, folder / decoding.UPLOAD)
-        finally:
-            await form.close()
-        return order
-
-    def _check(self, order: Order, sound: decoding.Sound) -> None:
-        """Refuses now what the worker would refuse later.
-
-        Raises:
-            ServeError: If an option does not suit the model, or the format the recording.
-        """
-        manifest = self.models[order.model]
-        try:
-            options = order.options.resolved(manifest.model, "exact")
-            encoding_for(Path(f"The result.{order.format}"), sound, order.clip_mode)
-        except FlowSepError as error:
-            raise ServeError(422, str(error)) from None
-        if options.steps > self.limits.max_steps:
-            raise ServeError(413, f"There are more than {self.limits.max_steps} steps: ask for fewer.")
-
-    async def tidy(self) -> None:
-        """Lets jobs expire, for ever."""
-        while True:
-            self.worker.drop_late()
-            await anyio.to_thread.run_sync(self.store.expire)
-            await anyio.sleep(1)
-
-    async def end(self) -> None:
-        """Waits until the server is asked to end, then for what runs, then for those who want its result."""
-        while not self.asked_to_end:
-            await anyio.sleep(PAUSE)
-        wanted = [job for job in self.store.all() if job is self.worker.running]
-        self.worker.drain()
-        while not self.worker.is_idle:
-            await anyio.sleep(PAUSE)
-        with anyio.move_on_after(self.limits.grace):
-            while not all(job.is_fetched or job.state != "done" for job in wanted):
-                await anyio.sleep(PAUSE)
-        self.on_drained()
-
-
-def gone() -> ServeError:
-    """The end of a request that nobody waits for any more; nobody reads it either."""
-    return ServeError(499, "The client has gone.")
-
-
-def _copy(upload: UploadFile, path: Path) -> None:
-    with path.open("wb") as file:
-        shutil.copyfileobj(upload.file, file, 1 << 20)
-
-
-def _decoders(request: Request) -> CapacityLimiter:
-    limiter: CapacityLimiter = request.app.state.decoders
-    return limiter
 
 
 def create_app(service: Service) -> Guard:
@@ -177,7 +34,7 @@ def create_app(service: Service) -> Guard:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.decoders = CapacityLimiter(DECODERS)
+        service.begin()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(service.tidy)
             tasks.start_soon(service.end)
@@ -279,6 +136,9 @@ def _add_work(app: FastAPI, service: Service) -> None:
             worker.drop(job)
             store.discard(job)
 
+        def is_late() -> bool:
+            return job.finished is not None and time.time() > job.finished + service.limits.keep
+
         try:
             # An error before the first sample has a status of its own.
             while not job.is_over and job.written <= WAV_HEADER:
@@ -290,15 +150,22 @@ def _add_work(app: FastAPI, service: Service) -> None:
         except BaseException:
             end()
             raise
+        headers = {"flowsep-warnings": json.dumps(job.warnings)}  # in ASCII
         if not job.streams and len(job.stems) > 1:
-            return Streamed(zipped(job.stems), end, media_type="application/zip", headers=_named("stems.zip"))
+            headers |= _named("stems.zip")
+            return Streamed(zipped(job.stems), end, is_late, media_type="application/zip", headers=headers)
         content = growing(job, request) if job.streams else _whole(job)
         media_type = MEDIA_TYPES[job.order.format]
-        return Streamed(content, end, media_type=media_type, headers=_named("result." + job.order.format))
+        headers |= _named("result." + job.order.format)
+        return Streamed(content, end, is_late, media_type=media_type, headers=headers)
 
     @app.post("/v1/jobs", **documents.NEW_JOB)
     async def new_job(request: Request) -> Response:
         job = await service.accept(request, for_job=True)
+        if await request.is_disconnected():  # nobody knows the name of this job
+            worker.drop(job)
+            store.discard(job)
+            raise gone()
         place = {"location": f"/v1/jobs/{job.id}"}
         return JSONResponse(service.described(job), 202, place)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import FILE, SETTINGS, backend_options, options, run
 from flowsep_runtime.errors import OptionError
+from flowsep_serve.addresses import hosts_for, is_loopback
 from flowsep_serve.limits import Limits
 
 PROGRAM = "flowsep-serve"
@@ -62,27 +62,31 @@ def command(
     **limits: Any,
 ) -> None:
     """Serve separation over HTTP: a page at /, and an API below /v1 that /openapi.json describes."""
-    if not (_is_loopback(host) or api_key_file or insecure):
+    if not (is_loopback(host) or api_key_file or insecure):
         raise OptionError(
             f"{host} can be reached from other machines: give --api-key-file, or --insecure if everybody may "
             "use it."
         )
     # Imported here, so that --help answers at once.
     try:
-        from flowsep_serve.api import Service, create_app
+        from flowsep_serve.api import create_app
         from flowsep_serve.server import Server
+        from flowsep_serve.service import Service
     except ImportError as error:
         if (error.name or "").partition(".")[0] in ("flowsep_serve", "flowsep_runtime"):
             raise
         raise OptionError("The server needs FastAPI, run: pip install 'flowsep-engine[serve]'.") from None
     from flowsep_runtime.separator import Separator
-    from flowsep_serve.guard import Rules, hosts_for, read_keys
+    from flowsep_serve.guard import Rules, read_keys
     from flowsep_serve.models import Models
 
     keys = () if api_key_file is None else read_keys(api_key_file)
     models = Models(bundle, bundle_dir, lambda path: Separator.load(path, backend, precision, threads))
     listener = _listen(host, port)
-    service = Service(models, Limits(**limits), Rules(keys, hosts_for(host, keys)))
+    rules = Rules(keys, hosts_for(host, keys))
+    service = Service(
+        models, Limits(**limits), rules, tell=lambda sentence: click.echo(f"{PROGRAM}: {sentence}", err=True)
+    )
     try:
         service.worker.start()
         service.worker.wait_until_ready()
@@ -92,13 +96,6 @@ def command(
     finally:
         service.close()
         listener.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

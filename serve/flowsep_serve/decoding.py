@@ -11,8 +11,9 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,14 +21,17 @@ from typing import Any
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.errors import FlowSepError, FlowSepWarning
-from flowsep_serve.errors import ServeError
+from flowsep_serve.errors import ServeError, full_disk, is_full_disk
 from flowsep_serve.limits import MIB, Limits
 
-UPLOAD, SAMPLES, ANSWER = "recording", "samples.f32", "decoded.json"  # files of a job's folder
+UPLOAD, SAMPLES = "recording", "samples.f32"  # files of a job's folder
+LONGEST_ANSWER = 1 << 20  # bytes of what a decoder says
+LONGEST_TAG = 2000  # characters; of a dozen tags that there may be
 BLOCK = 1 << 16  # samples of each channel
 
 _METHOD = "spawn" if sys.platform == "win32" else "forkserver"
 _CONTEXT: Any = multiprocessing.get_context(_METHOD)  # whose common base knows no processes
+_RUNNING: set[Any] = set()  # processes
 
 
 @dataclass(frozen=True)
@@ -77,47 +81,89 @@ def prepare() -> None:
         ensure_running()
 
 
-def decode(folder: Path, limits: Limits) -> Sound:
+def decode(folder: Path, limits: Limits, reserve: Callable[[int], None]) -> Sound:
     """Decodes the upload of a job's folder and removes it.
+
+    Args:
+        folder: Gets the samples.
+        limits: Of memory, time, and the recording.
+        reserve: Called before anything is written, with the number of samples of all channels; it raises
+            `ServeError` if there is no room for them.
 
     Raises:
         ServeError: If it is not a recording, or beyond a limit.
     """
-    process = _CONTEXT.Process(target=_decode, args=(str(folder), limits), daemon=True)
-    process.start()
-    process.join(limits.decoder_time)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise ServeError(
-            422, f"The recording takes more than {limits.decoder_time} s to decode: convert it to WAV first."
-        )
-    (folder / UPLOAD).unlink(missing_ok=True)
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=_decode, args=(str(folder), limits, theirs), daemon=True)
     try:
-        answer = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ServeError(
-            422,
-            f"The recording cannot be decoded within {limits.decoder_memory} MiB of memory, or breaks its "
-            "decoder: convert it to WAV first.",
-        ) from None
+        process.start()
+        theirs.close()  # so that the end of the child is the end of the pipe
+        _RUNNING.add(process)
+        by = time.monotonic() + limits.decoder_time
+        answer = _said(ours, by, limits)
+        if "samples" in answer:
+            reserve(answer["samples"])
+            ours.send_bytes(b"go on")
+            answer = _said(ours, by, limits)
+    finally:
+        _RUNNING.discard(process)
+        ours.close()
+        theirs.close()
+        if process.pid is not None:
+            process.kill()
+            process.join()
+            process.close()
+    (folder / UPLOAD).unlink(missing_ok=True)
     if "error" in answer:
         raise ServeError(answer["status"], answer["error"])
     return Sound(**answer | {"warnings": tuple(answer["warnings"])})
 
 
-def _decode(folder: str, limits: Limits) -> None:
+def stop() -> None:
+    """Ends all decoders; who waits for one is told that it broke."""
+    for process in list(_RUNNING):
+        with suppress(ValueError):  # it has just ended
+            process.kill()
+
+
+def _said(connection: Any, by: float, limits: Limits) -> dict[str, Any]:
+    """The next thing that the child says; JSON, for it has met hostile bytes, and a pickle could do anything.
+
+    Raises:
+        ServeError: If it has died, or takes too long.
+    """
+    try:
+        if not connection.poll(max(0.0, by - time.monotonic())):
+            raise ServeError(
+                422,
+                f"The recording takes more than {limits.decoder_time} s to decode: convert it to WAV first.",
+            )
+        answer: dict[str, Any] = json.loads(connection.recv_bytes(LONGEST_ANSWER))
+    except (EOFError, OSError, ValueError):
+        raise ServeError(
+            422,
+            f"The recording cannot be decoded within {limits.decoder_memory} MiB of memory, or breaks its "
+            "decoder: convert it to WAV first.",
+        ) from None
+    return answer
+
+
+def _decode(folder: str, limits: Limits, connection: Any) -> None:
     """The work of the child; whatever goes wrong beyond a sentence ends it without an answer."""
     os.chdir(folder)
     # A native library's last words are no message of the server's.
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     _bound(limits)
+
+    def say(answer: dict[str, Any]) -> None:
+        connection.send_bytes(json.dumps(answer).encode())
+
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", FlowSepWarning)
-            answer = asdict(_write_samples(limits))
+            answer = asdict(_write_samples(limits, say, connection))
         answer["warnings"] = [str(warning.message) for warning in caught]
     except ServeError as error:
         answer = {"status": error.status, "error": str(error)}
@@ -126,13 +172,14 @@ def _decode(folder: str, limits: Limits) -> None:
         if sentence.startswith(UPLOAD):
             sentence = f"The {sentence}"
         answer = {"status": 422, "error": sentence}
-    # Whole or not at all.
-    temporary = Path(ANSWER + ".part")
-    temporary.write_text(json.dumps(answer), encoding="utf-8")
-    temporary.replace(ANSWER)
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        answer = {"status": full_disk().status, "error": str(full_disk())}
+    say(answer)
 
 
-def _write_samples(limits: Limits) -> Sound:
+def _write_samples(limits: Limits, say: Callable[[dict[str, Any]], None], connection: Any) -> Sound:
     from flowsep_runtime.audio.reading import AudioReader, Span
 
     # The name is the server's own and relative: messages show it.
@@ -145,11 +192,16 @@ def _write_samples(limits: Limits) -> Sound:
             raise ServeError(
                 413, f"The recording has {reader.channels} channels: give at most {limits.max_channels}."
             )
+        samples = reader.frames * reader.channels
+        say({"samples": samples})
+        connection.recv_bytes()  # the room for them is reserved
+        _bound_files(4 * samples, 4 * samples)
         with open(SAMPLES, "wb") as file:
             for block in reader.blocks():
                 file.write(block.tobytes())
+        tags = {name: text[:LONGEST_TAG] for name, text in reader.tags.items()}
         return Sound(
-            reader.sample_rate, reader.channels, reader.frames, reader.container, reader.subtype, reader.tags
+            reader.sample_rate, reader.channels, reader.frames, reader.container, reader.subtype, tags
         )
 
 
@@ -165,8 +217,18 @@ def _bound(limits: Limits) -> None:
     for limit, most in (
         (resource.RLIMIT_AS, taken + limits.decoder_memory * MIB),
         (resource.RLIMIT_CPU, limits.decoder_time),
-        (resource.RLIMIT_FSIZE, limits.max_disk * MIB),
         (resource.RLIMIT_CORE, 0),
     ):
         with suppress(OSError, ValueError):
             resource.setrlimit(limit, (most, most))
+    _bound_files(0, limits.max_disk * MIB)
+
+
+def _bound_files(now: int, ever: int) -> None:
+    """Bounds the bytes of a file that this process writes."""
+    try:
+        import resource
+    except ImportError:
+        return
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (now, ever))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from flowsep_runtime.errors import FlowSepError
 
 
@@ -21,3 +23,13 @@ class ServeError(FlowSepError):
 
 class CancelledError(Exception):
     """Nobody wants the result any more."""
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Tells whether the disk, or the user's share of it, was full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+
+
+def full_disk() -> ServeError:
+    """The answer when the disk is full."""
+    return ServeError(507, "The server's disk is full: try again later.", 60)

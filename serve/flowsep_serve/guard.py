@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flowsep_runtime.errors import OptionError, shown
+from flowsep_serve.addresses import LOOPBACK
 from flowsep_serve.errors import ServeError
 from flowsep_serve.limits import MIB, Limits
 from flowsep_serve.metrics import Metrics
@@ -35,7 +35,6 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(self)",
     "cache-control": "no-store",
 }
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,11 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
         OptionError: If it cannot be read, or a key is missing or short.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise OptionError(f"{shown(path)} cannot be read: {reason}.") from None
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    keys = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not keys or any(len(key) < 16 for key in keys):
         raise OptionError(f"{shown(path)} holds no key, or one below 16 characters: write one a line.")
     return tuple(_digest(key.encode()) for key in keys)
@@ -155,8 +154,3 @@ def answered(error: ServeError) -> JSONResponse:
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse({"error": str(error)}, error.status, headers)
-
-
-def hosts_for(host: str, keys: Sequence[bytes]) -> tuple[str, ...] | None:
-    """The names that a server bound to an address may be called by."""
-    return None if keys or host not in LOOPBACK else (*LOOPBACK, host)

@@ -38,14 +38,16 @@ class Stem:
 class Job:
     """A separation and its folder. One thread works on it, others look at it and may cancel it."""
 
-    def __init__(self, folder: Path, order: Order, sound: Sound, is_single: bool = False) -> None:
+    def __init__(
+        self, folder: Path, order: Order, sound: Sound, is_single: bool = False, streams: bool = False
+    ) -> None:
         """
         Args:
             folder: The job's own; it holds the samples.
             order: What was asked for.
             sound: The recording.
-            is_single: Whether there is one stem, which answers the request; as a WAV it may be sent while it
-                grows.
+            is_single: Whether there is one stem, which answers the request.
+            streams: Whether that one, a WAV, is sent while it grows.
         """
         self.id = folder.name
         self.folder, self.order, self.sound = folder, order, sound
@@ -56,7 +58,7 @@ class Job:
         self.created, self.finished = time.time(), None  # type: float, float | None
         self.queued_at = time.monotonic()
         self.is_fetched = self.is_discarded = False
-        self.streams = is_single and order.format == "wav"
+        self.streams = streams
         self.stems = self._named()
         if is_single:
             self.stems = [self.stems[-1 if order.remove else 0]]
@@ -176,12 +178,14 @@ class Store:
     root: Path = field(init=False)
     _jobs: dict[str, Job] = field(default_factory=dict)
     _reserved: dict[str, int] = field(default_factory=dict)
-    _lock: IO[bytes] | None = None
+    _held: IO[bytes] | None = None
+    # The event loop, the worker and the tidying thread meet here.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         _remove_abandoned()
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = _locked(self.root)
+        self._held = _locked(self.root)
 
     def new_folder(self, room: int) -> Path:
         """Folder for a job, with a name that nobody can guess and space reserved for it.
@@ -191,7 +195,11 @@ class Store:
         """
         folder = self.root / secrets.token_urlsafe(18)
         self.reserve(folder.name, room)
-        folder.mkdir(mode=0o700)
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError:
+            self.remove(folder.name)
+            raise
         return folder
 
     def reserve(self, name: str, count: int) -> None:
@@ -200,13 +208,21 @@ class Store:
         Raises:
             ServeError: If there is not so much.
         """
-        others = sum(each for other, each in list(self._reserved.items()) if other != name)
-        if others + count > self.limits.max_disk * MIB:
-            raise ServeError(507, "The server has no room for more results: try again later.", 60)
-        self._reserved[name] = count
+        most = self.limits.max_disk * MIB
+        if count > most:
+            raise ServeError(
+                413,
+                f"The recording and its results need {-(-count // MIB)} MiB of disk, more than the "
+                f"{self.limits.max_disk} MiB of this server: cut it, or ask for fewer sounds.",
+            )
+        with self._lock:
+            if sum(self._reserved.values()) - self._reserved.get(name, 0) + count > most:
+                raise ServeError(507, "The server has no room for more results: try again later.", 60)
+            self._reserved[name] = count
 
     def add(self, job: Job) -> None:
-        self._jobs[job.id] = job
+        with self._lock:
+            self._jobs[job.id] = job
 
     def get(self, name: str) -> Job:
         """The job of an identifier.
@@ -214,23 +230,28 @@ class Store:
         Raises:
             ServeError: If there is none, or it has expired.
         """
-        job = self._jobs.get(name)
+        with self._lock:
+            job = self._jobs.get(name)
         if job is None:
             raise ServeError(404, "There is no such job, or it has expired.")
         return job
 
     def all(self) -> list[Job]:
-        return list(self._jobs.values())
+        with self._lock:
+            return list(self._jobs.values())
 
     def remove(self, name: str) -> None:
         """Removes a folder, and the job if there is one: all that there is of the recording."""
-        self._jobs.pop(name, None)
+        with self._lock:
+            self._jobs.pop(name, None)
         shutil.rmtree(self.root / name, ignore_errors=True)
-        self._reserved.pop(name, None)
+        with self._lock:
+            self._reserved.pop(name, None)
 
     def discard(self, job: Job) -> None:
         """Removes a job; one that still runs when its thread has stopped."""
-        self._jobs.pop(job.id, None)
+        with self._lock:
+            self._jobs.pop(job.id, None)
         job.is_discarded = True
         if job.is_over:
             self.remove(job.id)
@@ -242,22 +263,32 @@ class Store:
                 continue
             if time.time() - job.finished > self.limits.keep:
                 self.remove(job.id)
-            else:
-                self._reserved[job.id] = sum(
-                    stem.path.stat().st_size for stem in job.stems if stem.path.is_file()
-                )
+                continue
+            size = sum(_size(stem.path) for stem in job.stems)
+            with self._lock:
+                if job.id in self._jobs:  # it may have been removed meanwhile
+                    self._reserved[job.id] = size
 
     @property
     def used(self) -> int:
         """Bytes that are in use or promised."""
-        return sum(list(self._reserved.values()))
+        with self._lock:
+            return sum(self._reserved.values())
 
     def close(self) -> None:
         """Removes everything."""
-        self._jobs.clear()
+        with self._lock:
+            self._jobs.clear()
         shutil.rmtree(self.root, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
+        if self._held is not None:
+            self._held.close()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 if there is none."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def _locked(folder: Path) -> IO[bytes] | None:

@@ -25,7 +25,10 @@ class Limits:
     max_queries: int = _limit(8, "QUERIES", "Queries of a request.")
     max_steps: int = _limit(200, "STEPS", "Solver steps of a request.")
     max_disk: int = _limit(8192, "MIB", "Disk for uploads and results, all together.")
-    keep: int = _limit(3600, "SECONDS", "Time that the results of a job are kept.")
+    stall_time: int = _limit(
+        60, "SECONDS", "Time that a client may take to send the head of a request, or to read on."
+    )
+    keep: int = _limit(3600, "SECONDS", "Time that the results of a job are kept, or may be sent.")
     decoder_memory: int = _limit(1024, "MIB", "Memory of the process that decodes an upload.")
     decoder_time: int = _limit(60, "SECONDS", "Time that the decoding of an upload may take.")
     grace: int = _limit(30, "SECONDS", "Time to fetch the last results when the server ends.")

@@ -12,16 +12,28 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
-from flowsep_runtime.errors import AudioError, FlowSepError, FlowSepWarning, OptionError, QueryError
+from flowsep_runtime.errors import (
+    AudioError,
+    FlowSepError,
+    FlowSepWarning,
+    OptionError,
+    OutputError,
+    QueryError,
+)
 from flowsep_serve.decoding import read_samples
-from flowsep_serve.errors import CancelledError, ServeError
+from flowsep_serve.errors import CancelledError, ServeError, full_disk, is_full_disk
 from flowsep_serve.jobs import Job, State, Stem, Store
 from flowsep_serve.limits import Limits
 from flowsep_serve.metrics import Metrics
 from flowsep_serve.models import Models
 
 LOG = logging.getLogger("flowsep_serve")
-STOPPING = "The server is shutting down: try again in a while."
+PATIENCE = 2.0  # seconds that the end waits for a solver step
+
+
+def stopping() -> ServeError:
+    """The answer to whom the server, which ends, does not serve any more."""
+    return ServeError(503, "The server is shutting down: try again in a while.", 30)
 
 
 class Worker:
@@ -77,7 +89,7 @@ class Worker:
         """
         with self._changed:
             if self._is_draining:
-                raise ServeError(503, STOPPING, 30)
+                raise stopping()
             if self._admitted > self._limits.queue:
                 after = min(600, max(1, math.ceil(self._seconds * self._admitted / 2)))
                 raise ServeError(429, f"The server is busy: try again in {after} s.", after)
@@ -96,7 +108,7 @@ class Worker:
                 self._changed.notify_all()
                 return
             self._admitted -= 1
-        job.end("failed", ServeError(503, STOPPING, 30))
+        job.end("failed", stopping())
 
     def position(self, job: Job) -> int | None:
         """A job's place in the queue, from 1; None if it does not wait."""
@@ -134,10 +146,10 @@ class Worker:
             self._waiting.clear()
             self._admitted -= len(waiting)
         for job in waiting:
-            job.end("failed", ServeError(503, STOPPING, 30))
+            job.end("failed", stopping())
 
     def stop(self) -> None:
-        """Ends the thread, and what runs within a solver step."""
+        """Ends the thread, and what runs within a solver step; one that takes long ends with the process."""
         self.drain()
         with self._changed:
             self._is_stopped = True
@@ -145,7 +157,7 @@ class Worker:
                 self.running.cancel()
             self._changed.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(PATIENCE)
 
     def _work(self) -> None:
         try:
@@ -171,21 +183,25 @@ class Worker:
         error: ServeError | None = None
         job.state = "running"
         try:
-            with warnings.catch_warnings(record=True) as caught:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("always", FlowSepWarning)
+                # At once: an answer that streams tells those that are known when it begins.
+                warnings.showwarning = lambda message, *_, **__: job.warnings.append(str(message))
                 self._separate(job)
-            job.warnings += [str(warning.message) for warning in caught]
         except CancelledError:
             pass
+        except OutputError:
+            error = full_disk()
         except FlowSepError as known:
             is_request = isinstance(known, AudioError | QueryError | OptionError)
             error = ServeError(422 if is_request else 500, str(known))
         except MemoryError:
             error = ServeError(500, "There is not enough memory for this recording: give a shorter one.")
         except Exception as unknown:
-            LOG.exception("A separation failed.")
-            error = ServeError(500, f"Unexpected {type(unknown).__name__}: the server's log has the details.")
+            LOG.error("A separation failed.", exc_info=unknown)
+            unexpected = f"Unexpected {type(unknown).__name__}: the server's log has the details."
+            error = full_disk() if is_full_disk(unknown) else ServeError(500, unexpected)
         seconds = time.monotonic() - start
         outcome: State = "failed" if error is not None else "cancelled" if job.is_cancelled else "done"
         self._metrics.jobs.labels(outcome).inc()
@@ -225,10 +241,11 @@ class Worker:
     def _writer(self, stack: ExitStack, job: Job, stem: Stem) -> AudioWriter | WavStream:
         sound, mode = job.sound, job.order.clip_mode
         if job.streams:
-            file = stack.enter_context(stem.path.open("wb", buffering=0))
+            file = stack.enter_context(stem.path.open("wb"))
 
             def send(content: bytes | memoryview) -> None:
                 file.write(content)
+                file.flush()  # all of it, or an error
                 job.written += len(content)
 
             stream = WavStream(sound.sample_rate, sound.channels, sound.frames, sound.subtype, mode, send)

@@ -18,11 +18,12 @@ from fastapi.testclient import TestClient
 
 from flowsep_runtime import Separator
 from flowsep_serve import decoding
-from flowsep_serve.api import Service, create_app
+from flowsep_serve.api import create_app
 from flowsep_serve.guard import Rules
 from flowsep_serve.limits import Limits
 from flowsep_serve.models import Models
 from flowsep_serve.server import Server
+from flowsep_serve.service import Service
 from tests.runtime.toy_bundle import write_toy_bundle
 
 RATE = 22050
@@ -118,7 +119,7 @@ def listening(service: Service) -> Iterator[str]:
     """The address of a real server, in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(create_app(service), service)
-    thread = threading.Thread(target=server.run, args=([listener],))
+    thread = threading.Thread(target=server.run, args=([listener],), name="flowsep-http")
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -126,6 +127,11 @@ def listening(service: Service) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def connected(address: str) -> socket.socket:
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)))
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -19,8 +19,8 @@ from fastapi.testclient import TestClient
 from flowsep_runtime import Separator
 from flowsep_runtime.options import Options
 from flowsep_serve import documents
-from flowsep_serve.api import Service
 from flowsep_serve.orders import FORMATS
+from flowsep_serve.service import Service
 from tests.serve.conftest import (
     RATE,
     Gate,
@@ -283,7 +283,7 @@ def test_a_wav_is_sent_while_it_is_computed(serve: Serve, gate: Gate) -> None:
     files, data = {"recording": long}, {"query": "a"}
     with (
         listening(service) as address,
-        httpx.stream("POST", f"{address}/v1/separate", files=files, data=data) as answer,
+        httpx.stream("POST", f"{address}/v1/separate", files=files, data=data, timeout=60) as answer,
     ):
         pieces = answer.iter_bytes()
         content = b""

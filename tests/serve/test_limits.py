@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import threading
 import time
 from dataclasses import fields
@@ -18,11 +17,22 @@ import soundfile
 from fastapi.testclient import TestClient
 
 from flowsep_serve import cli, decoding
+from flowsep_serve.addresses import hosts_for
 from flowsep_serve.errors import ServeError
-from flowsep_serve.guard import HEADERS, Rules, hosts_for, read_keys
+from flowsep_serve.guard import HEADERS, Rules, read_keys
 from flowsep_serve.jobs import PREFIX, Store
 from flowsep_serve.limits import Limits
-from tests.serve.conftest import Gate, Serve, client_of, form, listening, recording, sound, wait_for
+from tests.serve.conftest import (
+    Gate,
+    Serve,
+    client_of,
+    connected,
+    form,
+    listening,
+    recording,
+    sound,
+    wait_for,
+)
 
 
 def post(client: TestClient, content: bytes | None = None, **data: Any) -> Any:
@@ -70,11 +80,6 @@ def test_a_deleted_job_stops_within_a_step(serve: Serve, gate: Gate) -> None:
     assert [path.name for path in service.store.root.iterdir()] == [".lock"]
 
 
-def connected(address: str) -> socket.socket:
-    host, port = address.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)))
-
-
 def test_a_client_that_goes_away_stops_its_work_within_a_step(serve: Serve, gate: Gate) -> None:
     service = serve()
     gate.open.clear()
@@ -100,7 +105,7 @@ def test_a_client_that_goes_away_while_its_sound_comes_stops_its_work(serve: Ser
     long = recording(sound(20, 16000, 1), 16000, "PCM_16")
     with listening(service) as address:
         files, data = {"recording": long}, {"query": "rain"}
-        with httpx.stream("POST", f"{address}/v1/separate", files=files, data=data) as answer:
+        with httpx.stream("POST", f"{address}/v1/separate", files=files, data=data, timeout=60) as answer:
             pieces = answer.iter_bytes(100)  # held: without its reader the answer closes
             assert len(next(pieces)) == 100
             wait_for(lambda: gate.steps == 15)
@@ -165,7 +170,7 @@ def test_an_upload_that_is_too_large_is_refused_with_and_without_its_length(serv
     [
         ({"max_length": 1}, recording(sound(1.5)), 413, "longer than 1 s"),
         ({"max_channels": 1}, recording(), 413, "has 2 channels: give at most 1"),
-        ({"max_disk": 1}, recording(sound(3)), 507, "no room"),
+        ({"max_disk": 1}, recording(sound(3)), 413, "more than the 1 MiB of this server"),
         ({}, b"RIFF", 422, "The recording is not audio"),
         ({}, b"", 422, "The recording"),
         ({}, recording(np.full((100, 1), np.nan)), 422, "NaN"),
@@ -218,7 +223,7 @@ def test_a_decoder_that_hangs_is_ended(tmp_path: Path) -> None:
     decoding.prepare()
     os.mkfifo(tmp_path / decoding.UPLOAD)
     with pytest.raises(ServeError, match="takes more than 1 s to decode"):
-        decoding.decode(tmp_path, Limits(decoder_time=1))
+        decoding.decode(tmp_path, Limits(decoder_time=1), lambda _: None)
 
 
 KEY = "a-key-of-more-than-16-letters"
@@ -227,8 +232,14 @@ KEY = "a-key-of-more-than-16-letters"
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
-    path.write_text(f"# ours\n{KEY}\nanother-key-of-the-same-kind\n")
+    # as an editor on Windows writes it
+    text = f"{KEY}\r\n  # a comment that is long enough\r\n\tanother-key-of-the-same-kind\r\n"
+    path.write_text(text, encoding="utf-8-sig")
     return path
+
+
+def test_comments_are_no_keys(key_file: Path) -> None:
+    assert len(read_keys(key_file)) == 2
 
 
 @pytest.mark.parametrize("address", ["/v1/models", "/v1/jobs/x", "/metrics", "/v1/jobs/x/stems.zip"])
@@ -270,7 +281,12 @@ def test_pages_of_other_sites_are_kept_out(client: TestClient) -> None:
 def test_a_server_for_all_may_have_any_name() -> None:
     assert hosts_for("0.0.0.0", ()) is None
     assert hosts_for("127.0.0.1", (b"key",)) is None
-    assert "localhost" in (hosts_for("127.0.0.1", ()) or ())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost", "LOCALHOST"])
+def test_on_every_address_of_this_machine_alone_the_name_is_held_to_it(host: str) -> None:
+    names = hosts_for(host, ())
+    assert names is not None and {"localhost", host.lower()} <= set(names)
 
 
 @pytest.mark.parametrize("address", ["/", "/healthz", "/v1/models", "/nothing", "/page/nothing.js"])

@@ -16,8 +16,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 
-from flowsep_serve.api import Service
 from flowsep_serve.guard import Rules, read_keys
+from flowsep_serve.service import Service
 from tests.serve.conftest import Gate, Serve, heard, listening, recording, sound
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
