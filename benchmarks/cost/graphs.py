@@ -64,7 +64,7 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
         own = sizes | ({"batch": queries} if name == "encode_text" else {})
         for part, model in _spelt(bundle, manifest, name, backend, own).items():
             result.append(Row(part, steps if part in ("velocity", STEP) else 1, count(model, own)))
-    if backend != "cpu":  # the host does it in numpy
+    if backend == "cuda":  # the host does it in numpy, and TensorRT in the step
         cost = count(_load(device_graph_path("advance"), backend, sizes), sizes)
         result.append(Row("advance", steps, cost))
     return result

@@ -177,22 +177,19 @@ class GroupSolver:
         run, (start,) = self._run, group.starts
         posterior, noise = self._noise[0].frames(start, start + run.window)
         sounding = group.waveforms[group.sounding]
-        queries: list[list[ClipResult]] = []
-        for query in self._texts:
-            results = []
-            for first in range(0, len(sounding), self._batch):
-                waveforms = sounding[first : first + self._batch]
-                clip = Clip(waveforms, posterior, noise, query.text, np.asarray(query.mask, np.float32))
-                told = (lambda done, steps: run.advance(1)) if first == 0 else None
-                steps, solver = run.options.steps, run.options.solver
-                results.append(run.pipeline.run(clip, steps, solver, told, run.stage, vocode))
-            queries.append(results)
-        mixtures = np.concatenate([result.mixture for result in queries[0]])
-        log_mels = np.stack([np.concatenate([r.log_mel for r in results]) for results in queries], axis=1)
+        queries = [(query.text, np.asarray(query.mask, np.float32)) for query in self._texts]
+        batches: list[list[ClipResult]] = []
+        for first in range(0, len(sounding), self._batch):
+            clip = Clip(sounding[first : first + self._batch], posterior, noise, *queries[0])
+            told = (lambda done, steps: run.advance(1)) if first == 0 else None
+            steps, solver = run.options.steps, run.options.solver
+            batches.append(run.pipeline.run_each(clip, queries, steps, solver, told, run.stage, vocode))
+        mixtures = np.concatenate([results[0].mixture for results in batches])
+        log_mels = np.concatenate([np.stack([r.log_mel for r in results], axis=1) for results in batches])
         self.check(log_mels)
         if not vocode:
             return Solved(group.spread(mixtures), group.spread(log_mels), None)
-        vocoded = np.stack([np.concatenate([r.waveform for r in results]) for results in queries], axis=1)
+        vocoded = np.concatenate([np.stack([r.waveform for r in results], axis=1) for results in batches])
         self.check(vocoded)
         return Solved(group.spread(mixtures), group.spread(log_mels), group.spread(vocoded))
 
