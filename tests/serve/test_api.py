@@ -289,6 +289,7 @@ def test_a_wav_is_sent_while_it_is_computed(serve: Serve, gate: Gate) -> None:
         content = b""
         while len(content) < 1000:
             content += next(pieces)
+        wait_for(lambda: gate.steps == 15)
         assert service.worker.running is not None
         gate.open.set()
         content += b"".join(pieces)
