@@ -120,7 +120,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 @click.option("--save-mixture", type=FILE, help="Also write the mixture as it was read.")
 @click.option("--plot", type=FILE, help="Also draw the spectrograms of mixture, target and residual.")
 @clip_mode_option
-@click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object per line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
