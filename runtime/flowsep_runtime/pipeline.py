@@ -93,7 +93,7 @@ class Pipeline:
             backend: A name of `backends.BACKENDS` or "auto".
             precision: "exact" (float32 arithmetic), "fast" (the backend's quickest whose error is known to be
                 small) or "auto" ("fast" where this machine has such an arithmetic); `precision` of the
-                pipeline is what it came to.
+                pipeline is the choice.
             threads: Threads of a backend on the CPU; None leaves it to the backend.
             low_memory: Keep the graphs of one stage at a time, so that the peak is that of the largest
                 stage; they are loaded again when they are next wanted.

@@ -243,7 +243,7 @@ def open_chosen(
 def threads_in_words(threads: int | None) -> str:
     """Number of threads in words, for a backend's description; None is the default on a CPU."""
     if threads is None:
-        return "a thread a core"
+        return "one thread per core"
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 

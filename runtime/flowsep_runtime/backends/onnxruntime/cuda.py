@@ -97,7 +97,7 @@ class OrtArray:
 
 
 class _OfSchedule(NamedTuple):
-    """Data of a solver's evaluations: the time features, on the host and a row each on the device, and the
+    """Data of a solver's evaluations: the time features, on the host and one row each on the device, and the
     weights."""
 
     features: Array
