@@ -86,7 +86,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     "--complement",
     metavar="SENTENCE",
     help="Query for everything but a sound: 'everything except {query}'.  "
-    "[default: it was not trained for that]",
+    "[default: none, the model was not trained for one]",
 )
 @click.option(
     "--masked-steps", type=click.IntRange(1), help="Solver steps for masked results.  [default: as for all]"
@@ -203,7 +203,7 @@ def command(
 
 
 def _require_a_runtime() -> None:
-    """Before hours of work are spent: what is exported is verified on ONNX Runtime, of whichever build."""
+    """Before hours of work are spent: what is exported is verified on ONNX Runtime."""
     from flowsep_runtime.backends import why_not
 
     reason = why_not("cpu")

@@ -99,7 +99,7 @@ class Separator:
         if bundle is None:
             if not BUNDLED.is_dir():
                 raise BundleError(
-                    f"This installation carries no model ({shown(BUNDLED)} is missing): give a bundle folder."
+                    f"This installation has no model ({shown(BUNDLED)} is missing): give a bundle folder."
                 )
             bundle = BUNDLED
         return cls(Pipeline.load(bundle, backend, precision, threads, low_memory, cache), cache)
@@ -163,7 +163,7 @@ class Separator:
             query: What to separate, in words; beyond the model's text length (50 tokens) it is cut, with a
                 warning.
             progress: Called with (steps done, steps in all) as steps are done; a window takes its steps for
-                every query and candidate.
+                every query.
             options: The fields of `Options`.
 
         Returns:

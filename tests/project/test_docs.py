@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ SOURCES = tuple(
     ROOT / name for name in ("flowsep_ref", "evaluation", "export", "runtime", "serve", "training", "recipes")
 )
 
-#: How a page calls a program, and what prints its help.
+#: How a page calls a program, the module of its command, and the subcommand.
 PROGRAMS = {
     "flowsep-run": ("flowsep_runtime.app.cli", []),
     "flowsep-export": ("flowsep_export.cli", []),
@@ -95,13 +96,14 @@ def name(page: Path) -> str:
 
 @cache
 def options(program: str) -> frozenset[str]:
-    module, arguments = PROGRAMS[program]
-    code = f"import sys\nfrom {module} import main\nsys.argv = {['program', *arguments, '--help']!r}\nmain()"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    return frozenset(OPTION.findall(result.stdout))
+    path, arguments = PROGRAMS[program]
+    module = importlib.import_module(path)
+    command: Any = module.command if hasattr(module, "command") else module.main
+    for argument in arguments:
+        command = command.commands[argument]
+    shown = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+    words = {word for option in shown for word in (*option.opts, *option.secondary_opts)}
+    return frozenset({"--help", *(word for word in words if OPTION.fullmatch(word))})
 
 
 def anchors(page: Path) -> set[str]:

@@ -49,7 +49,6 @@ def test_no_method_lists_an_option_again(method: Any) -> None:
     [
         {"steps": 0},
         {"seed": -1},
-        {"candidates": 0},
         {"solver": "guess"},
         {"guidance": float("inf")},
         {"negative": "wind"},

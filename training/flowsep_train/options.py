@@ -95,7 +95,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--config",
             type=FILE,
-            help=f"YAML of sizes, or the published project's. Default: of --from, or the {PUBLISHED}.",
+            help=f"YAML of sizes, or the published project's. Default: those of --from, or the {PUBLISHED}.",
         ),
         click.option(
             "--text",
@@ -121,7 +121,7 @@ def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Folder that the metadata's paths are relative to. Default: found by search.",
         ),
         click.option(
-            "--sounds", type=FILE, help="Recordings: metadata (JSON), a folder a class, or a sound cache."
+            "--sounds", type=FILE, help="Recordings: metadata (JSON), one folder per class, or a sound cache."
         ),
     ):
         command = option(command)
@@ -131,7 +131,9 @@ def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def query_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options for what the flow or the text encoder learns from."""
     for option in (
-        click.option("--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: of --text."),
+        click.option(
+            "--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: that of --text."
+        ),
         click.option(
             "--sentences", type=FILE, help="A second such table of generated sentences, for text and flow."
         ),
@@ -149,19 +151,25 @@ def query_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `loop.Run`, by the names of its fields."""
     for option in (
-        click.option("--pictures-every", type=click.IntRange(1), default=500, help="Batches."),
-        click.option("--checkpoint-every", type=click.IntRange(1), default=200, help="Steps."),
-        click.option("--seed", default=0),
+        click.option(
+            "--pictures-every", type=click.IntRange(1), default=500, help="Batches from one to the next."
+        ),
+        click.option(
+            "--checkpoint-every", type=click.IntRange(1), default=200, help="Steps from one to the next."
+        ),
+        click.option("--seed", default=0, help="Seed of weights and all random choices."),
         click.option("--threads", type=click.IntRange(1), help="CPU threads."),
         click.option("--workers", type=click.IntRange(0), default=1, help="Processes that load data."),
         click.option("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, …"),
-        click.option("--nodes", type=click.IntRange(1), default=1, help="Machines."),
+        click.option("--nodes", type=click.IntRange(1), default=1, help="Number of machines."),
         click.option("--devices", default="auto", help="Lightning's: auto, a number, or a list."),
         click.option(
             "--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own."
         ),
         click.option(
-            "--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the part's own."
+            "--learning-rate",
+            type=click.FloatRange(0, min_open=True),
+            help="Its peak. Default: the part's own.",
         ),
         click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches for each step."),
         click.option("--batch", type=click.IntRange(1), default=4, help="Pieces in a batch (flow: clips)."),

@@ -124,7 +124,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     default="clamp",
     help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object per line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(

@@ -1,7 +1,7 @@
 """Bundles by name, from the Hugging Face hub through its own library and cache.
 
 Only a name whose bundle is not in that cache yet opens a connection. The manifest comes first; then the files
-that it names and no others, of the same revision, each held against the manifest's checksum.
+that it names and no others, of the same revision, each compared with the manifest's checksum.
 """
 
 from __future__ import annotations

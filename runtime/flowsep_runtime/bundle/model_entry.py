@@ -1,4 +1,4 @@
-"""The sizes of a bundle's model, and what it does where it is told nothing else."""
+"""The sizes of a bundle's model, and its defaults."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class ModelEntry:
 
     text_width: int
     sample_rate: int = 16000  # Hz
-    hop_length: int = 160  # samples a mel frame
+    hop_length: int = 160  # samples per mel frame
     clip_samples: int = 163840  # the length that the model was trained on
     mel_bins: int = 64
     latent_channels: int = 8
     latent_frequencies: int = 16
-    latent_stride: int = 4  # mel frames a latent frame
+    latent_stride: int = 4  # mel frames per latent frame
     frame_multiple: int = 32  # mel frames come in multiples of this
     text_length: int = 50  # tokens
     default_steps: int = 20  # of Euler's method, in exact arithmetic
@@ -92,7 +92,7 @@ class ModelEntry:
         return steps or only or own[0], chosen
 
     def check(self) -> None:
-        """Holds sizes and defaults against the contract.
+        """Checks sizes and defaults against the format.
 
         Raises:
             RecordError: If they break it.

@@ -21,9 +21,11 @@ from flowsep_runtime.bundle.records import RecordError, from_json
 from flowsep_runtime.caches import write_whole
 from flowsep_runtime.errors import BackendError, OptionError, shown
 
-FORMAT = 1
+FORMAT = 2  # since 2 the engine of a step gives the next state
 SIDECAR = "engines.json"
 BACKEND = "tensorrt"  # the name of the backend, and of its variants in a manifest
+#: Graphs of no bundle that have an engine (`device_graphs.py`).
+BETWEEN_STAGES = ("posterior",)
 
 
 @dataclasses.dataclass(frozen=True)
