@@ -131,6 +131,8 @@ def test_a_worker_that_sees_another_folder_for_results_is_refused(settings: Sett
 
 @pytest.mark.parametrize("name", ["report.jsonl", "report.parquet"])
 def test_the_report_has_a_row_for_each_result(tmp_path: Path, name: str) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install '.[cluster]'")
     task = Task("/in", "a\udcff.wav", (("dog", "1.wav"), ("rain", "2.wav")))
     rows = [*failed(task, "/out", "It is broken."), Row("b", "dog", "c", "done", 1.5, 0.25, 2.0, "here")]
     file = tmp_path / "new" / name
