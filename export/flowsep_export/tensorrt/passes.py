@@ -35,8 +35,8 @@ def prepared(path: Path, sizes: Mapping[str, int]) -> onnx.ModelProto:
     """
     model = onnx.load(path, load_external_data=False)
     fix_axes(model, sizes)
-    widen_filters(model, path.parent)
-    soften_in_half(model)
+    for spell in (widen_filters, soften_in_half):
+        spell(model, path.parent)
     return model
 
 
@@ -49,9 +49,7 @@ def prepared_loop(path: Path, sizes: Mapping[str, int]) -> dict[str, onnx.ModelP
         sizes: Of the axes that are fixed, by name.
     """
     model = onnx.load(path, load_external_data=False)
-    widen_filters(model, path.parent)
-    soften_in_half(model)
-    for spell in (join_projections, join_transformer):
+    for spell in (widen_filters, soften_in_half, join_projections, join_transformer):
         spell(model, path.parent)
     parts = dict(zip((CONSTANTS, STEP), split_loop(model), strict=True))
     give_next_state(parts[STEP])

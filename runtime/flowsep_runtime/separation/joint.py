@@ -186,8 +186,8 @@ class GroupSolver:
         return waveforms
 
     def _log_mels(self, group: Group, mean: Floats, std: Floats, past: _Past | None) -> tuple[Floats, _Past]:
-        """Log-mel spectrograms of the targets in the windows that are heard, [R, Q, T, 64], and the state that
-        the next group must agree with."""
+        """Log-mel spectrograms of the targets in the windows that are heard, [R, Q, T, 64], and the state
+        that the next group must agree with."""
         windows, channels = (indices.tolist() for indices in np.nonzero(group.sounding))
         run, frames, queries = self._run, self._run.window, len(self._texts)
         begin, end = group.starts[0], group.starts[-1] + frames

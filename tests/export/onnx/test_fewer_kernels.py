@@ -41,7 +41,7 @@ SITES, TRANSFORMERS, GROUPS = 7, 14, 37
 
 def loaded(bundle: Exported) -> onnx.ModelProto:
     model = onnx.load(bundle.folder / "velocity.onnx")
-    soften_in_half(model)
+    soften_in_half(model, Path())
     return model
 
 
