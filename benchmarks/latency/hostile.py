@@ -77,7 +77,7 @@ BAD_PATHS = [
 
 @dataclass
 class Attack:
-    """What the clients share."""
+    """State that the clients share."""
 
     address: str
     sounds: dict[str, bytes]
