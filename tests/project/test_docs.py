@@ -52,6 +52,7 @@ PROGRAMS = {
     "python -m benchmarks.latency.profile": ("benchmarks.latency.profile", []),
     "python -m benchmarks.latency.serving": ("benchmarks.latency.serving", []),
     "python -m benchmarks.latency.batch": ("benchmarks.latency.batch", []),
+    "python -m benchmarks.latency.hostile": ("benchmarks.latency.hostile", []),
 }
 #: The page that has to have every option of a program.
 REFERENCE = {
@@ -73,6 +74,7 @@ REFERENCE = {
     "python -m benchmarks.latency.gpu_report": "gpu.md",
     "python -m benchmarks.latency.serving": "serving.md",
     "python -m benchmarks.latency.batch": "scaling.md",
+    "python -m benchmarks.latency.hostile": "serving.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",
