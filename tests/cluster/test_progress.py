@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from flowsep_batch import progress
 from flowsep_batch.progress import Progress, span
 from flowsep_batch.work import Row
 
@@ -13,7 +14,7 @@ def test_the_estimate_follows_the_pace_of_late(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     told = Progress("flowsep-batch", 3000)
     for number in range(1000):  # done before, in ten seconds
         now = 1000 + number / 100
