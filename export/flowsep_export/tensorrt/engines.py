@@ -210,10 +210,11 @@ def _key(
 
 
 def _old(folder: Path) -> EngineSet | None:
-    """The set that was built before, if it can be read; a damaged set is built again."""
+    """The set that was built before, if it can be read; one that is damaged or of another format is built
+    again."""
     if not (folder / SIDECAR).is_file():
         return None
     try:
         return EngineSet.read(folder)
-    except BackendError:
+    except (BackendError, OptionError):
         return None
