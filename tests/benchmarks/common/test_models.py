@@ -68,7 +68,7 @@ def test_a_kept_folder_is_made_again_only_for_another_key(tmp_path: Path) -> Non
 
 
 def test_a_model_without_a_bundle_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a command line that flowsep-export takes; the export itself is the exporter's to test."""
+    """The command line is one that flowsep-export takes; the export itself is tested with the exporter."""
     exports: list[dict[str, Any]] = []
 
     def run(words: list[str], what: str) -> None:
