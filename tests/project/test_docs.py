@@ -37,6 +37,7 @@ PROGRAMS = {
     "flowsep-eval build": ("flowsep_eval.cli", ["build"]),
     "flowsep-eval run": ("flowsep_eval.cli", ["run"]),
     "flowsep-serve": ("flowsep_serve.cli", []),
+    "flowsep-batch": ("flowsep_batch.cli", []),
     "python -m recipes.nano.build": ("recipes.nano.build", []),
     "python -m recipes.nano.phrasings": ("recipes.nano.phrasings", []),
     "python -m recipes.nano.prepare": ("recipes.nano.prepare", []),
@@ -50,6 +51,7 @@ PROGRAMS = {
     "python -m benchmarks.latency.gpu_report": ("benchmarks.latency.gpu_report", []),
     "python -m benchmarks.latency.profile": ("benchmarks.latency.profile", []),
     "python -m benchmarks.latency.serving": ("benchmarks.latency.serving", []),
+    "python -m benchmarks.latency.batch": ("benchmarks.latency.batch", []),
     "python -m benchmarks.latency.hostile": ("benchmarks.latency.hostile", []),
 }
 #: The page that has to have every option of a program.
@@ -63,6 +65,7 @@ REFERENCE = {
     "flowsep-eval build": "evaluation.md",
     "flowsep-eval run": "evaluation.md",
     "flowsep-serve": "serving.md",
+    "flowsep-batch": "scaling.md",
     "python -m benchmarks.latency": "benchmarks.md",
     "python -m benchmarks.latency.scaling": "benchmarks.md",
     "python -m benchmarks.quality": "benchmarks.md",
@@ -70,6 +73,7 @@ REFERENCE = {
     "python -m benchmarks.latency.streaming": "benchmarks.md",
     "python -m benchmarks.latency.gpu_report": "gpu.md",
     "python -m benchmarks.latency.serving": "serving.md",
+    "python -m benchmarks.latency.batch": "scaling.md",
     "python -m benchmarks.latency.hostile": "serving.md",
 }
 OTHER_PROGRAMS = {
@@ -86,7 +90,13 @@ OTHER_PROGRAMS = {
     "--infer_step",
     "--no_mixed",
     "--config_yaml",
-}  # pip's, mypy's, tensorboard's, docker's, the published program's
+    "--read-only",
+    "--tmpfs",
+    "--target",
+    "--build-arg",
+    "--no-healthcheck",
+    "--head",
+}  # pip's, mypy's, tensorboard's, docker's, ray's, the published program's
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+(?:\n[^`\n]+)?`", re.MULTILINE | re.DOTALL)

@@ -27,6 +27,7 @@ from flowsep_runtime.app.console import (
     SETTINGS,
     backend_options,
     bundle_option,
+    clip_mode_option,
     is_closed,
     one_line,
     run,
@@ -118,12 +119,7 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 @click.option("--residual", type=FILE, help="Also write the rest of the mixture.")
 @click.option("--save-mixture", type=FILE, help="Also write the mixture as it was read.")
 @click.option("--plot", type=FILE, help="Also draw the spectrograms of mixture, target and residual.")
-@click.option(
-    "--clip-mode",
-    type=click.Choice(["clamp", "rescale", "float"]),
-    default="clamp",
-    help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
-)
+@clip_mode_option
 @click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object per line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)

@@ -62,6 +62,13 @@ backend_options = options(
     ),
 )
 
+clip_mode_option = click.option(
+    "--clip-mode",
+    type=click.Choice(["clamp", "rescale", "float"]),
+    default="clamp",
+    help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
+)
+
 #: The fields of `Options`, by the same names and with the same defaults.
 separation_options = options(
     click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,14 +66,20 @@ def mark_of(
     return mark(options.kind, asked)
 
 
-def check_done(job: Job, pipeline: Pipeline, options: ResolvedOptions, clip_mode: ClipMode) -> None:
-    """Compares the results that are there with what would be made now.
+def check_done(
+    job: Job,
+    pipeline: Pipeline,
+    options: ResolvedOptions,
+    clip_mode: ClipMode,
+    mark_at: Callable[[Path], str | None] = made_by,
+) -> None:
+    """Compares the results that are there with what would be made now; `mark_at` looks up their marks.
 
     Raises:
         OptionError: If one was made with other options.
     """
     for query, path in job.done:
-        found = made_by(path)
+        found = mark_at(path)
         if found is not None and found != mark_of(job, [query], pipeline, options, clip_mode):
             raise OptionError(
                 f"{shown(path)} is there from a run with other options or queries: choose another output or"
