@@ -64,7 +64,7 @@ BAD_FIELDS = [
     ("guidance", "1e308"), ("window", "0"), ("window", "inf"), ("kind", "null"), ("solver", "../../etc"),
     ("model", "../../../etc"), ("model", "\0"), ("format", "exe"), ("format", ""), ("clip_mode", "x" * 9000),
     ("candidates", "1000"), ("negative", "\ud7ff\0"), ("colour", "red"), ("windows", "[]"),
-    ("remove", "maybe"),
+    ("remove", "maybe"), ("window", "1e-9"),
 ]  # fmt: skip
 BAD_PATHS = [
     "/", "//", "/../../etc/passwd", "/page/..%2f..%2fapi.py", "/page/%2e%2e/%2e%2e/etc/passwd", "/page/%00",
