@@ -63,7 +63,7 @@ BAD_FIELDS = [
     ("steps", "-1"), ("steps", "9" * 5000), ("steps", "1e400"), ("seed", "-5"), ("guidance", "nan"),
     ("guidance", "1e308"), ("window", "0"), ("window", "inf"), ("kind", "null"), ("solver", "../../etc"),
     ("model", "../../../etc"), ("model", "\0"), ("format", "exe"), ("format", ""), ("clip_mode", "x" * 9000),
-    ("candidates", "1000"), ("negative", "\ud7ff\0"), ("colour", "red"), ("windows", "[]"),
+    ("negative", "\ud7ff\0"), ("colour", "red"), ("windows", "[]"),
     ("remove", "maybe"), ("window", "1e-9"),
 ]  # fmt: skip
 BAD_PATHS = [
