@@ -134,7 +134,7 @@ class Options:
                 f"and not {self.window}."
             )
         multiple = model.hop_length * model.frame_multiple
-        samples = round(self.window * model.sample_rate)
+        samples = max(1, round(self.window * model.sample_rate))  # windows of nothing would never end
         return replace(model, clip_samples=math.ceil(samples / multiple) * multiple)
 
 

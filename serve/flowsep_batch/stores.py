@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,15 @@ from flowsep_runtime.errors import AudioError, OptionError, OutputError, shown
 
 #: Protocols of fsspec whose stores show an upload when it is complete. On others it gets its name then.
 ATOMIC = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
+
+
+def split(address: str) -> tuple[str, str]:
+    """The folder and the name of a file, wherever it lies."""
+    if "://" not in address:
+        path = Path(os.path.abspath(address))
+        return str(path.parent), path.name
+    folder, _, name = address.rstrip("/").rpartition("/")
+    return folder if "://" in folder else f"{folder}/", name
 
 
 class Store:

@@ -147,4 +147,4 @@ def read_order(given: Sequence[tuple[str, str]], models: Mapping[str, object], l
         options = Options(**{each.name: getattr(form, each.name) for each in fields(Options)})
     except FlowSepError as error:
         raise ServeError(422, str(error)) from None
-    return Order(tuple(form.query), options, name, form.format, form.clip_mode, form.remove)
+    return Order(tuple(dict.fromkeys(form.query)), options, name, form.format, form.clip_mode, form.remove)

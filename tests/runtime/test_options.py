@@ -74,6 +74,13 @@ def test_a_window_that_the_model_does_not_take_is_refused(window: float) -> None
         Options(window=window).resolved(MODEL, "exact")
 
 
+def test_a_window_below_a_sample_is_the_shortest_there_is() -> None:
+    """Without this, a recording had no end of windows."""
+    multiple = MODEL.hop_length * MODEL.frame_multiple
+    for window in (1e-300, 1e-9, 1e-3):
+        assert Options(window=window).windowed(MODEL).clip_samples == multiple
+
+
 def test_defaults_are_the_bundles() -> None:
     assert Options().resolved(MODEL, "exact").steps == MODEL.default_steps
     given = Options(steps=7, solver="midpoint", kind="masked")

@@ -34,7 +34,7 @@ from flowsep_runtime.app.console import (
     separation_options,
     unexpected,
 )
-from flowsep_runtime.errors import FlowSepError, OptionError
+from flowsep_runtime.errors import FlowSepError, OptionError, shown
 from flowsep_runtime.options import Options
 
 if TYPE_CHECKING:
@@ -179,6 +179,10 @@ def command(
         if queries:
             raise OptionError("--remove and --query exclude each other: leave one out.")
         queries = (remove,)
+        if len(arguments) > 1 and not Path(arguments[-1]).exists():
+            raise OptionError(
+                f"--remove says what to take out, and {shown(Path(arguments[-1]))} is no file: leave it out."
+            )
     wanted = Options(**options)
 
     @cache
@@ -252,7 +256,7 @@ def command(
             separator, resolved = model()
             check_done(job, separator.pipeline, resolved, clip_mode)
             say.done_before(job)
-            if job.outputs:
+            if job.outputs or extras.files:
                 _separate(job, extras, model, say, force)
         except FlowSepError as error:
             failures.append(naming(job, str(error)))

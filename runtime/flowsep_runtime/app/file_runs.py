@@ -33,6 +33,11 @@ class Extras:
     plot: Path | None = None
     clip_mode: ClipMode = "clamp"
 
+    @property
+    def files(self) -> list[Path]:
+        """Those files."""
+        return [path for path in (self.residual, self.mixture, self.plot) if path is not None]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -120,7 +125,7 @@ class FileRun:
         """
         reader, extras, job = self._reader, self._extras, self.job
         queries = [query for query, _ in job.outputs]
-        if options.kind == "masked" or extras.residual is not None:
+        if options.kind == "masked" or extras.files:
             # Sounds share the mixture: each keeps its share whichever results are there already.
             queries += [query for query, _ in job.done]
         complement = separator.pipeline.manifest.model.complement_of(queries[0])
@@ -159,7 +164,7 @@ class FileRun:
                     if plot is not None:
                         plot.add(part.mixture, results[0], rest)
             if plot is not None and extras.plot is not None:
-                plot.draw(places[extras.plot], self.job.outputs[0][0], extras.plot)
+                plot.draw(places[extras.plot], queries[0], extras.plot)
         work = sum(seconds for stage, seconds in parts.timings.items() if stage != "load")
         return Report(parts.timings, work * reader.sample_rate / reader.frames)
 

@@ -136,6 +136,15 @@ class Run:
     def encode_queries(self) -> tuple[list[EncodedQuery], EncodedQuery | None]:
         """Encode the sentences and, with guidance, the negative one."""
         encoded = [self._encode(sentence) for sentence in self.sentences]
+        unknown = {f'"{word}"': None for query in self.queries for word in self.model.unknown_words(query)}
+        if unknown:
+            plural = "s" if len(unknown) > 1 else ""
+            warnings.warn(
+                f"The model was not trained on the word{plural} {', '.join(unknown)}: it may not understand "
+                "the query.",
+                FlowSepWarning,
+                stacklevel=4,
+            )
         if any(query.truncated for query in encoded):
             warnings.warn(
                 f"The query is longer than the {self.model.text_length} tokens that the model reads "
