@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,6 +46,11 @@ class Report:
         self._suffix = Path(address).suffix.lower()
         if self._suffix not in (PARQUET, *LINES):
             raise OptionError(f"{shown(address)} is no report: end it with {PARQUET} or {LINES[0]}.")
+        if self._suffix == PARQUET and find_spec("pyarrow") is None:
+            raise OptionError(
+                f"{shown(address)} needs pyarrow: pip install 'flowsep-engine[cluster]', or end it with "
+                f"{LINES[0]}."
+            )
         if self._store.local is not None:
             make_folder(self._store.local)
 

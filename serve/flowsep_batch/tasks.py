@@ -65,7 +65,8 @@ class Order:
             OptionError: If a source or a row is wrong, or two results would have one name.
             AudioError: If the source does not exist.
         """
-        is_apart = (self.template or MIRRORED).startswith("{folder}/") and self.table is None
+        template = self.template or MIRRORED
+        is_apart = template.startswith("{folder}/") and ".." not in template and self.table is None
         seen: dict[int, int] = {}
         folder = None
         for task in self._of_source() if self.table is None else self._of_table(self.table):
