@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from flowsep_serve.metrics import CONTENT_TYPE
 from flowsep_serve.service import Service, gone
 
 PAGE = Path(__file__).parent / "page"
+LONGEST_HEADER = 2000  # bytes
 WAV_HEADER = 44  # bytes before the first sample
 
 
@@ -159,7 +160,7 @@ def _add_work(app: FastAPI, service: Service) -> None:
         except BaseException:
             end()
             raise
-        headers = {"flowsep-warnings": json.dumps(job.warnings)}  # in ASCII
+        headers = {"flowsep-warnings": _short(job.warnings)}
         if not job.streams and len(job.stems) > 1:
             headers |= _named("stems.zip")
             return Streamed(zipped(job.stems), end, is_late, media_type="application/zip", headers=headers)
@@ -221,6 +222,17 @@ async def _whole(stem: Stem) -> AsyncIterator[bytes]:
     async with await anyio.open_file(stem.path, "rb") as file:
         while content := await file.read(1 << 18):
             yield content
+
+
+def _short(sentences: Sequence[str]) -> str:
+    """Sentences as a JSON list in ASCII that proxies take for a header: the first ones, cut at 200 characters."""
+    content = "[]"
+    for count in range(len(sentences) + 1):
+        longer = json.dumps([sentence[:200] for sentence in sentences[:count]])
+        if len(longer) > LONGEST_HEADER:
+            break
+        content = longer
+    return content
 
 
 def _named(name: str) -> dict[str, str]:
