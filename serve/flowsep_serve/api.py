@@ -225,7 +225,7 @@ async def _whole(stem: Stem) -> AsyncIterator[bytes]:
 
 
 def _short(sentences: Sequence[str]) -> str:
-    """Sentences as a JSON list in ASCII that proxies take for a header: the first ones, cut at 200 characters."""
+    """The first sentences, cut at 200 characters, as a JSON list in ASCII that proxies take for a header."""
     content = "[]"
     for count in range(len(sentences) + 1):
         longer = json.dumps([sentence[:200] for sentence in sentences[:count]])
