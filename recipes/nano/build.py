@@ -172,7 +172,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
     type=click.FloatRange(0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Factor for training steps, latents and test sets. 0.003 checks the whole recipe in minutes.",
+    help="Factor for training steps, latents and test sets. 0.003 checks the whole recipe.",
 )
 def main(work: Path, threads: int, only: tuple[str, ...], dry_run: bool, scale: float) -> None:
     """Make the bundled model from nothing."""
