@@ -88,7 +88,10 @@ def quietest(rounds: Sequence[Mapping[Key, float]], count: int) -> list[int]:
     kept = list(range(len(rounds)))
     while len(kept) > count:
         medians = {name: statistics.median(rounds[k][name] for k in kept) for name in rounds[0]}
-        kept.remove(max(kept, key=lambda k: max(_apart(rounds[k][name], medians[name]) for name in medians)))
+        apart = {
+            k: max((_apart(rounds[k][name], medians[name]) for name in medians), default=1.0) for k in kept
+        }
+        kept.remove(max(kept, key=lambda k: apart[k]))
     return kept
 
 

@@ -40,7 +40,7 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
 
     Args:
         bundle: The bundle.
-        backend: "cpu", "cuda" or "tensorrt": whose spelling of the graphs is counted.
+        backend: "cpu", "cuda" or "tensorrt": whose variants of the graphs are counted.
         batch: Channels that go together.
         frames: Mel frames.
         steps: Of the solver.
@@ -62,15 +62,15 @@ def rows(bundle: Path, backend: str, batch: int, frames: int, steps: int, querie
     result = []
     for name in manifest.graphs:
         own = sizes | ({"batch": queries} if name == "encode_text" else {})
-        for part, model in _spelt(bundle, manifest, name, backend, own).items():
+        for part, model in _variants(bundle, manifest, name, backend, own).items():
             result.append(Row(part, steps if part in ("velocity", STEP) else 1, count(model, own)))
-    if backend != "cpu":  # the host does it in numpy
+    if backend == "cuda":  # the host does it in numpy, and TensorRT in the step
         cost = count(_load(device_graph_path("advance"), backend, sizes), sizes)
         result.append(Row("advance", steps, cost))
     return result
 
 
-def _spelt(
+def _variants(
     bundle: Path, manifest: Manifest, name: str, backend: str, sizes: Mapping[str, int]
 ) -> dict[str, onnx.ModelProto]:
     """A graph as a backend runs it in a clip: the velocity's in two parts, where it has them."""

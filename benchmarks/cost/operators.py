@@ -4,8 +4,10 @@ Counted: nodes that compute something once constants and shapes are folded, the 
 of products and convolutions, and the bytes that these nodes read and write if each is a kernel of its own.
 
 Estimated, because only a backend knows: how many kernels are left after fusion, and what they move. The
-estimate lets every pointwise or layout node join the kernel before it, and takes MatMul, softmax, MatMul for
-one kernel. Padding, concatenation and resizing stay kernels.
+estimate lets every pointwise or layout node join the kernel before it. MatMul, softmax, MatMul are one kernel
+where TensorRT documents it: with heads as an axis of their own, [B, heads, tokens, tokens], all the way. A
+concatenation of what is computed is none: TensorRT's builder has its parts written in place ("concat
+removal" in its log). Padding, resizing and reductions stay kernels.
 """
 
 from __future__ import annotations
@@ -59,6 +61,9 @@ POINTWISE = {
     ),
     *("Transpose", "Where"),
 }
+
+#: Pieces and repetitions of something that has its place elsewhere.
+COPIES = {"Slice", "Split", "Expand"}
 
 FUSED_PRODUCT = "FusedMatMul"
 PRODUCTS = {"MatMul", FUSED_PRODUCT, "Gemm", "Conv", "ConvTranspose"}
@@ -226,33 +231,56 @@ def _source(graph: SizedGraph, makers: Mapping[str, onnx.NodeProto], name: str) 
 def _groups(graph: SizedGraph, work: list[onnx.NodeProto]) -> dict[int, int]:
     """Node -> its kernel, both as ids, in the estimate."""
     makers = {name: node for node in graph.nodes for name in node.output}
+    order = {id(node): place for place, node in enumerate(work)}
     kernels: dict[int, int] = {}
     for node in work:
-        sources = [
-            source
-            for name in node.input
-            if name not in graph.constants and (source := _source(graph, makers, name)) is not None
-        ]
-        joins = node.op_type in POINTWISE or (
-            node.op_type == "Softmax" and _is_attention(sources, kernels, work)
-        )
-        if node.op_type == "MatMul" and not joins:
-            joins = any(_ends_in_softmax(source, makers) for source in sources[:1])
+        found = [_source(graph, makers, name) for name in node.input if name not in graph.constants]
+        # what needs two results can only be done behind the later one
+        sources = sorted((n for n in found if n is not None), key=lambda n: order[id(n)], reverse=True)
+        joins = node.op_type in POINTWISE
+        if node.op_type == "Concat":
+            # an input of the graph is copied, and so is a piece of something else
+            joins = len(sources) == len(node.input) and COPIES.isdisjoint(n.op_type for n in sources)
+        elif node.op_type == "Softmax":
+            joins = _is_of_scores(graph, node, sources, kernels, work)
+        elif node.op_type == "MatMul":
+            first = _source(graph, makers, node.input[0])
+            joins = first is not None and _is_attention(graph, first, node, makers, kernels)
+            sources = [n for n in (first,) if n is not None]
         kernels[id(node)] = kernels[id(sources[0])] if joins and sources else id(node)
     return kernels
 
 
-def _is_attention(
-    sources: list[onnx.NodeProto], kernels: Mapping[int, int], work: list[onnx.NodeProto]
+def _is_of_scores(
+    graph: SizedGraph,
+    softmax: onnx.NodeProto,
+    sources: list[onnx.NodeProto],
+    kernels: Mapping[int, int],
+    work: list[onnx.NodeProto],
 ) -> bool:
-    """True if the kernel that a softmax could join is a product."""
-    return bool(sources) and any(id(n) == kernels[id(sources[0])] and n.op_type == "MatMul" for n in work)
+    """True if the kernel that a softmax could join is a product of its own shape, heads and all."""
+    shape = graph.shapes[softmax.input[0]]
+    return bool(sources) and any(
+        id(node) == kernels[id(sources[0])]
+        and node.op_type == "MatMul"
+        and graph.shapes[node.output[0]] == shape
+        for node in work
+    )
 
 
-def _ends_in_softmax(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> bool:
+def _is_attention(
+    graph: SizedGraph,
+    node: onnx.NodeProto,
+    product: onnx.NodeProto,
+    makers: Mapping[str, onnx.NodeProto],
+    kernels: Mapping[int, int],
+) -> bool:
+    """True if a node is a softmax within the kernel of its scores, and the product weights by it as it is."""
+    weights = node.output[0]
     while node.op_type == "Cast" and node.input[0] in makers:
         node = makers[node.input[0]]
-    return node.op_type == "Softmax"
+    is_fused = node.op_type == "Softmax" and kernels[id(node)] != id(node)
+    return is_fused and graph.shapes[weights] == graph.shapes[product.input[0]]
 
 
 def _moved(graph: SizedGraph, nodes: list[onnx.NodeProto]) -> int:

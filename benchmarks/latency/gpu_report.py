@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -127,27 +130,39 @@ def assembled(steps: Sequence[Step], outcomes: dict[str, Outcome]) -> str:
 
 def _run(step: Step, key: str, minutes: float) -> Outcome:
     start = time.monotonic()
-    command = [sys.executable, "-m", *step.command]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=60 * minutes,
-        )
-    except subprocess.TimeoutExpired as error:
-        words = b"".join(part if isinstance(part, bytes) else b"" for part in (error.stdout, error.stderr))
-        reason = f"stopped after {minutes:g} minutes"
-        return Outcome(key, time.monotonic() - start, reason, words.decode(errors="replace"))
+    reason = ""
+    with subprocess.Popen(
+        [sys.executable, "-m", *step.command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # to end it with all that it started
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=60 * minutes)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            output, errors = process.communicate()
+            reason = f"stopped after {minutes:g} minutes"
+        except BaseException:
+            _kill(process)
+            raise
     seconds = time.monotonic() - start
-    if done.returncode == 0:
-        return Outcome(key, seconds, "", done.stdout)
-    said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-    reason = f"exit code {done.returncode}: {said[-1].rstrip('.')}"
-    return Outcome(key, seconds, reason, f"{done.stdout}\n{done.stderr}")
+    if process.returncode == 0 and not reason:
+        return Outcome(key, seconds, "", output)
+    said = (errors.strip() or output.strip() or "no message").splitlines()
+    reason = reason or f"exit code {process.returncode}: {said[-1].rstrip('.')}"
+    return Outcome(key, seconds, reason, f"{output}\n{errors}")
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read(path: Path) -> Outcome | None:
@@ -168,7 +183,7 @@ def _digest_of_code() -> str:
 @click.command(name=PROGRAM, context_settings=SETTINGS)
 @sizes_option
 @work_option
-@click.option("--minutes", type=click.FloatRange(0.1), default=10, help="The longest for a step.")
+@click.option("--minutes", type=click.FloatRange(0.1), default=30, help="The longest for a step.")
 @click.option("-o", "--output", type=FILE, default=Path("gpu-report.md"), help="The report.")
 def command(sizes: Sizes, work: Path | None, minutes: float, output: Path) -> None:
     """Export, build, verify, time and profile on this machine's GPU, and write one file to send back.

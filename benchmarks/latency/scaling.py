@@ -80,9 +80,9 @@ class Sweep:
 )
 @click.option("--solver", default="euler", help="Solver of the flow.")
 @click.option("--seconds", default="5.12,2.56,10.24,20.48", help="Lengths of a clip.")
-@click.option("--batch", default="1,2,4", help="Batch size.")
-@click.option("--steps", default="4,1,8,16", help="Solver steps.")
-@click.option("--threads", default="2,1", help="Threads of the backend.")
+@click.option("--batch", default="1,2,4", help="Batch sizes.")
+@click.option("--steps", default="4,1,8,16", help="Numbers of solver steps.")
+@click.option("--threads", default="2,1", help="Numbers of threads.")
 @click.option("--rounds", type=click.IntRange(2), default=3, help="Clips for each point.")
 @output_options("Draw points and fitted laws")
 def command(
@@ -193,7 +193,7 @@ def report(
     """The report in Markdown."""
     standing = ", ".join(f"{value:g} {UNITS[quantity]}" for quantity, value in base.items())
     lines = [
-        f"{contestant.words}, the {name} model, {solver}, {rounds} clips a point. While one varies, the "
+        f"{contestant.words}, the {name} model, {solver}, {rounds} clips per point. While one varies, the "
         f"others stand at {standing}."
     ]
     for sweep in sweeps:

@@ -9,11 +9,12 @@ processes of flowsep-run as there were clients separate the same recording, each
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,23 +92,34 @@ def command(
 
 
 @contextmanager
-def serving(options: list[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(
+    options: list[str], variables: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address and the process of a server, which ends with the block.
+
+    Args:
+        options: Of flowsep-serve.
+        variables: Of its environment, besides those of this process.
 
     Raises:
         BackendError: If it does not start.
     """
     words = [sys.executable, "-m", "flowsep_serve.cli", "--port", "0", *options]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None and process.stderr is not None
-        line = process.stdout.readline()
-        if not line:
-            raise BackendError(f"flowsep-serve does not start: {process.stderr.read().strip()}")
-        yield line.split()[1], process
-    finally:
-        process.terminate()
-        process.communicate()
+    # Its messages go into a file: a pipe that nobody reads would fill, and stop it.
+    with tempfile.TemporaryFile("w+") as messages:
+        process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=messages, text=True, env=os.environ | dict(variables or {})
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                messages.seek(0)
+                raise BackendError(f"flowsep-serve does not start: {messages.read().strip()}")
+            yield line.split()[1], process
+        finally:
+            process.terminate()
+            process.communicate()
 
 
 def _separate(address: str, content: bytes) -> int:

@@ -44,8 +44,8 @@ def command() -> None:
 @click.option("--sounds", type=FILE, required=True, help="Recordings, as flowsep-train takes them.")
 @click.option("--captions", type=FILE, required=True, help="Table of label, caption, use (tab-separated).")
 @click.option("-o", "--output", type=FILE, required=True, help="Folder of the test set.")
-@click.option("--split", type=click.Choice(["train", "test"]), default="train", help="Recordings.")
-@click.option("--count", type=click.IntRange(1), default=300, help="Queries.")
+@click.option("--split", type=click.Choice(["train", "test"]), default="train", help="Recordings to mix.")
+@click.option("--count", type=click.IntRange(1), default=300, help="Number of queries.")
 @click.option("--seconds", type=click.FloatRange(0.1, 600), default=10.24, help="Length of a mixture.")
 @click.option(
     "--loudness",

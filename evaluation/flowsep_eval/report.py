@@ -132,8 +132,7 @@ def _schedules(settings: Mapping[str, Any]) -> str:
 
 def _unusual(settings: Mapping[str, Any]) -> str:
     """Options other than the defaults, each followed by a comma."""
-    words = [f"{settings[name]:g} {name}" for name in ("guidance", "candidates") if settings[name] != 1]
-    return "".join(f"{word}, " for word in words)
+    return "" if settings["guidance"] == 1 else f"guidance {settings['guidance']:g}, "
 
 
 def markdown(sets: Mapping[str, Scores], about: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import click
 from flowsep_export.tensorrt.options import EngineRequest, engine_options
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import FILE, SETTINGS, run
-from flowsep_runtime.bundle.model_entry import MOST_EXPONENT
+from flowsep_runtime.bundle.model_entry import MOST_EXPONENT, words_of
 from flowsep_runtime.errors import OptionError, shown
 from flowsep_runtime.options import KINDS, Kind
 from flowsep_runtime.solvers import SOLVERS, solver_taking
@@ -86,7 +87,7 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     "--complement",
     metavar="SENTENCE",
     help="Query for everything but a sound: 'everything except {query}'.  "
-    "[default: it was not trained for that]",
+    "[default: none, the model was not trained for one]",
 )
 @click.option(
     "--masked-steps", type=click.IntRange(1), help="Solver steps for masked results.  [default: as for all]"
@@ -101,6 +102,13 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     type=click.FloatRange(0, MOST_EXPONENT, min_open=True),
     default=1.0,
     help="Power of the magnitudes that a sound and its complement are masked by.",
+)
+@click.option(
+    "--captions",
+    type=FILE,
+    multiple=True,
+    help="Table of label, caption, use that the model was trained on; may be repeated. flowsep-run warns of "
+    "words that are in none.  [default: none, it warns of no word]",
 )
 @engine_options
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -122,6 +130,7 @@ def command(
     masked_steps: int | None,
     masked_solver: str | None,
     mask_exponent: float,
+    captions: tuple[Path, ...],
     tensorrt: bool,
     bundle: Path | None,
     batch: Range,
@@ -180,6 +189,7 @@ def command(
                 "default_kind": kind,
                 "complement": complement,
                 "mask_exponent": mask_exponent,
+                "words": _words(captions),
                 **_masked(masked_steps, masked_solver, steps),
             },
             progress=progress,
@@ -203,12 +213,31 @@ def command(
 
 
 def _require_a_runtime() -> None:
-    """Before hours of work are spent: what is exported is verified on ONNX Runtime, of whichever build."""
+    """Before hours of work are spent: what is exported is verified on ONNX Runtime."""
     from flowsep_runtime.backends import why_not
 
     reason = why_not("cpu")
     if reason is not None:
         raise OptionError(f"An export is verified on ONNX Runtime, but {reason}; or give --no-verify.")
+
+
+def _words(tables: Sequence[Path]) -> str | None:
+    """The words of the captions in tables, with blanks between them, without those that were held out."""
+    found: set[str] = set()
+    for table in tables:
+        try:
+            lines = table.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionError(f"{shown(table)} cannot be read as a table of captions: {error}.") from None
+        for number, line in enumerate(lines, 1):
+            columns = line.split("\t")
+            if len(columns) < 2:
+                raise OptionError(
+                    f"{shown(table)}, line {number}: label and caption need a tab between them."
+                )
+            if number > 1 and columns[2:3] != ["held-out"]:
+                found.update(words_of(columns[1]))
+    return " ".join(sorted(found)) if tables else None
 
 
 def _masked(masked_steps: int | None, masked_solver: str | None, steps: int) -> dict[str, object]:

@@ -81,6 +81,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
     sounds, latents, texts = (str(work / name) for name in ("sounds", "latents", "texts"))
     model, bundle = str(work / "nano"), str(work / "bundle")
     captions, tokenizer = str(CAPTIONS), f"{texts}/tokenizer.json"
+    tables = [captions, f"{texts}/sentences.tsv", f"{texts}/complements.tsv"]
     common = ["--work", str(work), "--config", str(CONFIG)]
     audio = [*common, "--sounds", sounds, "--threads", str(threads)]
     text = [
@@ -126,6 +127,7 @@ def stages(work: Path, threads: int) -> list[Stage]:
                 "--steps",
                 str(STEPS),
                 *MASKED,
+                *(option for table in tables for option in ("--captions", table)),
                 "--force",
             ],
         ),

@@ -162,12 +162,13 @@ def write(drawn: Mapping[str, Sequence[str]], path: Path) -> None:
 @click.command()
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
 def main(output: Path) -> None:
-    """Write sentences.tsv and tokenizer.json."""
+    """Write sentences.tsv, complements.tsv and tokenizer.json."""
     captions = Captions.read(CAPTIONS)
     drawn = draw(captions)
     repeated = [text for texts in captions.trained.values() for text in texts for _ in range(REPEATS)]
     output.mkdir(parents=True, exist_ok=True)
     write(drawn, output / "sentences.tsv")
+    write({"everything else": [form.format("").strip() for form in COMPLEMENTS]}, output / "complements.tsv")
     corpus = [*repeated, *(text for texts in drawn.values() for text in texts)]
     complements = [form.format(text) for form in COMPLEMENTS for text in corpus[:: len(COMPLEMENTS)]]
     tokenizer([*corpus, *complements]).save(str(output / "tokenizer.json"))

@@ -38,7 +38,6 @@ class OptionFields(TypedDict, total=False):
     mono: bool
     guidance: float
     negative: str | None
-    candidates: int
     windows: Joining
     window: float | None
     kind: Kind | None
@@ -57,9 +56,6 @@ class Options:
         guidance: Extrapolation from the velocity for the negative query to that for the query: 1 is the query
             alone, more exaggerates the difference. Values other than 1 double the solver's work.
         negative: A description of sounds to keep out; None is the empty query. Needs a guidance other than 1.
-        candidates: Generate this many targets, with this seed and the following ones, and keep the one that
-            explains the mixture best (`candidates.py`), query by query; in a long recording, group of windows
-            by group.
         windows: Way in which the windows of a long recording are put together.
         window: Length of the windows in seconds, rounded up to what the model takes. A short window saves the
             time that silence behind a short recording would take; docs/long-recordings.md has its cost in
@@ -77,13 +73,12 @@ class Options:
     mono: bool = False
     guidance: float = 1.0
     negative: str | None = None
-    candidates: int = 1
     windows: Joining = "joint"
     window: float | None = None
     kind: Kind | None = None
 
     def __post_init__(self) -> None:
-        for name, least, most in (("steps", 1, MOST_STEPS), ("seed", 0, None), ("candidates", 1, 1000)):
+        for name, least, most in (("steps", 1, MOST_STEPS), ("seed", 0, None)):
             value = getattr(self, name)
             if value is not None:
                 whole_number(name, value, least, most)
@@ -139,7 +134,7 @@ class Options:
                 f"and not {self.window}."
             )
         multiple = model.hop_length * model.frame_multiple
-        samples = round(self.window * model.sample_rate)
+        samples = max(1, round(self.window * model.sample_rate))  # windows of nothing would never end
         return replace(model, clip_samples=math.ceil(samples / multiple) * multiple)
 
 

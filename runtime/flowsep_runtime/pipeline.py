@@ -31,7 +31,14 @@ from flowsep_runtime.backends import (
 from flowsep_runtime.bundle.hub import located
 from flowsep_runtime.bundle.manifest import STAGES, Manifest
 from flowsep_runtime.bundle.stores import without_links
-from flowsep_runtime.device_pipeline import Clip, ClipResult, StageContext, StepProgress, run_on_device
+from flowsep_runtime.device_pipeline import (
+    Clip,
+    ClipResult,
+    Query,
+    StageContext,
+    StepProgress,
+    run_on_device,
+)
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import solver_taking
@@ -86,7 +93,7 @@ class Pipeline:
             backend: A name of `backends.BACKENDS` or "auto".
             precision: "exact" (float32 arithmetic), "fast" (the backend's quickest whose error is known to be
                 small) or "auto" ("fast" where this machine has such an arithmetic); `precision` of the
-                pipeline is what it came to.
+                pipeline is the choice.
             threads: Threads of a backend on the CPU; None leaves it to the backend.
             low_memory: Keep the graphs of one stage at a time, so that the peak is that of the largest
                 stage; they are loaded again when they are next wanted.
@@ -279,9 +286,7 @@ class Pipeline:
                 query.keys_values,
                 query.mask_bias,
             )
-            solution = self.backend.solve(schedule, progress)
-            if solution is not None:
-                return solution
+            return self.backend.solve(schedule, progress)
 
         def velocity(x: Floats, k: int) -> Floats:
             return self.velocity_from(x, time_features[k : k + 1], mixture, query)
@@ -331,29 +336,52 @@ class Pipeline:
             log_mels: False to leave the log-mel spectrograms where they are; in the host's memory they are
                 given in any case.
         """
+        queries = [(clip.text, clip.mask)]
+        (result,) = self.run_each(clip, queries, steps, solver, progress, stage, vocode, log_mels)
+        return result
+
+    def run_each(
+        self,
+        clip: Clip,
+        queries: Sequence[Query],
+        steps: int,
+        solver: str = "euler",
+        progress: StepProgress | None = None,
+        stage: StageContext = lambda name: nullcontext(),
+        vocode: bool = True,
+        log_mels: bool = True,
+    ) -> list[ClipResult]:
+        """`run` for each of several queries in place of the clip's own; the mixture is encoded once.
+
+        Args:
+            queries: Text and mask of each, with the shapes that a clip's have.
+            clip, steps, solver, progress, stage, vocode, log_mels: As for `run`.
+
+        Returns:
+            A result for each query, in their order.
+        """
         waveform_of(clip.waveform, self.manifest.model)
-
-        def solve(mixture_latent: Floats) -> Floats:
-            noise = np.repeat(clip.noise, len(mixture_latent) // len(clip.noise), axis=0)
-            return self.solve(noise, mixture_latent, clip.text, clip.mask, steps, solver, progress)
-
+        solver_taking(solver, steps)
         # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
         if isinstance(self.backend, DeviceBackend) and not self.low_memory:
-            return run_on_device(self.backend, clip, steps, solver, solve, progress, stage, vocode, log_mels)
+            return run_on_device(
+                self.backend, clip, queries, steps, solver, progress, stage, vocode, log_mels
+            )
         with stage("log_mel"):
             mixture = self.log_mel(clip.waveform)
         with stage("encode_mixture"):
             mean, std = self.encode_mixture(mixture)
             mixture_latent = mean + std * clip.posterior_noise
+        noise = np.repeat(clip.noise, len(mixture_latent) // len(clip.noise), axis=0)
         with stage("solve"):
-            latent = solve(mixture_latent)
+            latents = [self.solve(noise, mixture_latent, *q, steps, solver, progress) for q in queries]
         with stage("decode_latent"):
-            log_mel = self.decode_latent(latent)
-        waveform = np.zeros((len(log_mel), 0), np.float32)
+            targets = [self.decode_latent(latent) for latent in latents]
+        waveforms = [np.zeros((len(target), 0), np.float32) for target in targets]
         if vocode:
             with stage("vocode"):
-                waveform = self.vocode(log_mel)
-        return ClipResult(mixture, log_mel, waveform)
+                waveforms = [self.vocode(target) for target in targets]
+        return [ClipResult(mixture, *result) for result in zip(targets, waveforms, strict=True)]
 
     def _invariants(
         self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike

@@ -99,7 +99,7 @@ class Separator:
         if bundle is None:
             if not BUNDLED.is_dir():
                 raise BundleError(
-                    f"This installation carries no model ({shown(BUNDLED)} is missing): give a bundle folder."
+                    f"This installation has no model ({shown(BUNDLED)} is missing): give a bundle folder."
                 )
             bundle = BUNDLED
         return cls(Pipeline.load(bundle, backend, precision, threads, low_memory, cache), cache)
@@ -163,7 +163,7 @@ class Separator:
             query: What to separate, in words; beyond the model's text length (50 tokens) it is cut, with a
                 warning.
             progress: Called with (steps done, steps in all) as steps are done; a window takes its steps for
-                every query and candidate.
+                every query.
             options: The fields of `Options`.
 
         Returns:
@@ -193,7 +193,8 @@ class Separator:
     ) -> list[Separation]:
         """Separates the sounds that several queries name; the mixture is encoded once for all of them.
 
-        They share the mixture: their masks add up to at most 1, and what is left is no query's.
+        They share the mixture: their masks add up to at most 1, and what is left is no query's. A query that
+        is given twice is one sound, and both get its result.
 
             dog, rain = separator.separate_all(samples, 44100, ["dog barking", "rain"])
 
@@ -213,7 +214,7 @@ class Separator:
         work = sum(seconds for stage, seconds in run.seconds.items() if stage != "load")
         shape, factor = np.shape(audio), work * sample_rate / len(mixture)
         separations = []
-        for number in range(len(run.queries)):
+        for number in map(run.queries.index, queries):
             target, residual = (
                 np.concatenate([tracks[number] for tracks in each]).reshape(shape)
                 for each in ([part.targets for part in known], [part.residuals for part in known])
@@ -255,10 +256,12 @@ class Separator:
             As `separate`; what concerns the audio is raised when it is reached.
         """
         checked_rate(sample_rate)
-        run = self._run([query] if isinstance(query, str) else query, options, progress)
+        queries = [query] if isinstance(query, str) else query
+        run = self._run(queries, options, progress)
         if samples is not None:
             run.expect(samples, sample_rate)
-        return Parts(parts(_checked(blocks, sample_rate), sample_rate, run), run.seconds)
+        places = [run.queries.index(each) for each in queries]
+        return Parts(parts(_checked(blocks, sample_rate), sample_rate, run), run.seconds, places)
 
     def _run(self, queries: Sequence[str], options: OptionFields, progress: Progress | None = None) -> Run:
         if not isinstance(queries, Sequence) or not all(isinstance(query, str) for query in queries):
@@ -266,7 +269,9 @@ class Separator:
         if not queries or any(not query.strip() for query in queries):
             raise QueryError("The query is empty: say in a few words what to separate.")
         resolved = Options(**options).resolved(self.pipeline.manifest.model, self.pipeline.precision)
-        return Run(self.pipeline, self._texts, self._turn, resolved, tuple(queries), progress)
+        # Given twice, a query would share its sound with itself.
+        distinct = tuple(dict.fromkeys(queries))
+        return Run(self.pipeline, self._texts, self._turn, resolved, distinct, progress)
 
 
 def _checked(blocks: Iterable[ArrayLike], sample_rate: float) -> Iterator[Floats]:

@@ -1,7 +1,8 @@
 """Solvers of dx/dt = v(x, t) from t = 0 (noise) to t = 1 (sound), docs/model.md#solver.
 
 A solver is a row of `SOLVERS`: the times at which it evaluates the velocity, known before the loop so that
-all time features are computed together, and the integration itself. `euler` is the published one.
+all time features are computed together, and the weights with which every evaluation and the one before it are
+added to the state. That is all a loop needs, on the host and on a device. `euler` is the published one.
 `euler-start` takes its short steps near the noise, where it is decided which sound comes out. `midpoint` asks
 twice a step. `ab2` is Adams and Bashforth's method of two steps (Hairer, Norsett, Wanner, "Solving ordinary
 differential equations I", sections II.1 and III.1). `mean` does not integrate: one evaluation gives the mean
@@ -26,33 +27,57 @@ Times: TypeAlias = NDArray[np.float64]
 
 
 class Solver(NamedTuple):
-    """`times(steps)` gives the evaluation times [evaluations]; `integrate(velocity, x, steps)` yields the
-    state after each step.
+    """A method of integration.
 
     Attributes:
+        times: `times(steps)` gives the evaluation times [evaluations].
+        weights: `weights(steps)` gives, for every evaluation, the weights of its velocity and of the one
+            before, [evaluations, 2]; nothing is before the first, whose second weight is 0.
         only_steps: The one number of steps that it takes; None: any.
+        starts_from_noise: False if it starts from zeros.
     """
 
     times: Callable[[int], Floats]
-    integrate: Callable[[Velocity, Floats, int], Iterator[Floats]]
+    weights: Callable[[int], Floats]
     only_steps: int | None = None
+    starts_from_noise: bool = True
+
+    def start(self, noise: Floats) -> Floats:
+        """The state at t = 0."""
+        return noise if self.starts_from_noise else np.zeros_like(noise)
+
+    def integrate(self, velocity: Velocity, noise: Floats, steps: int) -> Iterator[Floats]:
+        """Yields the state after each step."""
+        weights = self.weights(steps)
+        each = len(weights) // steps
+        x = before = self.start(noise)
+        for k, (now, last) in enumerate(weights):
+            v = velocity(x, k)
+            x = x + now * v
+            if last:
+                x = x + last * before
+            before = v
+            if (k + 1) % each == 0:
+                yield x
 
 
 def _euler_on(warp: Callable[[Times], Times]) -> Solver:
     def times(steps: int) -> Floats:
         return _grid(steps, warp)[:-1].astype(np.float32)
 
-    def integrate(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
-        for k, dt in enumerate(np.diff(_grid(steps, warp))):
-            x = x + np.float32(dt) * velocity(x, k)
-            yield x
+    def weights(steps: int) -> Floats:
+        return _pairs(np.diff(_grid(steps, warp)), np.zeros(steps))
 
-    return Solver(times, integrate)
+    return Solver(times, weights)
 
 
 def _grid(steps: int, warp: Callable[[Times], Times]) -> Times:
     """Times t_0 = 0 ... t_N = 1 at which the steps begin and end, [steps + 1]."""
     return warp(np.arange(steps + 1) / steps)
+
+
+def _pairs(now: Times, last: Times) -> Floats:
+    return np.stack([now, last], axis=1).astype(np.float32)
 
 
 def _uniform_times(steps: int) -> Floats:
@@ -63,28 +88,16 @@ def _midpoint_times(steps: int) -> Floats:
     return (np.arange(2 * steps) / (2 * steps)).astype(np.float32)
 
 
-def _midpoint(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
-    dt = np.float32(1 / steps)
-    for k in range(steps):
-        halfway = x + dt / np.float32(2) * velocity(x, 2 * k)
-        x = x + dt * velocity(halfway, 2 * k + 1)
-        yield x
+def _midpoint_weights(steps: int) -> Floats:
+    """Half a step there; then that half back, and a whole one with the velocity found."""
+    return np.tile(_pairs(np.array([0.5, 1]) / steps, np.array([0, -0.5]) / steps), (steps, 1))
 
 
-def _ab2(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
+def _ab2_weights(steps: int) -> Floats:
     """The line through the last two velocities, integrated; the first step is Euler's."""
-    dt, before = np.float32(1 / steps), None
-    for k in range(steps):
-        v = velocity(x, k)
-        x = x + dt * (v if before is None else np.float32(1.5) * v - np.float32(0.5) * before)
-        before = v
-        yield x
-
-
-def _mean(velocity: Velocity, x: Floats, steps: int) -> Iterator[Floats]:
-    """The mean of all targets. The flow is trained on x_1 - x_0, and at t = 0 the state says nothing of x_1:
-    with the noise at its own mean, 0, the velocity is the mean of x_1."""
-    yield velocity(np.zeros_like(x), 0)
+    now, last = np.full(steps, 1.5), np.full(steps, -0.5)
+    now[0], last[0] = 1, 0
+    return _pairs(now / steps, last / steps)
 
 
 #: Grids of Euler's method: where the steps end, of their equal shares in [0, 1].
@@ -92,18 +105,17 @@ _EULER: Mapping[str, Callable[[Times], Times]] = {"euler": lambda u: u, "euler-s
 
 SOLVERS: Mapping[str, Solver] = {
     **{name: _euler_on(warp) for name, warp in _EULER.items()},
-    "midpoint": Solver(_midpoint_times, _midpoint),
-    "ab2": Solver(_uniform_times, _ab2),
-    "mean": Solver(lambda steps: np.zeros(1, np.float32), _mean, only_steps=1),
+    "midpoint": Solver(_midpoint_times, _midpoint_weights),
+    "ab2": Solver(_uniform_times, _ab2_weights),
+    # The mean of all targets. The flow is trained on x_1 - x_0, and at t = 0 the state says nothing of x_1:
+    # with the noise at its own mean, 0, the velocity is the mean of x_1.
+    "mean": Solver(
+        lambda steps: np.zeros(1, np.float32),
+        lambda steps: _pairs(np.ones(1), np.zeros(1)),
+        only_steps=1,
+        starts_from_noise=False,
+    ),
 }
-
-
-def euler_steps(solver: str, steps: int) -> Floats | None:
-    """The lengths [steps] of the steps of Euler's method on a solver's grid, for a loop outside this module;
-    None if the solver is another method."""
-    if solver not in _EULER:
-        return None
-    return np.diff(_grid(steps, _EULER[solver])).astype(np.float32)
 
 
 def solver_named(name: str) -> Solver:

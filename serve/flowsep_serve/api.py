@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -48,6 +49,7 @@ def create_app(service: Service) -> Guard:
         docs_url=None,
         redoc_url=None,
         lifespan=_typed(lifespan),
+        generate_unique_id_function=lambda route: route.name,  # short names, for links and generated clients
     )
     _add_errors(app)
     _add_state(app, service)
@@ -67,9 +69,15 @@ def _add_errors(app: FastAPI) -> None:
         return answered(error)
 
     @app.exception_handler(HTTPException)
-    async def of_http(_: Request, error: HTTPException) -> Response:
+    async def of_http(request: Request, error: HTTPException) -> Response:
         sentence = {404: "There is nothing here.", 405: "This address does not take this method."}
-        return JSONResponse({"error": sentence.get(error.status_code, f"{error.detail}")}, error.status_code)
+        content = {"error": sentence.get(error.status_code, f"{error.detail}")}
+        headers = {}
+        if error.status_code == 405:  # Starlette names the methods of one route; an address may have several
+            here = [each for each in app.routes if isinstance(each, APIRoute)]
+            here = [each for each in here if each.path_regex.match(request.url.path)]
+            headers["allow"] = ", ".join(sorted({method for each in here for method in each.methods or ()}))
+        return JSONResponse(content, error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def unknown(_: Request, error: Exception) -> Response:

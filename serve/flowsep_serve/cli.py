@@ -45,7 +45,7 @@ limit_options = options(
 )
 @click.option("--bundle-dir", type=FILE, help="Folder of bundles that requests may name.")
 @backend_options
-@click.option("--api-key-file", type=FILE, help="Keys, one a line; requests must then give one of them.")
+@click.option("--api-key-file", type=FILE, help="Keys, one per line; requests must then give one of them.")
 @click.option("--insecure", is_flag=True, help="Let other machines in without a key.")
 @limit_options
 @click.version_option(__version__, prog_name=PROGRAM)

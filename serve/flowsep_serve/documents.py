@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flowsep_serve.answers import MEDIA_TYPES
 from flowsep_serve.orders import form_schema
 
 DESCRIPTION = """Separates the sounds that sentences name from a recording.
@@ -82,12 +83,66 @@ def _form() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 
-_OBJECT = {"type": "object"}
-_REFUSALS = (401, 404, 408, 413, 415, 422, 429, 503, 507)
-_SOUNDS = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg")
+def _object(**properties: Any) -> dict[str, Any]:
+    """An object that has all of these properties."""
+    return {"type": "object", "required": list(properties), "properties": properties}
 
-HEALTH = _route("Whether the process is well", 200, _json(_OBJECT, {"status": "ok"}, "It is."), ())
-READY = _route("Whether requests are taken", 200, _json(_OBJECT, {"status": "ready"}, "They are."), (503,))
+
+_TEXT, _WHOLE, _NUMBER, _TRUTH = ({"type": each} for each in ("string", "integer", "number", "boolean"))
+_TIME = {"type": "string", "format": "date-time"}
+_STATES = {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled"]}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+def _or_null(kind: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [kind, {"type": "null"}]}
+
+
+_STATUS = _object(status=_TEXT)
+_MODELS = _object(
+    models=_list(_object(name=_TEXT, is_default=_TRUTH, kind=_TEXT, sample_rate=_WHOLE, clip_seconds=_NUMBER))
+)
+_JOB = _object(
+    id=_TEXT,
+    state=_STATES,
+    position=_or_null(_WHOLE),
+    steps_done=_WHOLE,
+    steps=_or_null(_WHOLE),
+    queries=_list(_TEXT),
+    model=_TEXT,
+    format=_TEXT,
+    sample_rate=_WHOLE,
+    channels=_WHOLE,
+    seconds=_NUMBER,
+    created=_TIME,
+    expires=_or_null(_TIME),
+    warnings=_list(_TEXT),
+    error=_or_null(_TEXT),
+    stems=_list(_object(name=_TEXT, query=_or_null(_TEXT), url=_TEXT)),
+)
+_EVENT = _object(event={"type": "string", "enum": ["progress", "end"]}, data=_TEXT)
+_REFUSALS = (401, 404, 408, 413, 415, 422, 429, 503, 507)
+#: Of a result that is not there: the job runs, or ended without one.
+_NO_RESULT = (401, 404, 409, 422, 503, 507)
+_SOUNDS = tuple(dict.fromkeys(MEDIA_TYPES.values()))
+_WARNINGS = {
+    "flowsep-warnings": {
+        "description": "Warnings, as a JSON list of sentences.",
+        "schema": {"type": "string"},
+        "example": '["The audio is silent: so is the result."]',
+    }
+}
+#: What can be asked about a job, for the answer that has its name.
+_LINKS = {
+    name: {"operationId": name, "parameters": {"job": "$response.body#/id"}}
+    for name in ("one_job", "job_events", "all_stems", "delete_job")
+}
+
+HEALTH = _route("Whether the process is well", 200, _json(_STATUS, {"status": "ok"}, "It is."), ())
+READY = _route("Whether requests are taken", 200, _json(_STATUS, {"status": "ready"}, "They are."), (503,))
 METRICS = _route(
     "Figures for Prometheus",
     200,
@@ -98,7 +153,7 @@ MODELS = _route(
     "Models that a request may name",
     200,
     _json(
-        _OBJECT,
+        _MODELS,
         {
             "models": [
                 {
@@ -117,29 +172,28 @@ MODELS = _route(
 SEPARATE = _route(
     "Separate a recording, and wait for the result",
     200,
-    _bytes((*_SOUNDS, "application/zip"), "The sound of one query; a zip for several, with the rest."),
+    _bytes((*_SOUNDS, "application/zip"), "The sound of one query; a zip for several, with the rest.")
+    | {"headers": _WARNINGS},
     _REFUSALS,
 ) | {"openapi_extra": _form()}
 NEW_JOB = _route(
     "Separate a recording in the background",
     202,
-    _json(_OBJECT, _JOB_EXAMPLE | {"state": "queued", "stems": []}, "It waits or runs."),
+    _json(_JOB, _JOB_EXAMPLE | {"state": "queued", "stems": []}, "It waits or runs.") | {"links": _LINKS},
     _REFUSALS,
 ) | {"openapi_extra": _form()}
-JOB = _route("State of a job", 200, _json(_OBJECT, _JOB_EXAMPLE, "The job."), (401, 404))
+JOB = _route("State of a job", 200, _json(_JOB, _JOB_EXAMPLE, "The job."), (401, 404))
 EVENTS = _route(
     "Progress of a job, as server-sent events",
     200,
     {
         "description": "Events `progress` and, at last, `end`; the data is the job.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     },
     (401, 404),
 )
-ZIP = _route(
-    "All results of a job", 200, _bytes(("application/zip",), "A zip of the stems."), (401, 404, 409, 503)
-)
-STEM = _route("One result of a job", 200, _bytes(_SOUNDS, "The sound."), (401, 404, 409, 503))
+ZIP = _route("All results of a job", 200, _bytes(("application/zip",), "A zip of the stems."), _NO_RESULT)
+STEM = _route("One result of a job", 200, _bytes(_SOUNDS, "The sound."), _NO_RESULT)
 DELETE = _route(
     "Cancel a job, and remove all that there is of it", 204, {"description": "It is gone."}, (401, 404)
 )

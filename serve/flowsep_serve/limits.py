@@ -23,7 +23,7 @@ class Limits:
     max_length: int = _limit(1800, "SECONDS", "Length of a recording.")
     max_channels: int = _limit(8, "CHANNELS", "Channels of a recording.")
     max_queries: int = _limit(8, "QUERIES", "Queries of a request.")
-    max_steps: int = _limit(200, "STEPS", "Solver steps times candidates of a request.")
+    max_steps: int = _limit(200, "STEPS", "Solver steps of a request.")
     max_disk: int = _limit(8192, "MIB", "Disk for uploads and results, all together.")
     stall_time: int = _limit(
         60, "SECONDS", "Time that a client may take to send the head of a request, or to read on."

@@ -89,6 +89,15 @@ def _descriptions() -> dict[str, str]:
 def form_schema() -> dict[str, Any]:
     """The OpenAPI description of the form."""
     schema = form_model().model_json_schema()
+    for described in schema["properties"].values():
+        # A form has no null: a field that is left out, or empty, is one.
+        if kinds := [each for each in described.pop("anyOf", ()) if each != {"type": "null"}]:
+            (kind,) = kinds
+            described |= kind
+        if described.get("default", ...) is None:
+            del described["default"]
+    schema["properties"]["query"]["items"] |= {"minLength": 1, "maxLength": LONGEST_QUERY}
+    schema["properties"]["query"]["minItems"] = 1
     recording = {"type": "string", "format": "binary", "description": "A sound file, of any name."}
     schema["properties"] = {"recording": recording, **schema["properties"]}
     schema["required"] = ["recording", "query"]
@@ -138,4 +147,4 @@ def read_order(given: Sequence[tuple[str, str]], models: Mapping[str, object], l
         options = Options(**{each.name: getattr(form, each.name) for each in fields(Options)})
     except FlowSepError as error:
         raise ServeError(422, str(error)) from None
-    return Order(tuple(form.query), options, name, form.format, form.clip_mode, form.remove)
+    return Order(tuple(dict.fromkeys(form.query)), options, name, form.format, form.clip_mode, form.remove)

@@ -163,10 +163,8 @@ class Service:
             encoding_for(Path(f"The result.{order.format}"), sound, order.clip_mode)
         except FlowSepError as error:
             raise ServeError(422, str(error)) from None
-        if options.steps * options.candidates > self.limits.max_steps:
-            raise ServeError(
-                413, f"steps times candidates is more than {self.limits.max_steps}: ask for fewer."
-            )
+        if options.steps > self.limits.max_steps:
+            raise ServeError(413, f"There are more than {self.limits.max_steps} steps: ask for fewer.")
 
     async def tidy(self) -> None:
         """Lets jobs expire, for ever."""

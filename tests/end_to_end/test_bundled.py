@@ -85,3 +85,19 @@ def test_the_residual_has_lost_the_sound_of_the_query_and_nothing_else(
     levels = amplitudes(residual, stems)
     other = next(name for name in stems if name != query)
     assert levels[query] < -10 and levels[other] > -2, levels
+
+
+def test_a_sound_that_the_model_does_not_know_is_said(scripts: Path, tmp_path: Path) -> None:
+    command = [
+        str(scripts / "flowsep-run"),
+        str(EXAMPLE),
+        "--backend",
+        "cpu",
+        "--output",
+        str(tmp_path / "out.wav"),
+    ]
+    run = subprocess.run([*command, "a baby laughing"], capture_output=True, text=True, check=True)
+    assert 'not trained on the words "baby", "laughing"' in run.stderr
+    assert 'Hardly anything in the recording is like "a baby laughing"' in run.stderr
+    known = [*command, "--force", "everything but a dog barking"]
+    assert "warning" not in subprocess.run(known, capture_output=True, text=True, check=True).stderr

@@ -52,11 +52,16 @@ def test_a_table_of_errors_is_printed(
 def test_without_verification_no_error_is_claimed(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    table = tmp_path / "captions.tsv"
+    table.write_text(
+        "label\tcaption\tuse\nowl\tThe owl's hoot\ttrain\nowl\ttu-whoo\theld-out\n", encoding="utf-8"
+    )
     code, out, _ = run_export(
         capsys,
         monkeypatch,
         *options,
         "--no-verify",
+        f"--captions={table}",
         "--steps=7",
         "--fast-steps=3",
         "--fast-solver=ab2",
@@ -73,6 +78,7 @@ def test_without_verification_no_error_is_claimed(
     assert model.schedule("fast", None, None, "masked") == (1, "mean")
     assert (model.default_kind, model.complement) == ("masked", "all but {query}")
     assert model.mask_exponent == 0.8
+    assert model.unknown_words("the OWL'S hoot, tu-whoo hoot tu-whoo") == ["tu-whoo"]
     errors = [entry.error for entry in Manifest.read(tmp_path / "bundle").stages.values()]
     assert {error.relative for error in errors} == {error.real_relative for error in errors} == {None}
 

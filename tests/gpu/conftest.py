@@ -15,6 +15,7 @@ from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.backend import TensorRt
 from flowsep_runtime.device_pipeline import Clip
+from flowsep_runtime.solvers import SOLVERS
 from tests.gpu.doubles import VERSIONS, Machine, installed
 from tests.runtime.toy_bundle import MODEL, WIDTH, write_toy_bundle
 
@@ -79,6 +80,7 @@ def clip(batch: int = 1, seed: int = 0) -> Clip:
 
 def assert_clips_are_equal(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
     """Check that clips are the CPU's, and that every stage and step is done and reported once."""
+    steps = SOLVERS[solver].only_steps or 4
     stages: list[str] = []
     seen: list[tuple[int, int]] = []
 
@@ -88,7 +90,7 @@ def assert_clips_are_equal(pipeline: Pipeline, on_cpu: Pipeline, solver: str) ->
 
     for seed in (0, 10):
         given = clip(2, seed)
-        found = pipeline.generate(given, 4, solver, lambda *done: seen.append(done), stage)
-        assert np.allclose(found, on_cpu.generate(given, 4, solver), atol=1e-5)
-    assert seen == 2 * [(step, 4) for step in range(1, 5)]
+        found = pipeline.generate(given, steps, solver, lambda *done: seen.append(done), stage)
+        assert np.allclose(found, on_cpu.generate(given, steps, solver), atol=1e-5)
+    assert seen == 2 * [(step, steps) for step in range(1, steps + 1)]
     assert stages == 2 * ["log_mel", "encode_mixture", "solve", "decode_latent", "vocode"]

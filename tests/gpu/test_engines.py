@@ -19,9 +19,8 @@ from flowsep_export.tensorrt.engines import TIMING_CACHE, build_engines
 from flowsep_export.tensorrt.verify import verify_engines
 from flowsep_runtime import BackendError, OptionError, Pipeline
 from flowsep_runtime.backends.axes import Range
-from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
-from flowsep_runtime.backends.tensorrt.engines import SIDECAR, EngineSet
+from flowsep_runtime.backends.tensorrt.engines import BETWEEN_STAGES, SIDECAR, EngineSet
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
 from flowsep_runtime.caches import read_checked, write_checked
 from tests.export.conftest import run_export
@@ -31,7 +30,7 @@ from tests.runtime.toy_bundle import MODEL
 
 ONE = Range(1, 1, 1)
 FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
-NAMES = {*GRAPHS, *DEVICE_GRAPHS, CONSTANTS, STEP} - {"velocity"}  # which has two engines
+NAMES = {*GRAPHS, *BETWEEN_STAGES, CONSTANTS, STEP} - {"velocity"}  # which has two engines
 ENGINES = len(NAMES)
 
 
@@ -135,7 +134,7 @@ def test_a_build_that_stops_goes_on_where_it_stopped(bundle: Path, machine: Mach
         Pipeline.load(bundle, "tensorrt")
     machine.trt.unsupported = set()
     build_engines(bundle, ONE, FRAMES)
-    assert machine.trt.builds == ENGINES and built == ENGINES - 3
+    assert machine.trt.builds == ENGINES and built == ENGINES - 2
     assert not list(bundle.rglob(".*")), "no temporary files"
 
 
@@ -206,7 +205,7 @@ def test_a_bundle_gets_engines_without_its_checkpoint(
     code, out, err = run_export(capsys, monkeypatch, *arguments)
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[1:9]] == list(verify.checks())
-    assert "12 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
+    assert "11 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
     code, out, _ = run_export(capsys, monkeypatch, *arguments, "--json")
     answer = json.loads(out)
     assert code == 0 and answer["machine"]["gpu"] == "NVIDIA Double 1"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from flowsep_runtime.backends.tensorrt import loop
 from flowsep_runtime.backends.tensorrt.backend import TensorRt
 from flowsep_runtime.backends.tensorrt.cuda_device import _close
 from flowsep_runtime.bundle.manifest import GRAPHS, STAGES
+from flowsep_runtime.solvers import SOLVERS
 from tests.gpu.conftest import assert_clips_are_equal, clip, normal
 from tests.gpu.doubles import Machine
 from tests.runtime.toy_bundle import MODEL
@@ -81,7 +84,7 @@ def test_loops_of_several_lengths_share_the_velocity_engine(pipeline: Pipeline, 
     for steps in (2, 5, 2):
         assert np.allclose(pipeline.generate(clip(), steps), on_cpu.generate(clip(), steps), atol=1e-5)
     assert len(backend._loops) == 2
-    assert sum(key[0] == STEP for key in backend._bound) == 1
+    assert sum(key[0] == STEP for key in backend._bound) == 2, "one from each state to the other"
 
 
 def test_loops_are_bounded(
@@ -183,14 +186,14 @@ def test_shapes_that_were_not_built_are_named(pipeline: Pipeline) -> None:
         pipeline.decode_latent(normal(0, 4, 8, 16, 16))
 
 
-def test_other_solvers_are_left_to_the_host(pipeline: Pipeline) -> None:
-    backend: Any = pipeline.backend
-    assert backend.keep_solution("midpoint", 2, normal(0, 1, 8, 16, 16), {}) is None
-
-
-@pytest.mark.parametrize("solver", ["euler-start", "midpoint", "ab2"])
-def test_every_solver_gives_the_cpus_numbers(pipeline: Pipeline, on_cpu: Pipeline, solver: str) -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_is_one_loop_of_the_cpus_numbers(
+    pipeline: Pipeline, on_cpu: Pipeline, machine: Machine, solver: str
+) -> None:
     assert_clips_are_equal(pipeline, on_cpu, solver)
+    launches = machine.cuda.launches
+    pipeline.generate(clip(2), SOLVERS[solver].only_steps or 4, solver)
+    assert machine.cuda.launches - launches == 9, "as many as Euler's"
 
 
 def test_loops_of_one_length_on_several_grids_are_told_apart(pipeline: Pipeline, on_cpu: Pipeline) -> None:
@@ -199,6 +202,46 @@ def test_loops_of_one_length_on_several_grids_are_told_apart(pipeline: Pipeline,
         found = pipeline.generate(clip(), 3, solver)
         assert np.allclose(found, on_cpu.generate(clip(), 3, solver), atol=1e-5)
     assert len(backend._loops) == 2
+
+
+def test_a_loop_begins_anew_after_one_whose_velocities_were_not_finite(
+    pipeline: Pipeline, on_cpu: Pipeline
+) -> None:
+    """The velocity before the first counts nothing, but infinity times nothing is no number."""
+    given = clip()
+    pipeline.generate(given, 3, "ab2")
+    infinite = replace(given, noise=np.full_like(given.noise, np.inf))
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(pipeline.generate(infinite, 3, "ab2")).all()
+    found = pipeline.generate(given, 3, "ab2")
+    assert np.allclose(found, on_cpu.generate(given, 3, "ab2"), atol=1e-5)
+
+
+def test_several_queries_encode_the_mixture_once(
+    pipeline: Pipeline, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: Any = pipeline.backend
+    run, ran = backend.keep, Counter[str]()
+
+    def watched(graph: str, inputs: Any) -> Any:
+        ran[graph] += 1
+        return run(graph, inputs)
+
+    monkeypatch.setattr(backend, "keep", watched)
+    queries = ["rain", "dog barking", "a bell"]
+    audio = normal(3, 9000, 2)
+    for kind in ("masked", "generated"):
+        options: Any = {"kind": kind, "steps": 2, "solver": "euler"}
+        ran.clear()
+        found, expected = (
+            Separator(one, cache=False).separate_all(audio, 16000, queries, **options)
+            for one in (pipeline, on_cpu)
+        )
+        for one, other in zip(found, expected, strict=True):
+            assert np.allclose(one.target, other.target, atol=1e-5)
+        once = {"log_mel", "encode_mixture", "posterior", "velocity_mixture"}
+        channels = ran["decode_latent"] / len(queries)
+        assert {ran[graph] for graph in once} == {channels}, ran
 
 
 def test_threads_wait_for_each_other(pipeline: Pipeline, on_cpu: Pipeline) -> None:
@@ -277,7 +320,7 @@ def test_a_graph_that_was_freed_gives_its_memory_back(
         assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
         assert len(machine.cuda.memory) == memory
         backend.free("velocity")
-        assert not backend._loops and not any(key[0] == "advance" for key in backend._bound)
+        assert not backend._loops and not any(key[0] == STEP for key in backend._bound)
         assert np.allclose(pipeline.generate(clip(), 3), expected, atol=1e-5)
         pipeline.free()
         assert not machine.cuda.memory and not machine.cuda.pinned and not machine.cuda.executables

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from flowsep_export.tensorrt.engines import build_engines
 from flowsep_runtime import BackendError, OptionError, Pipeline
 from flowsep_runtime.backends import open_backend, open_chosen, why_not
+from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.engines import SIDECAR
 from flowsep_runtime.bundle.manifest import Manifest
-from tests.gpu.conftest import clip
+from tests.gpu.conftest import FRAMES, clip
 from tests.gpu.doubles import Machine
 
 
@@ -83,12 +85,25 @@ def _damaged(bundle: Path, machine: Machine, how: str) -> None:
         (folder / SIDECAR).write_text('{"format": 99}', encoding="utf-8")
 
 
-@pytest.mark.parametrize("how", ["plan", "no plan", "no json", "format"])
+@pytest.mark.parametrize("how", ["plan", "no plan", "no json"])
 def test_damaged_engines_are_refused(built: Path, tmp_path: Path, machine: Machine, how: str) -> None:
     bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
     _damaged(bundle, machine, how)
     with pytest.raises(BackendError, match=r"engines\.json is damaged"):
         Pipeline.load(bundle, "tensorrt")
+    assert machine.faults() == []
+
+
+def test_engines_of_another_version_are_refused_and_built_again(
+    built: Path, tmp_path: Path, machine: Machine
+) -> None:
+    """An option, so that "auto" takes the next backend."""
+    bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
+    _damaged(bundle, machine, "format")
+    with pytest.raises(OptionError, match="another version of FlowSep: run flowsep-export --tensorrt"):
+        Pipeline.load(bundle, "tensorrt")
+    build_engines(bundle, Range(1, 1, 3), FRAMES)
+    Pipeline.load(bundle, "tensorrt").backend.close()  # type: ignore[attr-defined]
     assert machine.faults() == []
 
 

@@ -12,4 +12,5 @@ FOLDERS = {
     "flowsep_export": ROOT / "export" / "flowsep_export",
     "flowsep_runtime": ROOT / "runtime" / "flowsep_runtime",
     "flowsep_serve": ROOT / "serve" / "flowsep_serve",
+    "flowsep_batch": ROOT / "serve" / "flowsep_batch",
 }

@@ -35,11 +35,24 @@ FORBIDDEN = {
     "flowsep_train": {"flowsep_runtime", "flowsep_export", "flowsep_eval", "recipes", "tests"},
     "flowsep_eval": {"flowsep_export", "librosa", "onnx", "recipes", "tests"},
     "flowsep_export": {"flowsep_train", "flowsep_eval", "recipes", "tests"},
-    "flowsep_runtime": {"flowsep_serve", *NOT_LEAN},
-    "flowsep_serve": NOT_LEAN,
+    "flowsep_runtime": {"flowsep_serve", "flowsep_batch", *NOT_LEAN},
+    "flowsep_serve": {"flowsep_batch", *NOT_LEAN},
+    "flowsep_batch": {"flowsep_serve", *NOT_LEAN},
 }
 # What a user who only asks for --help need not wait for.
-HEAVY = {"onnxruntime", "openvino", "soxr", "soundfile", "tokenizers", "torch", "transformers", "numba"}
+HEAVY = {
+    "ray",
+    "pyarrow",
+    "fsspec",
+    "onnxruntime",
+    "openvino",
+    "soxr",
+    "soundfile",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "numba",
+}
 
 # A room is a folder of a package, or a module beside the folders. Each room may import the rooms that stand
 # before it in its list, wherever in a file the import stands.
@@ -83,6 +96,7 @@ ROOMS = {
         "export",
         "cli",
     ),
+    "flowsep_batch": ("stores", "tasks", "work", "report", "progress", "dispatch", "cli"),
     "benchmarks": ("common", "cost", "latency", "quality"),
 }
 # Backends know nothing of each other.
@@ -243,6 +257,7 @@ def test_the_blocker_blocks(name: str) -> None:
         ("flowsep-export", "flowsep_export.cli"),
         ("flowsep-eval", "flowsep_eval.cli"),
         ("flowsep-serve", "flowsep_serve.cli"),
+        ("flowsep-batch", "flowsep_batch.cli"),
     ],
 )
 def test_a_command_line_prints_its_help_without_a_backend_or_an_audio_library(

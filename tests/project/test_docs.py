@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ SOURCES = tuple(
     ROOT / name for name in ("flowsep_ref", "evaluation", "export", "runtime", "serve", "training", "recipes")
 )
 
-#: How a page calls a program, and what prints its help.
+#: How a page calls a program, the module of its command, and the subcommand.
 PROGRAMS = {
     "flowsep-run": ("flowsep_runtime.app.cli", []),
     "flowsep-export": ("flowsep_export.cli", []),
@@ -36,6 +37,7 @@ PROGRAMS = {
     "flowsep-eval build": ("flowsep_eval.cli", ["build"]),
     "flowsep-eval run": ("flowsep_eval.cli", ["run"]),
     "flowsep-serve": ("flowsep_serve.cli", []),
+    "flowsep-batch": ("flowsep_batch.cli", []),
     "python -m recipes.nano.build": ("recipes.nano.build", []),
     "python -m recipes.nano.phrasings": ("recipes.nano.phrasings", []),
     "python -m recipes.nano.prepare": ("recipes.nano.prepare", []),
@@ -49,6 +51,8 @@ PROGRAMS = {
     "python -m benchmarks.latency.gpu_report": ("benchmarks.latency.gpu_report", []),
     "python -m benchmarks.latency.profile": ("benchmarks.latency.profile", []),
     "python -m benchmarks.latency.serving": ("benchmarks.latency.serving", []),
+    "python -m benchmarks.latency.batch": ("benchmarks.latency.batch", []),
+    "python -m benchmarks.latency.hostile": ("benchmarks.latency.hostile", []),
 }
 #: The page that has to have every option of a program.
 REFERENCE = {
@@ -61,6 +65,7 @@ REFERENCE = {
     "flowsep-eval build": "evaluation.md",
     "flowsep-eval run": "evaluation.md",
     "flowsep-serve": "serving.md",
+    "flowsep-batch": "scaling.md",
     "python -m benchmarks.latency": "benchmarks.md",
     "python -m benchmarks.latency.scaling": "benchmarks.md",
     "python -m benchmarks.quality": "benchmarks.md",
@@ -68,6 +73,8 @@ REFERENCE = {
     "python -m benchmarks.latency.streaming": "benchmarks.md",
     "python -m benchmarks.latency.gpu_report": "gpu.md",
     "python -m benchmarks.latency.serving": "serving.md",
+    "python -m benchmarks.latency.batch": "scaling.md",
+    "python -m benchmarks.latency.hostile": "serving.md",
 }
 OTHER_PROGRAMS = {
     "--constraint",
@@ -83,7 +90,13 @@ OTHER_PROGRAMS = {
     "--infer_step",
     "--no_mixed",
     "--config_yaml",
-}  # pip's, mypy's, tensorboard's, docker's, the published program's
+    "--read-only",
+    "--tmpfs",
+    "--target",
+    "--build-arg",
+    "--no-healthcheck",
+    "--head",
+}  # pip's, mypy's, tensorboard's, docker's, ray's, the published program's
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 CODE = re.compile(r"^```.*?^```|`[^`\n]+(?:\n[^`\n]+)?`", re.MULTILINE | re.DOTALL)
@@ -95,13 +108,14 @@ def name(page: Path) -> str:
 
 @cache
 def options(program: str) -> frozenset[str]:
-    module, arguments = PROGRAMS[program]
-    code = f"import sys\nfrom {module} import main\nsys.argv = {['program', *arguments, '--help']!r}\nmain()"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    return frozenset(OPTION.findall(result.stdout))
+    path, arguments = PROGRAMS[program]
+    module = importlib.import_module(path)
+    command: Any = module.command if hasattr(module, "command") else module.main
+    for argument in arguments:
+        command = command.commands[argument]
+    shown = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+    words = {word for option in shown for word in (*option.opts, *option.secondary_opts)}
+    return frozenset({"--help", *(word for word in words if OPTION.fullmatch(word))})
 
 
 def anchors(page: Path) -> set[str]:

@@ -24,6 +24,7 @@ COMMANDS = {
     "flowsep-train": "flowsep_train.cli:main",
     "flowsep-eval": "flowsep_eval.cli:main",
     "flowsep-serve": "flowsep_serve.cli:main",
+    "flowsep-batch": "flowsep_batch.cli:main",
 }
 
 

@@ -69,7 +69,6 @@ def test_what_is_no_sample_rate_is_said(separator: Separator, rate: Any) -> None
     [
         *(("steps", value) for value in (0, -1, 1.5, "3", np.nan, True, 10_001, 1 << 70)),
         *(("seed", value) for value in (-1, 0.5, "1", [1])),
-        *(("candidates", value) for value in (0, 1.5, 1001, "2")),
         *(("guidance", value) for value in (np.nan, np.inf, "2", None, [1.5])),
         *(("window", value) for value in (0, -1, np.nan, 1e9, "1")),
         *(("windows", value) for value in (None, 3, "joined")),

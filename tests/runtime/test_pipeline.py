@@ -171,10 +171,10 @@ class Recorder:
 
 
 class LoopRecorder(Recorder):
-    """A backend that runs the whole solver loop, or declines."""
+    """A backend that runs the whole solver loop."""
 
     schedule: Schedule | None = None
-    answer: Any = None
+    answer = np.zeros(3, np.float32)
 
     def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Any:
         self.schedule = schedule
@@ -191,18 +191,15 @@ def test_invariants_are_computed_once_outside_the_loop(pipeline: Pipeline) -> No
     assert backend.runs[3:] == ["velocity"] * 5
 
 
-def test_a_backend_may_take_over_the_loop_or_decline(pipeline: Pipeline) -> None:
+def test_a_backend_may_take_over_the_loop(pipeline: Pipeline) -> None:
     backend = LoopRecorder(pipeline.backend)
     other = Pipeline(pipeline.folder, pipeline.manifest, backend)
     noise, mixture, text, mask = normal(2, 8, 8, 16), normal(1, 8, 8, 16), normal(1, 50, 6), np.ones((1, 50))
-    declined = other.solve(noise, mixture, text, mask, 4)
-    assert np.array_equal(declined, pipeline.solve(noise, mixture, text, mask, 4))
+    assert other.solve(noise, mixture, text, mask, 4) is backend.answer
     assert backend.schedule is not None
     assert (backend.schedule.solver, backend.schedule.steps) == ("euler", 4)
     assert len(backend.schedule.time_features) == 4
     assert len(backend.schedule.mixture_features) == len(backend.schedule.keys_values) == 2
-    backend.answer = noise
-    assert other.solve(noise, mixture, text, mask, 4) is noise
 
 
 def test_graphs_are_loaded_when_first_wanted(own_bundle: Path) -> None:

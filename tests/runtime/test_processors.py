@@ -96,7 +96,7 @@ def test_a_backend_takes_as_many_threads_as_the_quota_allows(
     assert Pipeline.load(toy_bundle, backend).backend.description.endswith("2 threads")
     assert Pipeline.load(toy_bundle, backend, threads=1).backend.description.endswith("1 thread")
     put(host / "cpu.max", "max 100000")
-    assert Pipeline.load(toy_bundle, backend).backend.description.endswith("a thread a core")
+    assert Pipeline.load(toy_bundle, backend).backend.description.endswith("one thread per core")
 
 
 def test_threads_have_a_bound(run: Run, mixture: Path, toy_bundle: Path) -> None:

@@ -297,7 +297,7 @@ def test_one_separator_serves_several_threads(toy_bundle: Path) -> None:
 
 def test_a_package_without_its_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(separator_module, "BUNDLED", tmp_path / "nano")
-    with pytest.raises(BundleError, match="carries no model"):
+    with pytest.raises(BundleError, match="has no model"):
         Separator.load()
 
 

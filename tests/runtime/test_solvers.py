@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowsep_runtime import OptionError
-from flowsep_runtime.solvers import SOLVERS, Solver, euler_steps, solver_taking
+from flowsep_runtime.solvers import SOLVERS, Solver, solver_taking
 
 ORDERS = {"euler": 1, "euler-start": 1, "midpoint": 2, "ab2": 2}
 EVALUATIONS = {"midpoint": 2}
@@ -89,15 +89,22 @@ def test_short_steps_lie_near_the_noise() -> None:
     assert (np.diff(SOLVERS["euler-start"].times(6), n=2) > 0).all()
 
 
-@pytest.mark.parametrize("steps", [1, 3, 20])
-def test_the_lengths_of_eulers_steps_are_those_of_its_grid(steps: int) -> None:
-    for name, solver in SOLVERS.items():
-        lengths = euler_steps(name, steps)
-        if not name.startswith("euler"):
-            assert lengths is None
-            continue
-        assert lengths is not None and lengths.dtype == np.float32
-        x = np.zeros(1, np.float32)
-        for length, state in zip(lengths, solver.integrate(lambda x, k: x + 1, x, steps), strict=True):
-            x = x + length * (x + 1)
-            assert np.array_equal(state, x)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("euler", [[1 / 3, 0]] * 3),
+        ("euler-start", [[1 / 9, 0], [3 / 9, 0], [5 / 9, 0]]),
+        ("ab2", [[1 / 3, 0], [1 / 2, -1 / 6], [1 / 2, -1 / 6]]),
+        ("midpoint", [[1 / 6, 0], [1 / 3, -1 / 6]] * 3),
+    ],
+)
+def test_the_weights_are_those_of_the_method(name: str, expected: list[list[float]]) -> None:
+    """A loop on a device has them and nothing else of the method."""
+    weights = SOLVERS[name].weights(3)
+    assert weights.dtype == np.float32
+    assert np.allclose(weights, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_nothing_is_asked_of_a_velocity_before_the_first(name: str) -> None:
+    assert SOLVERS[name].weights(SOLVERS[name].only_steps or 4)[0, 1] == 0

@@ -127,7 +127,7 @@ def _write_graph(folder: Path, name: str, nodes: Callable[[Builder], None]) -> G
         [helper.make_tensor_value_info(o.name, ONNX_TYPES[o.dtype], o.shape) for o in outputs],
         builder.initializers,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
     path = folder / f"{name}.onnx"
     onnx.save(model, path)

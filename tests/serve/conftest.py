@@ -134,6 +134,18 @@ def connected(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    from tests.serve.pages import CHROMIUM, SWITCHES
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     for _ in range(3000):
         if condition():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import wave
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,79 +11,15 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from flowsep_serve.guard import Rules, read_keys
 from flowsep_serve.service import Service
 from tests.serve.conftest import Gate, Serve, heard, listening, recording, sound
+from tests.serve.pages import DESK, MARKS, ask, give, job_id, opened, saved, until
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here: apt-get install chromium."),
-]
-SWITCHES = [
-    "--no-sandbox",  # CI is root
-    "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-]
+pytestmark = MARKS
 QUERIES = ["dog barking", "rain", "a man speaking"]
-DESK = "#desk:not([hidden])"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opened(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
-    """The page; whatever it does, it asks no other origin and breaks no rule of its policy."""
-    context = browser.new_context(accept_downloads=True, **options)
-    page = context.new_page()
-    asked: list[str] = []
-    faults: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
-    page.goto(address)
-    try:
-        yield page
-    finally:
-        context.close()
-    assert asked and all(url.startswith((f"{address}/", f"blob:{address}/")) for url in asked), asked
-    assert faults == []
-
-
-def until(page: Page, condition: str) -> None:
-    """Waits for a condition in JavaScript. Playwright's own wait needs `eval`, which the page forbids."""
-    for _ in range(600):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(condition)
-
-
-def give(page: Page, content: bytes | None = None, name: str = "mix.wav") -> None:
-    buffer = recording() if content is None else content
-    file: FilePayload = {"name": name, "mimeType": "audio/wav", "buffer": buffer}
-    page.set_input_files("#file", file)
-    until(page, "document.getElementById('source-name').textContent !== ''")
-
-
-def ask(page: Page, *queries: str) -> None:
-    page.fill("#query", "\n".join(queries))
-    page.click("#separate")
-
-
-def saved(page: Page, selector: str) -> bytes:
-    with page.expect_download() as download:
-        page.click(selector)
-    return Path(download.value.path()).read_bytes()
 
 
 def mixed(page: Page) -> np.ndarray[Any, Any]:
@@ -94,10 +27,6 @@ def mixed(page: Page) -> np.ndarray[Any, Any]:
     with wave.open(BytesIO(saved(page, "#save-mix"))) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
         return samples.reshape(-1, file.getnchannels()) / np.float32(32768)
-
-
-def job_id(page: Page) -> str:
-    return page.url.partition("#job=")[2].partition("&")[0]
 
 
 def stems_of(address: str, page: Page) -> list[bytes]:
@@ -132,7 +61,7 @@ LISTEN = """async () => {
 def test_three_queries_become_a_desk_of_four_tracks(browser: Browser, serve: Serve) -> None:
     with listening(serve()) as address, opened(browser, address) as page:
         give(page, recording(sound(2)))
-        assert page.is_visible("#source-picture")
+        page.wait_for_selector("#source-picture")
         ask(page, *QUERIES)
         page.wait_for_selector(DESK)
         assert page.locator("#tracks h3").all_inner_texts() == [*QUERIES, "the rest"]

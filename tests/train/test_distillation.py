@@ -97,8 +97,13 @@ def test_the_collected_model_has_the_distilled_flow(work: Path, tokenizer: Path,
     made, taught = parts.trained(DISTILLED), parts.trained("flow")
     assert torch.equal(model.unet.conv_in.weight, made.conv_in.weight)
     assert not torch.equal(made.conv_in.weight, taught.conv_in.weight)
+    with pytest.raises(ValueError, match="leave --keep out"):
+        collect(ModelParts(parts.work, CONFIG, model), tokenizer, tmp_path / "average", kept=0.5)
     with pytest.raises(ValueError, match="was begun with"):
         loop.distill_flow(parts, cache, tokenizer, PHRASES, run(3), evaluations=1, teacher_steps=4)
+    trainings(parts, SoundBank(parts.work, "train"), work / "latents", tokenizer)["flow"](run(3))
+    with pytest.raises(ValueError, match="distill again"):
+        collect(parts, tokenizer, tmp_path / "model")
 
 
 def test_the_teachers_steps_are_a_multiple_of_the_evaluations(work: Path, tokenizer: Path) -> None:

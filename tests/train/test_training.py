@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from flowsep_train import loop
 from flowsep_train.collect import collect
 from flowsep_train.flow import FlowBatches, FlowTraining
 from flowsep_train.latents import LatentCache
-from flowsep_train.masks import QUIETEST, mask_loss
+from flowsep_train.masks import QUIETEST, imitate, mask_loss
 from flowsep_train.mixtures import Captions, Stream, Waveforms, draw_mixture, level, mix
 from flowsep_train.parts import ModelParts
 from flowsep_train.sounds import SoundBank
@@ -211,8 +212,9 @@ def test_the_loss_of_a_mask_is_zero_for_the_true_shares_and_ignores_silence() ->
 
 
 def test_a_flow_that_learns_masks_trains_an_imitation_of_its_decoder_first(
-    work: Path, tokenizer: Path, tmp_path: Path
+    work: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "imitate", functools.partial(imitate, steps=5))
     for part in ("text", "vae"):
         shutil.copytree(work / part, tmp_path / part)
     cache = LatentCache(work / "latents")

@@ -189,7 +189,7 @@ def distill(
 @click.option("--output", type=FILE, required=True, help="Folder of the latents; missing shards are added.")
 @click.option("--shards", type=click.IntRange(1), default=32, help="Shards of 32 clips.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
-@click.option("--seed", default=0)
+@click.option("--seed", default=0, help="Seed of all random choices.")
 def latents(
     model: Model,
     sounds: Path | None,
@@ -215,7 +215,9 @@ def latents(
 
 @command.command()
 @model_options
-@click.option("--tokenizer", type=FILE, help="tokenizer.json of the text's training. Default: of --text.")
+@click.option(
+    "--tokenizer", type=FILE, help="tokenizer.json of the text's training. Default: that of --text."
+)
 @click.option("--output", type=FILE, required=True, help="Folder for the model.")
 @click.option("--float32", is_flag=True, help="Do not round the weights to half precision.")
 @click.option(

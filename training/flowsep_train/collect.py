@@ -26,7 +26,8 @@ def collect(
             the average of two such models often does better than either.
 
     Raises:
-        ValueError: a part is neither trained nor in a base model.
+        ValueError: a part is neither trained nor in a base model, or the flow was trained on after it was
+            distilled.
     """
     model = FlowSep(parts.config)
     if kept and parts.base is None:
@@ -35,6 +36,9 @@ def collect(
     before = copy.deepcopy(parts.base.unet.state_dict()) if kept and parts.base is not None else {}
     for name in PARTS:
         if name == "flow" and parts.checkpoint(DISTILLED) is not None:
+            parts.check_teacher(parts.trained("flow"))
+            if kept:
+                raise ValueError("a distilled flow has no average with one of many steps: leave --keep out")
             name = DISTILLED
         getattr(model, MODULES[name]).load_state_dict(parts.trained(name).state_dict())
     scale_factor = parts.scale_factor()

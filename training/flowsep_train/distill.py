@@ -98,7 +98,8 @@ class Distillation(FlowTraining):
             mask: their mask `[B, L]`.
             evaluations: steps of the short grid; 0 for rows that keep the posterior mean.
         """
-        (teacher,) = self.teachers
+        # Lightning moves only what is a module of its own
+        teacher = self.teachers[0].to(x.device)
         states, wanted, times = [], [], []
         inner = self.grid["teacher_steps"] // max(1, self.grid["evaluations"]) if evaluations else 1
         with torch.no_grad():

@@ -24,7 +24,7 @@ from flowsep_train.flow import FlowBatches, FlowTraining
 from flowsep_train.latents import Encoder, LatentCache, write_cache
 from flowsep_train.masks import DecoderImitation, imitate
 from flowsep_train.mixtures import Stream, Waveforms
-from flowsep_train.parts import DISTILLED, ModelParts, digest
+from flowsep_train.parts import DISTILLED, TEACHER, ModelParts, digest
 from flowsep_train.pictures import Pictures
 from flowsep_train.progress import Progress
 from flowsep_train.sounds import SoundBank
@@ -200,7 +200,13 @@ def distill_flow(
     """
     lightning.seed_everything(run.seed, verbose=False)
     scale_factor, queries, vae = flow_surroundings(parts, cache, tokenizer)
-    unet = parts.trained("flow").requires_grad_(True).train()
+    unet = parts.trained("flow")
+    taught_by = parts.work / DISTILLED / TEACHER
+    if not taught_by.exists():
+        taught_by.parent.mkdir(parents=True, exist_ok=True)
+        taught_by.write_text(digest(unet), encoding="utf-8")
+    parts.check_teacher(unet)
+    unet.requires_grad_(True).train()
     module = Distillation(
         unet, queries, scale_factor, run.steps, evaluations, teacher_steps, rate(DISTILLED, run), vae
     )

@@ -66,6 +66,17 @@ class Model:
         return parts
 
 
+def _in_order(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Several options as one decorator, in the order of --help."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `Model`, which the command takes as `model`."""
 
@@ -81,91 +92,85 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         return command(model=Model(base, work, config, vae, vocoder, text), **others)
 
-    wrapped: Callable[..., Any] = taking_model
-    for option in (
+    return _in_order(
+        click.option(
+            "--vae", type=FILE, help="The published autoencoder, vae.ckpt, with the vocoder inside."
+        ),
+        click.option("--vocoder", type=FILE, help="BigVGAN's generator, a file called g_…."),
+        click.option(
+            "--text",
+            metavar="FOLDER|NAME",
+            help="A T5 encoder, such as google/flan-t5-large; it is not trained.",
+        ),
+        click.option(
+            "--config",
+            type=FILE,
+            help=f"YAML of sizes, or the published project's. Default: those of --from, or the {PUBLISHED}.",
+        ),
+        click.option(
+            "--work", type=FILE, required=True, help="Folder of checkpoints; training goes on from there."
+        ),
         click.option(
             "--from",
             "base",
             metavar="MODEL",
             help="Start from a checkpoint: the published file, a model folder, or `bundled`.",
         ),
-        click.option(
-            "--work", type=FILE, required=True, help="Folder of checkpoints; training goes on from there."
-        ),
-        click.option(
-            "--config",
-            type=FILE,
-            help=f"YAML of sizes, or the published project's. Default: of --from, or the {PUBLISHED}.",
-        ),
-        click.option(
-            "--text",
-            metavar="FOLDER|NAME",
-            help="A T5 encoder, such as google/flan-t5-large; it is not trained.",
-        ),
-        click.option("--vocoder", type=FILE, help="BigVGAN's generator, a file called g_…."),
-        click.option(
-            "--vae", type=FILE, help="The published autoencoder, vae.ckpt, with the vocoder inside."
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
+    )(taking_model)
 
 
-def sound_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options for recordings."""
-    for option in (
-        click.option("--skip-missing", is_flag=True, help="Ignore recordings that are missing."),
-        click.option(
-            "--root",
-            type=FILE,
-            help="Folder that the metadata's paths are relative to. Default: found by search.",
-        ),
-        click.option(
-            "--sounds", type=FILE, help="Recordings: metadata (JSON), a folder a class, or a sound cache."
-        ),
-    ):
-        command = option(command)
-    return command
+#: Options for recordings.
+sound_options = _in_order(
+    click.option(
+        "--sounds", type=FILE, help="Recordings: metadata (JSON), one folder per class, or a sound cache."
+    ),
+    click.option(
+        "--root",
+        type=FILE,
+        help="Folder that the metadata's paths are relative to. Default: found by search.",
+    ),
+    click.option("--skip-missing", is_flag=True, help="Ignore recordings that are missing."),
+)
 
 
-def query_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options for what the flow or the text encoder learns from."""
-    for option in (
-        click.option("--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: of --text."),
-        click.option(
-            "--sentences", type=FILE, help="A second such table of generated sentences, for text and flow."
-        ),
-        click.option(
-            "--captions", type=FILE, help="Table of label, caption, use. Default: the captions of --sounds."
-        ),
-        click.option(
-            "--latents", type=FILE, help="Folder that `flowsep-train latents` wrote; the flow learns from it."
-        ),
-    ):
-        command = option(command)
-    return command
+#: Options for what the flow or the text encoder learns from.
+query_options = _in_order(
+    click.option(
+        "--latents", type=FILE, help="Folder that `flowsep-train latents` wrote; the flow learns from it."
+    ),
+    click.option(
+        "--captions", type=FILE, help="Table of label, caption, use. Default: the captions of --sounds."
+    ),
+    click.option(
+        "--sentences", type=FILE, help="A second such table of generated sentences, for text and flow."
+    ),
+    click.option(
+        "--tokenizer", type=FILE, help="tokenizer.json, for text and flow. Default: that of --text."
+    ),
+)
 
 
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `loop.Run`, by the names of its fields."""
-    for option in (
-        click.option("--pictures-every", type=click.IntRange(1), default=500, help="Batches."),
-        click.option("--checkpoint-every", type=click.IntRange(1), default=200, help="Steps."),
-        click.option("--seed", default=0),
-        click.option("--threads", type=click.IntRange(1), help="CPU threads."),
-        click.option("--workers", type=click.IntRange(0), default=1, help="Processes that load data."),
-        click.option("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, …"),
-        click.option("--nodes", type=click.IntRange(1), default=1, help="Machines."),
-        click.option("--devices", default="auto", help="Lightning's: auto, a number, or a list."),
-        click.option(
-            "--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own."
-        ),
-        click.option(
-            "--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the part's own."
-        ),
-        click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches for each step."),
-        click.option("--batch", type=click.IntRange(1), default=4, help="Pieces in a batch (flow: clips)."),
-        click.option("--steps", type=click.IntRange(1), default=2000, help="Number of optimiser steps."),
-    ):
-        command = option(command)
-    return command
+#: Options of `loop.Run`, by the names of its fields.
+run_options = _in_order(
+    click.option("--steps", type=click.IntRange(1), default=2000, help="Number of optimiser steps."),
+    click.option("--batch", type=click.IntRange(1), default=4, help="Pieces in a batch (flow: clips)."),
+    click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches for each step."),
+    click.option(
+        "--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak. Default: the part's own."
+    ),
+    click.option(
+        "--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own."
+    ),
+    click.option("--devices", default="auto", help="Lightning's: auto, a number, or a list."),
+    click.option("--nodes", type=click.IntRange(1), default=1, help="Number of machines."),
+    click.option("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, …"),
+    click.option("--workers", type=click.IntRange(0), default=1, help="Processes that load data."),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads."),
+    click.option("--seed", default=0, help="Seed of weights and all random choices."),
+    click.option(
+        "--checkpoint-every", type=click.IntRange(1), default=200, help="Steps from one to the next."
+    ),
+    click.option(
+        "--pictures-every", type=click.IntRange(1), default=500, help="Batches from one to the next."
+    ),
+)

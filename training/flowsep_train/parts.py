@@ -24,6 +24,8 @@ from flowsep_train.hub import text_folder
 PARTS = ("text", "vae", "vocoder", "flow")
 #: The flow again, for few steps; where it was trained, it takes the flow's place in the model.
 DISTILLED = "distilled"
+#: In its folder, the checksum of the flow that it was made from.
+TEACHER = "teacher.sha256"
 #: Name of each part in the model.
 MODULES = {"text": "text_encoder", "vae": "vae", "vocoder": "vocoder", "flow": "unet", DISTILLED: "unet"}
 #: Each part alone: the whole published model has 676 million weights to draw.
@@ -151,6 +153,18 @@ class ModelParts:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
         state: State = content["state_dict"]
         return state
+
+    def check_teacher(self, flow: nn.Module) -> None:
+        """Compare a flow with the one that the distilled flow was made from.
+
+        Raises:
+            ValueError: they differ.
+        """
+        folder = self.work / DISTILLED
+        if (folder / TEACHER).read_text(encoding="utf-8") != digest(flow):
+            raise ValueError(
+                f"{folder} was distilled from another flow than the present one: delete it and distill again"
+            )
 
     def scale_factor(self) -> Tensor | None:
         """`scale_factor` of the trained flow, else of the base model if its autoencoder is still in use."""

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from flowsep_export.onnx.editing import MICROSOFT, Editor, Values, at_every, attributes
+from flowsep_export.onnx.editing import MICROSOFT, Editor, Values, at_every, attributes, casts_to
 
 
 @at_every("LayerNormalization")
@@ -20,7 +20,7 @@ def normalise_in_half(editor: Editor, norm: onnx.NodeProto) -> bool:
     """Lets a normalisation between casts to float32 and back take and give half instead."""
     widened = editor.source(norm.input[0], "Cast")
     narrowed = editor.only_user(norm.output[0], "Cast")
-    if widened is None or narrowed is None or not _casts_to(widened, TensorProto.FLOAT):
+    if widened is None or narrowed is None or not casts_to(widened, TensorProto.FLOAT):
         return False
     scale, bias = (_in_half(editor, name) for name in norm.input[1:])
     editor.put(norm.op_type, [widened.input[0], scale, bias], [narrowed.output[0]], **attributes(norm))
@@ -38,7 +38,7 @@ def normalise_groups_in_half(editor: Editor, norm: onnx.NodeProto) -> bool:
     narrowed = editor.only_user(shifted.output[0], "Cast") if shifted is not None else None
     if apart is None or widened is None or together is None or scaled is None:
         return False
-    if shifted is None or narrowed is None or not _casts_to(narrowed, TensorProto.FLOAT16):
+    if shifted is None or narrowed is None or not casts_to(narrowed, TensorProto.FLOAT16):
         return False
     source, name = widened.input[0], narrowed.output[0]
     ones, zeros = (_in_half(editor, constant) for constant in norm.input[1:])
@@ -161,7 +161,3 @@ def slice_unevenly(editor: Editor, split: onnx.NodeProto) -> bool:
 
 def _in_half(editor: Editor, name: str) -> str:
     return editor.store(f"{name}.in_half", editor.constant(name).astype(np.float16))
-
-
-def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
-    return bool(node.attribute[0].i == kind)

@@ -9,12 +9,10 @@ kernels may multiply in TF32: float32 graphs stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from flowsep_export.onnx.attention import soften_in_half
 from flowsep_export.onnx.cuda_kernels import (
@@ -31,9 +29,8 @@ from flowsep_export.onnx.cuda_tokens import (
     normalise_groups_at_once,
     project_to_tokens,
 )
-from flowsep_export.onnx.editing import MICROSOFT, Editor, Pass
+from flowsep_export.onnx.editing import MICROSOFT, Editor, Pass, at_every, attributes
 from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections
-from flowsep_export.onnx.links import makers, users
 
 ATTENTION = "MultiHeadAttention"
 
@@ -41,115 +38,49 @@ ATTENTION = "MultiHeadAttention"
 HEADS_BEFORE_TOKENS, KEYS_TRANSPOSED = [0, 2, 1, 3], [0, 2, 3, 1]
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """Queries, keys and values `[B, N, H · D]`, before the heads are split."""
-
-    tensors: tuple[str, str, str]
-    heads: int
-    scale: float
-    output: str  # [B, N, H · D]
-
-
-def fuse_attention(model: onnx.ModelProto, folder: Path) -> int:
-    """Put one operator for every half-precision softmax(s · q kᵀ) v over heads, in place.
+@at_every("Softmax")
+def fuse_attention(editor: Editor, softmax: onnx.NodeProto) -> bool:
+    """Puts one operator for a half-precision softmax(s · q kᵀ) v over heads.
 
     Attention with a bias on its scores (the query's mask) stays: fused kernels need a bias with aligned rows,
     and rows of 50 tokens are not aligned.
-
-    Args:
-        model: The graph.
-        folder: Where its external weights lie; none is read.
-
-    Returns:
-        Number of fused attentions.
     """
-    graph = model.graph
-    maker, readers = makers(graph), users(graph)
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    found = {
-        attention.output: attention
-        for node in graph.node
-        if node.op_type == "Softmax"
-        and (attention := _attention(node, maker, readers, constants)) is not None
-    }
-    for index, node in enumerate(graph.node):
-        if node.output[0] in found:
-            attention = found[node.output[0]]
-            fused = helper.make_node(
-                ATTENTION,
-                attention.tensors,
-                [attention.output],
-                name=f"{node.name}.attention",
-                domain=MICROSOFT,
-                num_heads=attention.heads,
-                scale=attention.scale,
-            )
-            graph.node[index].CopyFrom(fused)
-    if found:
-        Editor(model, folder).finish()
-    return len(found)
-
-
-def _attention(
-    softmax: onnx.NodeProto,
-    maker: Mapping[str, onnx.NodeProto],
-    users: Mapping[str, list[onnx.NodeProto]],
-    constants: Mapping[str, onnx.TensorProto],
-) -> _Attention | None:
-    """The attention around a softmax; None if it has another form."""
-    scores = maker.get(softmax.input[0])
-    weighted = _only_user(softmax.output[0], users, "MatMul")
-    if scores is None or scores.op_type != "MatMul" or weighted is None:
-        return None
-    scaled = maker.get(scores.input[0])
-    if scaled is None or scaled.op_type != "Mul" or scaled.input[1] not in constants:
-        return None
-    factor = constants[scaled.input[1]]
-    if factor.data_type != TensorProto.FLOAT16 or factor.dims:
-        return None
-    split = [
-        _split_heads(name, permutation, maker, constants)
+    scores = editor.source(softmax.input[0], "MatMul")
+    scaled = editor.source(scores.input[0], "Mul") if scores is not None else None
+    weighted = editor.only_user(softmax.output[0], "MatMul")
+    joined = editor.only_user(weighted.output[0], "Transpose") if weighted is not None else None
+    output = editor.only_user(joined.output[0], "Reshape") if joined is not None else None
+    if scores is None or scaled is None or weighted is None or joined is None or output is None:
+        return False
+    if list(attributes(joined)["perm"]) != HEADS_BEFORE_TOKENS or editor.shape(scaled.input[1]) != ():
+        return False
+    scale = editor.constant(scaled.input[1])
+    found = [
+        _before_heads(editor, name, permutation)
         for name, permutation in (
             (scaled.input[0], HEADS_BEFORE_TOKENS),
             (scores.input[1], KEYS_TRANSPOSED),
             (weighted.input[1], HEADS_BEFORE_TOKENS),
         )
     ]
-    joined = _only_user(weighted.output[0], users, "Transpose")
-    if joined is None or list(joined.attribute[0].ints) != HEADS_BEFORE_TOKENS:
-        return None
-    output = _only_user(joined.output[0], users, "Reshape")
-    heads = {entry[1] for entry in split if entry is not None}
-    if output is None or None in split or len(heads) != 1:
-        return None
-    q, k, v = (entry[0] for entry in split if entry is not None)
-    scale = float(numpy_helper.to_array(factor))
-    return _Attention((q, k, v), heads.pop(), scale, output.output[0])
+    tensors = [entry[0] for entry in found if entry is not None]
+    heads = {entry[1] for entry in found if entry is not None}
+    if scale.dtype != np.float16 or len(tensors) != 3 or len(heads) != 1:
+        return False
+    editor.put(ATTENTION, tensors, [output.output[0]], MICROSOFT, num_heads=heads.pop(), scale=float(scale))
+    return True
 
 
-def _only_user(name: str, users: Mapping[str, list[onnx.NodeProto]], kind: str) -> onnx.NodeProto | None:
-    found = users.get(name, [])
-    return found[0] if len(found) == 1 and found[0].op_type == kind and found[0].input[0] == name else None
-
-
-def _split_heads(
-    name: str,
-    permutation: list[int],
-    maker: Mapping[str, onnx.NodeProto],
-    constants: Mapping[str, onnx.TensorProto],
-) -> tuple[str, int] | None:
+def _before_heads(editor: Editor, name: str, permutation: list[int]) -> tuple[str, int] | None:
     """The tensor `[B, N, H · D]` before its heads were split, and H."""
-    transposed = maker.get(name)
-    if transposed is None or transposed.op_type != "Transpose":
+    found = editor.chain(name, "Transpose", "Reshape")
+    if not found or list(attributes(found[0])["perm"]) != permutation:
         return None
-    split = maker.get(transposed.input[0])
-    if split is None or split.op_type != "Reshape" or split.input[1] not in constants:
+    view = found[1]
+    if editor.shape(view.input[1]) != (4,):
         return None
-    shape = numpy_helper.to_array(constants[split.input[1]]).tolist()
-    if list(transposed.attribute[0].ints) != permutation or len(shape) != 4 or shape[:2] != [0, 0]:
-        return None
-    return split.input[0], int(shape[2])
+    rows, tokens, heads, _ = editor.constant(view.input[1]).tolist()
+    return (view.input[0], heads) if (rows, tokens) == (0, 0) else None
 
 
 PASSES: tuple[Pass, ...] = (
@@ -176,8 +107,7 @@ def rewrite_for_cuda(model: onnx.ModelProto, folder: Path) -> None:
         model: The graph.
         folder: Where its external weights lie.
     """
-    soften_in_half(model)
-    for spell in PASSES:
+    for spell in (soften_in_half, *PASSES):
         spell(model, folder)
 
 

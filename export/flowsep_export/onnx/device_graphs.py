@@ -19,8 +19,7 @@ def device_graphs() -> dict[str, onnx.ModelProto]:
         helper.make_node("Add", ["mean", "deviation"], ["mixture_latent"]),
     ]
     advance = [
-        helper.make_node("Mul", ["velocity", "dt"], ["change"]),
-        helper.make_node("Add", ["x", "change"], ["next_x"]),
+        *sum_nodes(),
         # [batch, 1]: the row is repeated by broadcasting it over
         helper.make_node("Shape", ["x"], ["batch"], start=0, end=1),
         helper.make_node("Concat", ["batch", "one"], ["rows"], axis=0),
@@ -28,6 +27,17 @@ def device_graphs() -> dict[str, onnx.ModelProto]:
     ]
     one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
     return {"posterior": _model("posterior", posterior, []), "advance": _model("advance", advance, [one])}
+
+
+def sum_nodes() -> list[onnx.NodeProto]:
+    """next_x = x + weights[0] * velocity + weights[1] * before."""
+    return [
+        helper.make_node("Split", ["weights"], ["of_velocity", "of_before"], axis=0, num_outputs=2),
+        helper.make_node("Mul", ["velocity", "of_velocity"], ["change"]),
+        helper.make_node("Add", ["x", "change"], ["changed_x"]),
+        helper.make_node("Mul", ["before", "of_before"], ["change_before"]),
+        helper.make_node("Add", ["changed_x", "change_before"], ["next_x"]),
+    ]
 
 
 def _model(name: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> onnx.ModelProto:

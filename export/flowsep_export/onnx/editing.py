@@ -12,8 +12,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from flowsep_export.onnx.links import makers, users
-
 Values = NDArray[Any]
 
 #: The domain of ONNX Runtime's own operators.
@@ -36,7 +34,11 @@ class Editor:
         self.graph = model.graph
         self._folder = folder
         self._stored = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.maker, self.users = makers(self.graph), users(self.graph)
+        self.maker = {name: node for node in self.graph.node for name in node.output}
+        self.users: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.users.setdefault(name, []).append(node)
         self._outputs = {value.name for value in self.graph.output}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -128,12 +130,18 @@ def at_every(kind: str) -> Callable[[Callable[[Editor, onnx.NodeProto], bool]], 
         def spell(model: onnx.ModelProto, folder: Path) -> int:
             editor = Editor(model, folder)
             found = sum(change(editor, node) for node in list(model.graph.node) if node.op_type == kind)
-            editor.finish()
+            if found:
+                editor.finish()
             return found
 
         return spell
 
     return pass_of
+
+
+def casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    """True for a Cast to that type."""
+    return node.op_type == "Cast" and bool(node.attribute[0].i == kind)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from flowsep_runtime.backends.tensorrt.backend import this_machine
 from flowsep_runtime.backends.tensorrt.cuda_device import Device
 from flowsep_runtime.backends.tensorrt.engines import (
     BACKEND,
+    BETWEEN_STAGES,
     SIDECAR,
     EngineEntry,
     EngineSet,
@@ -113,7 +114,7 @@ def _build(
     cache = folder / TIMING_CACHE
     builder, loader = PlanBuilder(settings, read_checked(cache) or b""), Loader()
     result = EngineSet(machine, manifest.precision, batch, frames, settings.words(), {})
-    graphs = [source for name in (*GRAPHS, *DEVICE_GRAPHS) for source in _sources(bundle, manifest, name)]
+    graphs = [source for name in (*GRAPHS, *BETWEEN_STAGES) for source in _sources(bundle, manifest, name)]
     for index, (name, path, digests, inputs, spell) in enumerate(graphs):
         ranges = graph_ranges(manifest, name, batch, frames)
         key = _key(machine, settings, digests, inputs, ranges)
@@ -171,7 +172,7 @@ class _Source(NamedTuple):
 
 def _sources(bundle: Path, manifest: Manifest, name: str) -> Iterator[_Source]:
     """The names of the engines of one graph."""
-    if name in DEVICE_GRAPHS:
+    if name in BETWEEN_STAGES:
         path = device_graph_path(name)
         axes: Axes = {tensor: device_graph_shape(tensor) for tensor in DEVICE_GRAPHS[name][0]}
         yield _Source(name, path, (sha256_of(path),), axes, partial(prepared, path))
@@ -209,10 +210,11 @@ def _key(
 
 
 def _old(folder: Path) -> EngineSet | None:
-    """The set that was built before, if it can be read; a damaged set is built again."""
+    """The set that was built before, if it can be read; one that is damaged or of another format is built
+    again."""
     if not (folder / SIDECAR).is_file():
         return None
     try:
         return EngineSet.read(folder)
-    except BackendError:
+    except (BackendError, OptionError):
         return None

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from flowsep_export.onnx.attention import soften_in_half
-from flowsep_export.onnx.fewer_kernels import fold_projections_into_text, join_projections
+from flowsep_export.onnx.device_graphs import sum_nodes
+from flowsep_export.onnx.fewer_kernels import join_projections
 from flowsep_export.onnx.loop_parts import split_loop
+from flowsep_export.onnx.transformers import join_transformer
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 
-PASSES = 2  # counted up when a pass changes what it makes, so that engines are built again
+PASSES = 3  # counted up when a pass changes what it makes, so that engines are built again
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -33,27 +35,38 @@ def prepared(path: Path, sizes: Mapping[str, int]) -> onnx.ModelProto:
     """
     model = onnx.load(path, load_external_data=False)
     fix_axes(model, sizes)
-    widen_filters(model, path.parent)
-    soften_in_half(model)
+    for spell in (widen_filters, soften_in_half):
+        spell(model, path.parent)
     return model
 
 
 def prepared_loop(path: Path, sizes: Mapping[str, int]) -> dict[str, onnx.ModelProto]:
-    """The velocity graph for TensorRT, in fewer kernels, and in the two parts of a solver's loop.
+    """The velocity graph for TensorRT, in fewer kernels and in the two parts of a solver's loop, of which the
+    step gives the next state too.
 
     Args:
         path: The ONNX file of `velocity`.
         sizes: Of the axes that are fixed, by name.
     """
     model = onnx.load(path, load_external_data=False)
-    widen_filters(model, path.parent)
-    soften_in_half(model)
-    for spell in (join_projections, fold_projections_into_text):
+    for spell in (widen_filters, soften_in_half, join_projections, join_transformer):
         spell(model, path.parent)
     parts = dict(zip((CONSTANTS, STEP), split_loop(model), strict=True))
+    give_next_state(parts[STEP])
     for part in parts.values():
         fix_axes(part, sizes)
     return parts
+
+
+def give_next_state(step: onnx.ModelProto) -> None:
+    """Adds a solver's sum to a step, in place: inputs `before` and `weights`, output `next_x`."""
+    graph = step.graph
+    (state,) = (value for value in graph.input if value.name == "x")
+    for name, values in (("before", graph.input), ("next_x", graph.output)):
+        values.add().CopyFrom(state)
+        values[-1].name = name
+    graph.input.append(helper.make_tensor_value_info("weights", TensorProto.FLOAT, [2]))
+    graph.node.extend(sum_nodes())
 
 
 def fixed(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:

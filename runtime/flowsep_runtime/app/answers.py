@@ -80,7 +80,9 @@ class Speaker:
 
         peak = peak_memory()
         if not self.as_json:
-            names = ", ".join("standard output" if path is None else shown(path) for _, path in job.outputs)
+            # without a result of its own, the run was for the files beside those that are there
+            made = [path for _, path in job.outputs] or extras.files
+            names = ", ".join("standard output" if path is None else shown(path) for path in made)
             stages = [f"{name.replace('_', ' ')} {spent:.2f} s" for name, spent in report.timings.items()]
             channels = "1 channel" if reader.channels == 1 else f"{reader.channels} channels"
             length = reader.frames / reader.sample_rate
@@ -162,7 +164,8 @@ def say_bundles(as_json: bool) -> None:
         click.echo(json.dumps([asdict(bundle) for bundle in found]))
         return
     for bundle in found:
-        state = f"{bundle.precision}, {bundle.bytes / 1e6:.0f} MB, {shown(bundle.folder or '')}"
+        size, folder = f"{bundle.bytes / 1e6:.0f} MB", shown(bundle.folder or "")
+        state = ", ".join([bundle.model, bundle.kind, bundle.precision, size, folder])
         click.echo(f"{bundle.name}: {state if bundle.why_not is None else bundle.why_not}")
 
 

@@ -27,13 +27,14 @@ from flowsep_runtime.app.console import (
     SETTINGS,
     backend_options,
     bundle_option,
+    clip_mode_option,
     is_closed,
     one_line,
     run,
     separation_options,
     unexpected,
 )
-from flowsep_runtime.errors import FlowSepError, OptionError
+from flowsep_runtime.errors import FlowSepError, OptionError, shown
 from flowsep_runtime.options import Options
 
 if TYPE_CHECKING:
@@ -118,13 +119,8 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
 @click.option("--residual", type=FILE, help="Also write the rest of the mixture.")
 @click.option("--save-mixture", type=FILE, help="Also write the mixture as it was read.")
 @click.option("--plot", type=FILE, help="Also draw the spectrograms of mixture, target and residual.")
-@click.option(
-    "--clip-mode",
-    type=click.Choice(["clamp", "rescale", "float"]),
-    default="clamp",
-    help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object a line.")
+@clip_mode_option
+@click.option("--json", "as_json", is_flag=True, help="Print every result as one JSON object per line.")
 @click.option("--force", is_flag=True, help="Overwrite outputs that exist.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
@@ -183,6 +179,10 @@ def command(
         if queries:
             raise OptionError("--remove and --query exclude each other: leave one out.")
         queries = (remove,)
+        if len(arguments) > 1 and not Path(arguments[-1]).exists():
+            raise OptionError(
+                f"--remove says what to take out, and {shown(Path(arguments[-1]))} is no file: leave it out."
+            )
     wanted = Options(**options)
 
     @cache
@@ -256,7 +256,7 @@ def command(
             separator, resolved = model()
             check_done(job, separator.pipeline, resolved, clip_mode)
             say.done_before(job)
-            if job.outputs:
+            if job.outputs or extras.files:
                 _separate(job, extras, model, say, force)
         except FlowSepError as error:
             failures.append(naming(job, str(error)))

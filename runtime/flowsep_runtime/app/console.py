@@ -62,6 +62,13 @@ backend_options = options(
     ),
 )
 
+clip_mode_option = click.option(
+    "--clip-mode",
+    type=click.Choice(["clamp", "rescale", "float"]),
+    default="clamp",
+    help="Samples beyond full scale: clamp clips them, rescale lowers the whole result, float keeps them.",
+)
+
 #: The fields of `Options`, by the same names and with the same defaults.
 separation_options = options(
     click.option(
@@ -80,15 +87,10 @@ separation_options = options(
         "--guidance",
         type=click.FloatRange(min=0),
         default=Options.guidance,
-        help="Guidance scale. Above 1, the result is led away from that of no query, or of --negative.",
+        help="Guidance scale. Above 1, the difference to the result for no query, or for --negative, is "
+        "exaggerated.",
     ),
     click.option("--negative", help="Query for the sounds to keep out."),
-    click.option(
-        "--candidates",
-        type=click.IntRange(min=1),
-        default=Options.candidates,
-        help="Number of separations; the one that explains the mixture best is kept.",
-    ),
     click.option(
         "--windows",
         type=click.Choice(JOININGS),
@@ -160,7 +162,7 @@ def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def steady_streams() -> None:
-    """Makes sure that there is a standard input, output and error, and that what is said there is no failure.
+    """Makes sure that standard input, output and error exist, and that every text can be written to them.
 
     A process may be started without them (`2>&-`, a daemon, pythonw). The next file that it opens would then
     be its standard error, and libraries in C would write their messages into it. And a console may not have

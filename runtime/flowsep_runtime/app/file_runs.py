@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +32,11 @@ class Extras:
     mixture: Path | None = None
     plot: Path | None = None
     clip_mode: ClipMode = "clamp"
+
+    @property
+    def files(self) -> list[Path]:
+        """Those files."""
+        return [path for path in (self.residual, self.mixture, self.plot) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -66,14 +71,20 @@ def mark_of(
     return mark(options.kind, asked)
 
 
-def check_done(job: Job, pipeline: Pipeline, options: ResolvedOptions, clip_mode: ClipMode) -> None:
-    """Compares the results that are there with what would be made now.
+def check_done(
+    job: Job,
+    pipeline: Pipeline,
+    options: ResolvedOptions,
+    clip_mode: ClipMode,
+    mark_at: Callable[[Path], str | None] = made_by,
+) -> None:
+    """Compares the results that are there with what would be made now; `mark_at` looks up their marks.
 
     Raises:
         OptionError: If one was made with other options.
     """
     for query, path in job.done:
-        found = made_by(path)
+        found = mark_at(path)
         if found is not None and found != mark_of(job, [query], pipeline, options, clip_mode):
             raise OptionError(
                 f"{shown(path)} is there from a run with other options or queries: choose another output or"
@@ -114,7 +125,7 @@ class FileRun:
         """
         reader, extras, job = self._reader, self._extras, self.job
         queries = [query for query, _ in job.outputs]
-        if options.kind == "masked" or extras.residual is not None:
+        if options.kind == "masked" or extras.files:
             # Sounds share the mixture: each keeps its share whichever results are there already.
             queries += [query for query, _ in job.done]
         complement = separator.pipeline.manifest.model.complement_of(queries[0])
@@ -153,7 +164,7 @@ class FileRun:
                     if plot is not None:
                         plot.add(part.mixture, results[0], rest)
             if plot is not None and extras.plot is not None:
-                plot.draw(places[extras.plot], self.job.outputs[0][0], extras.plot)
+                plot.draw(places[extras.plot], queries[0], extras.plot)
         work = sum(seconds for stage, seconds in parts.timings.items() if stage != "load")
         return Report(parts.timings, work * reader.sample_rate / reader.frames)
 

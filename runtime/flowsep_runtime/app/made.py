@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import soundfile
 
@@ -29,8 +30,17 @@ def made_by(path: Path) -> str | None:
     if not path.is_file():  # a pipe would wait
         return None
     try:
-        # Never a name: libsndfile must judge the content and not the extension.
-        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        with path.open("rb") as file:
+            # Never a name: libsndfile must judge the content and not the extension.
+            return mark_in(file.fileno())
+    except OSError:
+        return None
+
+
+def mark_in(file: int | BinaryIO) -> str | None:
+    """The mark of an open file that can seek, which stays open."""
+    try:
+        with soundfile.SoundFile(file, closefd=False) as sound:
             words = str(sound.copy_metadata().get(TAG, "")).split()
     except (OSError, ValueError, TypeError, RuntimeError):
         return None

@@ -74,7 +74,8 @@ def named(template: str, recording: Recording, label: str, number: int) -> Path:
     """
     source = recording.path or Path("standard-input")
     is_known = source.suffix.lower() in CONTAINERS
-    ending = "" if Path(template).suffix.lower() in CONTAINERS else source.suffix if is_known else ".wav"
+    has_ending = Path(template).suffix.lower() in CONTAINERS or (is_known and template.endswith(".{ext}"))
+    ending = "" if has_ending else source.suffix if is_known else ".wav"
     fields = {"folder": recording.folder, "ext": source.suffix[1:], "query": slug(label), "number": number}
     stem = source.stem
     path = Path(template.format(stem=stem, **fields) + ending)

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from flowsep_runtime.errors import OptionError, OutputError, shown
@@ -123,6 +124,7 @@ def _rename(source: Path, destination: Path, keep: bool) -> None:
         raise OutputError(f"{shown(destination)} cannot be written: {error.strerror}.") from None
 
 
+@cache  # once in a run: a folder may hold a hundred thousand results
 def _remove_abandoned(folder: Path) -> None:
     with suppress(OSError):  # tidying up is no reason to fail
         for path in folder.glob(".flowsep-*.tmp"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,16 +49,16 @@ def recordings(sources: Sequence[Path | None], results: Path | None = None) -> l
     Warns:
         FlowSepWarning: If results of earlier runs were left out.
     """
-    root = _common([path if is_folder(path) else path.parent for path in sources if path is not None])
+    root = common_folder([path if is_folder(path) else path.parent for path in sources if path is not None])
     found: dict[str, Recording] = {}
     left_out = 0
     for source in sources:
         if source is None:
             found["-"] = Recording(None, root)
         elif not is_folder(source):
-            found.setdefault(os.path.abspath(source), _below(root, source))
+            found.setdefault(os.path.abspath(source), below(root, source))
         else:
-            files = list(_files(source, results))
+            files = list(files_in(source, results))
             fresh = [path for path in files if made_by(path) is None]
             left_out += len(files) - len(fresh)
             if not files:
@@ -68,7 +68,7 @@ def recordings(sources: Sequence[Path | None], results: Path | None = None) -> l
                     f"{shown(source)} has no recordings in it but results of earlier runs: name them."
                 )
             for path in fresh:
-                found.setdefault(os.path.abspath(path), _below(root, path, is_found=True))
+                found.setdefault(os.path.abspath(path), below(root, path, is_found=True))
     if left_out:
         warnings.warn(
             f"{left_out} results of earlier runs are left out: name those that are recordings.",
@@ -80,8 +80,8 @@ def recordings(sources: Sequence[Path | None], results: Path | None = None) -> l
 
 def listed(paths: Sequence[Path]) -> list[Recording]:
     """Recordings of a list, whose folders are kept as those of a folder are."""
-    root = _common([path.parent for path in paths])
-    return [_below(root, path, is_found=True) for path in paths]
+    root = common_folder([path.parent for path in paths])
+    return [below(root, path, is_found=True) for path in paths]
 
 
 def is_folder(path: Path) -> bool:
@@ -92,7 +92,8 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def _below(root: Path, path: Path, is_found: bool = False) -> Recording:
+def below(root: Path, path: Path, is_found: bool = False) -> Recording:
+    """A recording whose folder counts from `root`."""
     try:
         folder = os.path.relpath(path.parent, root)
     except ValueError:  # on another drive
@@ -100,14 +101,21 @@ def _below(root: Path, path: Path, is_found: bool = False) -> Recording:
     return Recording(path, root, folder, is_found)
 
 
-def _common(folders: Sequence[Path]) -> Path:
+def common_folder(folders: Iterable[Path]) -> Path:
+    """The deepest folder that holds all of them."""
     try:
         return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
     except ValueError:  # none, or on several drives
         return Path()
 
 
-def _files(folder: Path, results: Path | None) -> Iterator[Path]:
+def files_in(folder: Path, results: Path | None) -> Iterator[Path]:
+    """The audio files of a folder and of those below it, without hidden ones and those in `results`.
+
+    Raises:
+        OptionError: If a folder cannot be read.
+    """
+
     def refuse(error: OSError) -> None:
         raise OptionError(f"{shown(error.filename or folder)} cannot be read: {error.strerror}.")
 

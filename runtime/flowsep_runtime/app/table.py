@@ -6,12 +6,25 @@ import csv
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from flowsep_runtime.app.jobs import Job, check_places, default_place
 from flowsep_runtime.app.recordings import listed
 from flowsep_runtime.audio.reading import Span
 from flowsep_runtime.errors import OptionError, shown
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a recording, its query, the name of the result if it has one, and the part that is
+    wanted."""
+
+    recording: str
+    query: str
+    output: str | None
+    span: Span
 
 
 def jobs_of_table(
@@ -33,49 +46,69 @@ def jobs_of_table(
         OptionError: With the line of the first row that is wrong, or if there is none, or two rows would
             write one file.
     """
-    rows = list(_rows(table))
-    if not rows:
+    found = list(rows(table))
+    if not found:
         raise OptionError(f"{shown(table)} has no row: give one for each recording and query.")
-    sources = [table.parent / _text(row, "recording", where) for row, where in rows]
+    sources = [table.parent / row.recording for row in found]
     wanted: dict[Job, None] = {}
-    for number, (recording, (row, where)) in enumerate(zip(listed(sources), rows, strict=True), 1):
-        query = _text(row, "query", where)
-        if row.get("output"):
-            path = (folder or table.parent) / _text(row, "output", where)
+    for number, (recording, row) in enumerate(zip(listed(sources), found, strict=True), 1):
+        if row.output is not None:
+            path = (folder or table.parent) / row.output
         else:
-            path = default_place(recording, query, number, folder, name)
-        start, duration = _seconds(row, "start", where) or 0.0, _seconds(row, "duration", where)
-        if duration == 0:
-            raise OptionError(f"{where}: 'duration' is 0: leave it out for all of the rest.")
+            path = default_place(recording, row.query, number, folder, name)
         is_done = not force and path.exists()
-        results = ((query, path),)
+        results = ((row.query, path),)
         outputs, done = ((), results) if is_done else (results, ())
-        wanted[Job(recording.path, outputs, done, span=Span(start, duration), makes_folders=True)] = None
+        wanted[Job(recording.path, outputs, done, span=row.span, makes_folders=True)] = None
     check_places(path for job in wanted for _, path in (*job.outputs, *job.done) if path is not None)
     return list(wanted)
 
 
-def _rows(table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
-    """Rows, and how a message names them."""
+def rows(table: Path) -> Iterator[Row]:
+    """The rows of a table, one after the other, in the memory of one.
+
+    Raises:
+        OptionError: With the line of the first row that is wrong, when it is reached.
+    """
+    for row, where in _raw_rows(table):
+        recording, query = _text(row, "recording", where), _text(row, "query", where)
+        output = _text(row, "output", where) if row.get("output") else None
+        start, duration = _seconds(row, "start", where) or 0.0, _seconds(row, "duration", where)
+        if duration == 0:
+            raise OptionError(f"{where}: 'duration' is 0: leave it out for all of the rest.")
+        yield Row(recording, query, output, Span(start, duration))
+
+
+def _raw_rows(table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
+    """Rows as they stand there, and how a message names them."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            is_json = first.lstrip().startswith("{")
+            yield from _json_rows(file, table) if is_json else _csv_rows(file, table)
     except OSError as error:
         raise OptionError(f"{shown(table)} cannot be read: {error.strerror}.") from None
+    except OptionError:  # a ValueError too
+        raise
     except ValueError:  # no UTF-8, or a NUL in the name
         raise OptionError(f"{shown(table)} is not UTF-8 text: give a table of CSV or JSON lines.") from None
-    lines = text.splitlines(keepends=True)
-    if not text.lstrip().startswith("{"):
-        reader = csv.DictReader(lines, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-        try:
-            missing = [name for name in ("recording", "query") if name not in (reader.fieldnames or ())]
-            if missing:
-                raise OptionError(f"{shown(table)} has no column {missing[0]!r}: name it in the first line.")
-            for row in reader:
-                yield row, f"{shown(table)} line {reader.line_num}"
-        except csv.Error as error:
-            raise OptionError(f"{shown(table)} line {reader.line_num} is not CSV: {error}.") from None
-        return
-    for number, line in enumerate(lines, 1):
+
+
+def _csv_rows(file: TextIO, table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
+    reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+    try:
+        missing = [name for name in ("recording", "query") if name not in (reader.fieldnames or ())]
+        if missing:
+            raise OptionError(f"{shown(table)} has no column {missing[0]!r}: name it in the first line.")
+        for row in reader:
+            yield row, f"{shown(table)} line {reader.line_num}"
+    except csv.Error as error:
+        raise OptionError(f"{shown(table)} line {reader.line_num} is not CSV: {error}.") from None
+
+
+def _json_rows(file: TextIO, table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
+    for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         where = f"{shown(table)} line {number}"

@@ -82,8 +82,8 @@ class Schedule:
 class SolverLoop(Protocol):
     """Extension of a backend that runs the whole loop without returning to the host."""
 
-    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats | None:
-        """The solution [B, 8, t, 16], or None to leave this schedule to the host's loop."""
+    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats:
+        """The solution [B, 8, t, 16]."""
 
 
 class ArrayOnDevice(Protocol):
@@ -113,10 +113,10 @@ class DeviceBackend(Protocol):
         to every row. The outputs are valid until the graph runs again."""
 
     def keep_solution(
-        self, solver: str, steps: int, noise: Any, invariants: Mapping[str, Any]
-    ) -> ArrayOnDevice | None:
-        """Solve from and to arrays on the device, like `SolverLoop.solve`; `invariants` are the velocity's
-        inputs that no step changes."""
+        self, solver: str, steps: int, noise: Floats, invariants: Mapping[str, Any]
+    ) -> ArrayOnDevice:
+        """Solve on the device, like `SolverLoop.solve`; `invariants` are the velocity's inputs that no step
+        changes."""
 
     def synchronize(self) -> None:
         """Waits until all work is done."""
@@ -243,7 +243,7 @@ def open_chosen(
 def threads_in_words(threads: int | None) -> str:
     """Number of threads in words, for a backend's description; None is the default on a CPU."""
     if threads is None:
-        return "a thread a core"
+        return "one thread per core"
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 

@@ -4,8 +4,12 @@ They are the same for every model, so they are no part of a bundle. `flowsep_exp
 them; on the host the pipeline does the same arithmetic in numpy.
 
     posterior  mean, std, noise [batch, 8, t, 16] -> mixture_latent = mean + std * noise
-    advance    x, velocity [batch, 8, t, 16], dt [1], row [1, E]
-               -> next_x = x + dt * velocity, time_features [batch, E] = row for every batch
+    advance    x, velocity, before [batch, 8, t, 16], weights [2], row [1, E]
+               -> next_x = x + weights[0] * velocity + weights[1] * before,
+                  time_features [batch, E] = row for every batch
+
+`before` is the velocity before, and `weights` are a row of `Solver.weights`. TensorRT has the same sum in its
+engine of a step.
 """
 
 from __future__ import annotations
@@ -16,14 +20,14 @@ from pathlib import Path
 #: The names of inputs and outputs, as `manifest.GRAPHS` has those of a bundle.
 DEVICE_GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "posterior": (("mean", "std", "noise"), ("mixture_latent",)),
-    "advance": (("x", "velocity", "dt", "row"), ("next_x", "time_features")),
+    "advance": (("x", "velocity", "before", "weights", "row"), ("next_x", "time_features")),
 }
 
 _LATENT = ("batch", "channels", "t", "frequencies")
 
 #: Shapes that are not a latent's; a text is a dynamic axis.
 DEVICE_GRAPH_SHAPES: Mapping[str, tuple[int | str, ...]] = {
-    "dt": (1,),
+    "weights": (2,),
     "row": (1, "shifts"),
     "time_features": ("batch", "shifts"),
 }

@@ -4,7 +4,10 @@
     loop_step       x, time_features, all that loop_constants gives -> velocity
 
 A GPU's variants in a bundle may have them, and TensorRT's engines are built of them. Both give what the graph
-`velocity` gives.
+`velocity` gives. TensorRT's engine of the step gives the next state as well, from two more inputs (see
+`device_graphs.py`):
+
+    loop_step       ..., before, weights -> velocity, next_x
 """
 
 from __future__ import annotations

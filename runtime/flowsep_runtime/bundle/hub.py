@@ -1,7 +1,7 @@
 """Bundles by name, from the Hugging Face hub through its own library and cache.
 
 Only a name whose bundle is not in that cache yet opens a connection. The manifest comes first; then the files
-that it names and no others, of the same revision, each held against the manifest's checksum.
+that it names and no others, of the same revision, each compared with the manifest's checksum.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Known:
     Attributes:
         name: Name in lists.
         folder: Its place; None if not all of it is there.
+        model: The model's own name.
+        kind: The result that it gives by default.
         precision: That of its weights.
         bytes: Size of its graphs.
         why_not: Reason for which it does not run; None if there is none.
@@ -71,6 +73,8 @@ class Known:
 
     name: str
     folder: str | None = None
+    model: str = ""
+    kind: str = ""
     precision: str = ""
     bytes: int = 0
     why_not: str | None = None
@@ -84,7 +88,8 @@ def bundle_at(name: str, folder: Path | None) -> Known:
         manifest = Manifest.listed(folder)
     except BundleError as error:
         return Known(name, str(folder), why_not=str(error))
-    return Known(name, str(folder), manifest.precision, sum(file.bytes for file in manifest.files()))
+    size = sum(file.bytes for file in manifest.files())
+    return Known(name, str(folder), manifest.name, manifest.model.default_kind, manifest.precision, size)
 
 
 def cached_names() -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The bundle format, which the exporter writes and every backend reads.
 
-A bundle is a folder with `manifest.json`, one ONNX file a graph (large weights beside it as external data)
+A bundle is a folder with `manifest.json`, one ONNX file per graph (large weights beside it as external data)
 and `tokenizer.json`. The manifest is written last and atomically, so a folder without it is not a bundle.
 
 Graphs, all with a dynamic batch; float inputs and outputs are float32 even in a half-precision bundle, ids
@@ -259,7 +259,7 @@ class Manifest:
         return list({file.name: file for file in files}.values())
 
     def check(self) -> None:
-        """Holds the manifest against the contract, without looking at the disk.
+        """Checks the manifest against the format, without reading other files.
 
         Raises:
             RecordError: If it breaks the contract (a `ValueError`).

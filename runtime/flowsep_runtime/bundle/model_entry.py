@@ -1,8 +1,9 @@
-"""The sizes of a bundle's model, and what it does where it is told nothing else."""
+"""The sizes of a bundle's model, and its defaults."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -33,18 +34,23 @@ LARGEST_SIZES: Mapping[str, int] = {
 MOST_EXPONENT = 4.0
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a sentence in lower case; hyphens and apostrophes belong to them."""
+    return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelEntry:
     """The sizes that the runtime needs; published values are the defaults."""
 
     text_width: int
     sample_rate: int = 16000  # Hz
-    hop_length: int = 160  # samples a mel frame
+    hop_length: int = 160  # samples per mel frame
     clip_samples: int = 163840  # the length that the model was trained on
     mel_bins: int = 64
     latent_channels: int = 8
     latent_frequencies: int = 16
-    latent_stride: int = 4  # mel frames a latent frame
+    latent_stride: int = 4  # mel frames per latent frame
     frame_multiple: int = 32  # mel frames come in multiples of this
     text_length: int = 50  # tokens
     default_steps: int = 20  # of Euler's method, in exact arithmetic
@@ -59,6 +65,7 @@ class ModelEntry:
     #: Power of the magnitudes from which a sound and its complement get their shares; below 1 where a model
     #: is too sure of them.
     mask_exponent: float = 1.0
+    words: str | None = None  # of the training's captions, with blanks between them; None: not known
 
     @property
     def clip_frames(self) -> int:
@@ -68,6 +75,13 @@ class ModelEntry:
     def complement_of(self, query: str) -> str | None:
         """The query for everything but a query's sound; None if the model knows none."""
         return None if self.complement is None else self.complement.replace("{query}", query)
+
+    def unknown_words(self, query: str) -> list[str]:
+        """The words of a query that no caption of the training had; none if those are not known."""
+        if self.words is None:
+            return []
+        known = set(self.words.split())
+        return [word for word in dict.fromkeys(words_of(query)) if word not in known]
 
     def schedule(
         self,
@@ -92,7 +106,7 @@ class ModelEntry:
         return steps or only or own[0], chosen
 
     def check(self) -> None:
-        """Holds sizes and defaults against the contract.
+        """Checks sizes and defaults against the format.
 
         Raises:
             RecordError: If they break it.

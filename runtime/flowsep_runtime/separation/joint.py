@@ -24,7 +24,6 @@ from flowsep_runtime.backends import DeviceBackend
 from flowsep_runtime.device_pipeline import Clip, ClipResult
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.pipeline import QueryFeatures
-from flowsep_runtime.separation.candidates import cost
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.queries import EncodedQuery
 from flowsep_runtime.separation.run import Run
@@ -91,13 +90,6 @@ class _Past:
         return _Past(self.start, self.noise[tracks], self.velocities[:, tracks], self.known[tracks])
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    cost: Floats  # [queries]
-    log_mels: Floats
-    past: _Past
-
-
 class GroupSolver:
     """Log-mel spectrograms of the targets, from the waveforms of windows."""
 
@@ -113,8 +105,7 @@ class GroupSolver:
             batch: Rows that go through a graph together; twice as many where guidance asks twice.
         """
         self._run, self._texts, self._negative, self._batch = run, queries, negative, batch
-        options = run.options
-        self._noise = [NoiseTrack(run.model, options.seed + number) for number in range(options.candidates)]
+        self._noise = NoiseTrack(run.model, run.options.seed)
         self._queries: list[QueryFeatures] = []
         self._times: Floats | None = None
         self._past: _Past | None = None
@@ -151,7 +142,7 @@ class GroupSolver:
             waveforms = np.zeros((*log_mels.shape[:3], run.model.clip_samples), np.float32)
             return Solved(log_mels[:, :, 0], log_mels, waveforms if vocode else None)
         stays_on_device = isinstance(pipeline.backend, DeviceBackend) and self._negative is None
-        if stays_on_device and not joined and len(self._noise) == 1:
+        if stays_on_device and not joined:
             return self._solve_on_device(group, vocode)
         with run.stage("log_mel"):
             (mixtures,) = self._in_batches(
@@ -159,40 +150,31 @@ class GroupSolver:
             )
         with run.stage("encode_mixture"):
             mean, std = self._in_batches(pipeline.encode_mixture, mixtures)
-        past = self._past if joined else None
-        best: _Attempt | None = None
-        for noise in self._noise:
-            attempt = self._attempt(group, mixtures, mean, std, noise, past)
-            best = attempt if best is None else _better(best, attempt, len(self._texts))
-        assert best is not None
-        self._past = best.past if joined else None
+        log_mels, past = self._log_mels(group, mean, std, self._past if joined else None)
+        self._past = past if joined else None
         if not vocode:
-            return Solved(group.spread(mixtures), best.log_mels, None)
-        targets = best.log_mels[windows, channels]
-        vocoded = self.vocode(targets.reshape(-1, *targets.shape[2:])).reshape(*targets.shape[:2], -1)
-        return Solved(group.spread(mixtures), best.log_mels, group.spread(vocoded))
+            return Solved(group.spread(mixtures), group.spread(log_mels), None)
+        vocoded = self.vocode(log_mels.reshape(-1, *log_mels.shape[2:])).reshape(*log_mels.shape[:2], -1)
+        return Solved(group.spread(mixtures), group.spread(log_mels), group.spread(vocoded))
 
     def _solve_on_device(self, group: Group, vocode: bool) -> Solved:
         """One window on a backend that keeps a clip in its own memory from stage to stage."""
         run, (start,) = self._run, group.starts
-        posterior, noise = self._noise[0].frames(start, start + run.window)
+        posterior, noise = self._noise.frames(start, start + run.window)
         sounding = group.waveforms[group.sounding]
-        queries: list[list[ClipResult]] = []
-        for query in self._texts:
-            results = []
-            for first in range(0, len(sounding), self._batch):
-                waveforms = sounding[first : first + self._batch]
-                clip = Clip(waveforms, posterior, noise, query.text, np.asarray(query.mask, np.float32))
-                told = (lambda done, steps: run.advance(1)) if first == 0 else None
-                steps, solver = run.options.steps, run.options.solver
-                results.append(run.pipeline.run(clip, steps, solver, told, run.stage, vocode))
-            queries.append(results)
-        mixtures = np.concatenate([result.mixture for result in queries[0]])
-        log_mels = np.stack([np.concatenate([r.log_mel for r in results]) for results in queries], axis=1)
+        queries = [(query.text, np.asarray(query.mask, np.float32)) for query in self._texts]
+        batches: list[list[ClipResult]] = []
+        for first in range(0, len(sounding), self._batch):
+            clip = Clip(sounding[first : first + self._batch], posterior, noise, *queries[0])
+            told = (lambda done, steps: run.advance(1)) if first == 0 else None
+            steps, solver = run.options.steps, run.options.solver
+            batches.append(run.pipeline.run_each(clip, queries, steps, solver, told, run.stage, vocode))
+        mixtures = np.concatenate([results[0].mixture for results in batches])
+        log_mels = np.concatenate([np.stack([r.log_mel for r in results], axis=1) for results in batches])
         self.check(log_mels)
         if not vocode:
             return Solved(group.spread(mixtures), group.spread(log_mels), None)
-        vocoded = np.stack([np.concatenate([r.waveform for r in results]) for results in queries], axis=1)
+        vocoded = np.concatenate([np.stack([r.waveform for r in results], axis=1) for results in batches])
         self.check(vocoded)
         return Solved(group.spread(mixtures), group.spread(log_mels), group.spread(vocoded))
 
@@ -203,13 +185,13 @@ class GroupSolver:
         self.check(waveforms)
         return waveforms
 
-    def _attempt(
-        self, group: Group, mixtures: Floats, mean: Floats, std: Floats, noise: NoiseTrack, past: _Past | None
-    ) -> _Attempt:
+    def _log_mels(self, group: Group, mean: Floats, std: Floats, past: _Past | None) -> tuple[Floats, _Past]:
+        """Log-mel spectrograms of the targets in the windows that are heard, [R, Q, T, 64], and the state
+        that the next group must agree with."""
         windows, channels = (indices.tolist() for indices in np.nonzero(group.sounding))
         run, frames, queries = self._run, self._run.window, len(self._texts)
         begin, end = group.starts[0], group.starts[-1] + frames
-        posterior, start = noise.frames(begin, end)
+        posterior, start = self._noise.frames(begin, end)
         spans = [slice(s - begin, s - begin + frames) for s in group.starts]
         latents = mean + std * np.concatenate([posterior[:, :, spans[window]] for window in windows])
         tracks = group.sounding.shape[1] * queries
@@ -231,12 +213,7 @@ class GroupSolver:
         with run.stage("decode_latent"):
             (decoded,) = self._in_batches(lambda z: (run.pipeline.decode_latent(z),), solved)
         self.check(decoded)
-        log_mels = group.spread(decoded.reshape(len(windows), queries, *decoded.shape[1:]))
-        costs = np.zeros(queries, np.float32)
-        if run.options.candidates > 1:
-            for row, target in zip(rows, decoded, strict=True):
-                costs[row.query] += cost(mixtures[row.mixture], target)
-        return _Attempt(costs, log_mels, velocity.past(end))
+        return decoded.reshape(len(windows), queries, *decoded.shape[1:]), velocity.past(end)
 
     def _velocity(
         self, rows: Sequence[_Row], latents: Floats, noise: Floats, begin: int, past: _Past | None
@@ -361,21 +338,3 @@ def _stacked(features: Sequence[QueryFeatures]) -> QueryFeatures:
         np.concatenate([each.keys_values for each in features]),
         np.concatenate([each.mask_bias for each in features]),
     )
-
-
-def _better(first: _Attempt, second: _Attempt, queries: int) -> _Attempt:
-    """Query by query the one that costs less; channels keep together, or the stereo image would move."""
-    takes = second.cost < first.cost
-    tracks = np.tile(takes, first.past.noise.shape[0] // queries)
-
-    def chosen(a: Floats, b: Floats, axis: int) -> Floats:
-        which = tracks if axis < 2 else takes
-        return np.where(which.reshape([-1 if n == axis else 1 for n in range(a.ndim)]), b, a)
-
-    past = _Past(
-        first.past.start,
-        chosen(first.past.noise, second.past.noise, 0),
-        chosen(first.past.velocities, second.past.velocities, 1),
-        first.past.known,
-    )
-    return _Attempt(np.minimum(first.cost, second.cost), chosen(first.log_mels, second.log_mels, 2), past)

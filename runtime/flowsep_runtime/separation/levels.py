@@ -68,7 +68,7 @@ def curves(windows: Sequence[Window], length: int, overlap: int, positions: Weig
     Args:
         windows: All that touch the positions, consecutive, and at least one.
         length, overlap: Of a window, in latent frames.
-        positions: In latent frames; the middle of sample n is (n + 0.5) / samples a latent frame.
+        positions: In latent frames; the middle of sample n is (n + 0.5) / samples per latent frame.
     """
     weights = window_weights([window.start for window in windows], length, overlap, positions).T
     levels = [window.level for window in windows]

@@ -66,7 +66,7 @@ class Run:
         self.complements = tuple(complement for complement in complements if complement is not None)
         #: The sentences that the model is given.
         self.sentences = (*self.queries, *self.complements)
-        #: Samples a latent frame, and latent frames a window and of its overlap with the next one.
+        #: Samples per latent frame; latent frames of a window, and of its overlap with the next one.
         self.frame = self.model.hop_length * self.model.latent_stride
         self.window = self.model.clip_samples // self.frame
         self.overlap = int(self.window * OVERLAPS[self.options.windows])
@@ -83,8 +83,8 @@ class Run:
 
     @property
     def steps_a_window(self) -> int:
-        """Steps as they are counted for a window: one for each sentence and candidate."""
-        return self.options.steps * len(self.sentences) * self.options.candidates
+        """Steps as they are counted for a window: one for each sentence."""
+        return self.options.steps * len(self.sentences)
 
     def heard(self, mixture: Floats) -> Floats:
         """The part of a mixture [n, C] that the model hears: [n, C] or, in mono, [n, 1]."""
@@ -136,6 +136,15 @@ class Run:
     def encode_queries(self) -> tuple[list[EncodedQuery], EncodedQuery | None]:
         """Encode the sentences and, with guidance, the negative one."""
         encoded = [self._encode(sentence) for sentence in self.sentences]
+        unknown = {f'"{word}"': None for query in self.queries for word in self.model.unknown_words(query)}
+        if unknown:
+            plural = "s" if len(unknown) > 1 else ""
+            warnings.warn(
+                f"The model was not trained on the word{plural} {', '.join(unknown)}: it may not understand "
+                "the query.",
+                FlowSepWarning,
+                stacklevel=4,
+            )
         if any(query.truncated for query in encoded):
             warnings.warn(
                 f"The query is longer than the {self.model.text_length} tokens that the model reads "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -18,6 +18,7 @@ from flowsep_runtime.separation.masking import MaskFilter
 from flowsep_runtime.separation.run import Run
 
 LEAST, MOST = 1, 8  # seconds that are passed on together
+HARDLY = 40.0  # dB below the recording from which on a result is said to be hardly anything
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Part:
     @property
     def rest(self) -> Floats:
         """The mixture without all of the sounds [n, C]."""
-        first, *others = self.residuals
+        first, *others = {id(residual): residual for residual in self.residuals}.values()
         rest = first.copy()
         for residual in others:
             rest -= self.mixture - residual
@@ -51,13 +52,29 @@ class Part:
 class Parts(Iterator[Part]):
     """Parts of `Separator.stream`; `close`, or the end of a `with` block, frees its resources."""
 
-    def __init__(self, generator: Generator[Part, None, None], timings: dict[str, float]) -> None:
-        self._generator = generator
+    def __init__(
+        self,
+        generator: Generator[Part, None, None],
+        timings: dict[str, float],
+        places: Sequence[int] | None = None,
+    ) -> None:
+        """
+        Args:
+            generator: Gives the parts, with a target for each distinct query.
+            timings: Seconds by stage so far, as in `Separation.timings`.
+            places: For each query that was given, the number of its target; None is one after the other.
+        """
+        self._generator, self._places = generator, places
         self.timings = timings
-        """Seconds by stage so far, as in `Separation.timings`."""
 
     def __next__(self) -> Part:
-        return next(self._generator)
+        part = next(self._generator)
+        if self._places is None:
+            return part
+        targets, residuals = (
+            tuple(tracks[place] for place in self._places) for tracks in (part.targets, part.residuals)
+        )
+        return replace(part, targets=targets, residuals=residuals)
 
     def close(self) -> None:
         """No more parts are wanted."""
@@ -73,10 +90,30 @@ class Parts(Iterator[Part]):
 
 
 def parts(blocks: Iterable[Floats], sample_rate: float, run: Run) -> Generator[Part, None, None]:
-    """Separates blocks [n, C], at least one sample in all.
+    """Separates blocks [n, C], at least one sample in all; warns of a query that finds hardly anything.
 
     What is no longer than a window is separated as a whole, with nothing but its samples to go by.
     """
+    whole, sounds = 0.0, [0.0] * len(run.queries)
+    for part in _parts(blocks, sample_rate, run):
+        whole += float(np.square(part.mixture).sum())
+        sounds = [
+            energy + float(np.square(target).sum())
+            for energy, target in zip(sounds, part.targets, strict=True)
+        ]
+        yield part
+    for query, energy in zip(run.queries, sounds, strict=True):
+        # a silent result of a silent recording has had its warning
+        if 0 < energy < 10 ** (-HARDLY / 10) * whole:
+            below = 10 * np.log10(whole / energy)
+            warnings.warn(
+                f'Hardly anything in the recording is like "{query}": the result is {below:.0f} dB below it.',
+                FlowSepWarning,
+                stacklevel=4,
+            )
+
+
+def _parts(blocks: Iterable[Floats], sample_rate: float, run: Run) -> Iterator[Part]:
     incoming = _portions(blocks, int(LEAST * sample_rate), int(MOST * sample_rate))
     head: list[Floats] = []
     for block in incoming:

@@ -52,8 +52,8 @@ export async function deleteJob(id) {
   await ask(`/v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 }
 
-export async function bytesOf(address) {
-  return (await ask(address)).arrayBuffer();
+export async function bytesOf(address, signal) {
+  return (await ask(address, { signal })).arrayBuffer();
 }
 
 // Jobs as they change. EventSource would take no key.
@@ -62,7 +62,10 @@ export async function* jobEvents(id, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return { done: true };
+    });
     if (done) return;
     text += value;
     const events = text.split("\n\n");

@@ -25,13 +25,14 @@ export function save(blob, name) {
 }
 
 // Loads the stems of a job and shows them. `titles` are the tracks' names, `muted` those that begin silent.
-export async function showDesk(job, titles, muted, fail) {
+export async function showDesk(job, titles, muted, fail, signal) {
   onError = fail;
-  const contents = await Promise.all(job.stems.map((stem) => bytesOf(stem.url)));
+  const contents = await Promise.all(job.stems.map((stem) => bytesOf(stem.url, signal)));
   // At the recording's own rate, where the browser has it.
   const rate = Math.min(192000, Math.max(8000, job.sample_rate));
   const decoder = new OfflineAudioContext(1, 1, rate);
   const buffers = await Promise.all(contents.map((content) => decoder.decodeAudioData(content.slice(0))));
+  signal.throwIfAborted();
   closeDesk();
   const tracks = buffers.map((buffer, i) => ({ buffer, gain: 1, isMuted: muted[i], isSolo: false }));
   mixer = new Mixer(tracks);
@@ -59,6 +60,7 @@ export async function showDesk(job, titles, muted, fail) {
 export function closeDesk() {
   mixer?.close();
   mixer = null;
+  strips = []; // and the sounds that they hold
   element("desk").hidden = true;
   element("tracks").replaceChildren();
 }
@@ -105,7 +107,8 @@ class Strip {
     this.stage.append(this.canvas, this.needle);
     this.stage.onclick = (event) => {
       const box = this.stage.getBoundingClientRect();
-      mixer.seek(((event.clientX - box.left) / box.width) * mixer.duration).then(update);
+      mixer.seek(((event.clientX - box.left) / box.width) * mixer.duration);
+      update();
     };
     this.item.append(row, this.stage);
     this.changed();
@@ -132,7 +135,10 @@ class Strip {
   }
 }
 
+let frame = 0;
+
 function update() {
+  cancelAnimationFrame(frame); // one course of frames, however often this is asked for
   if (!mixer) return;
   const { position, duration } = mixer;
   if (mixer.isPlaying && position >= duration) mixer.pause();
@@ -140,19 +146,19 @@ function update() {
   element("seek").value = position;
   element("clock").textContent = clock(position);
   for (const strip of strips) strip.needle.style.left = `${(100 * position) / duration}%`;
-  if (mixer.isPlaying) requestAnimationFrame(update);
+  if (mixer.isPlaying) frame = requestAnimationFrame(update);
 }
 
-element("play").onclick = guarded(async () => {
+element("play").onclick = () => {
   if (mixer.isPlaying) mixer.pause();
-  else await mixer.play();
+  else mixer.play();
   update();
-});
+};
 
-element("seek").oninput = guarded(async () => {
-  await mixer.seek(Number(element("seek").value));
+element("seek").oninput = () => {
+  mixer.seek(Number(element("seek").value));
   update();
-});
+};
 
 element("save-mix").onclick = guarded(async () => {
   const mix = await mixer.render();

@@ -10,6 +10,7 @@ const element = (id) => document.getElementById(id);
 
 let recording = null;
 let stopRecording = null;
+let isAskingForMicrophone = false;
 let work = null; // {id, abort} of the job that runs
 
 function say(error) {
@@ -39,22 +40,25 @@ export function understood(line) {
 async function take(file) {
   recording = file;
   closeDesk();
+  element("file").value = ""; // the same file may be chosen again
   element("source-name").textContent = `${file.name}, ${(file.size / 1e6).toFixed(2)} MB`;
   const canvas = element("source-picture");
   canvas.hidden = true;
   try {
     const decoder = new OfflineAudioContext(1, 1, 44100);
-    draw(canvas, decibels(await decoder.decodeAudioData(await file.arrayBuffer())));
+    const sound = await decoder.decodeAudioData(await file.arrayBuffer());
+    if (recording !== file) return; // another one was taken meanwhile
+    draw(canvas, decibels(sound));
     canvas.hidden = false;
   } catch {
     // The server may read what this browser does not.
-    element("source-name").textContent += "; this browser shows no picture of it";
+    if (recording === file) element("source-name").textContent += "; this browser shows no picture of it";
   }
 }
 
 function showWork(isWorking) {
   element("work").hidden = element("cancel").hidden = !isWorking;
-  element("separate").disabled = isWorking;
+  element("separate").disabled = element("example").disabled = isWorking;
 }
 
 function showProgress(job) {
@@ -66,6 +70,7 @@ function showProgress(job) {
 }
 
 async function separate(file, lines) {
+  if (work) return;
   const asked = lines.map(understood);
   closeDesk();
   showWork(true);
@@ -90,12 +95,16 @@ async function follow(id, asked, abort) {
     last = job;
     showProgress(job);
   }
-  if (last?.state !== "done") throw new Error(last?.error ?? "The connection to the server broke: load the page again.");
+  if (last?.state === "failed" || last?.state === "cancelled") {
+    remember(null, []); // loaded again, the page has nothing to go on with
+    throw new Error(last.error ?? "The job was cancelled.");
+  }
+  if (last?.state !== "done") throw new Error("The connection to the server broke: load the page again.");
   element("state").textContent = "Loading the tracks.";
   const removed = asked.filter(({ isRemoved }) => isRemoved).map(({ query }) => query);
   const rest = removed.length ? `everything but ${removed.join(", ")}` : "the rest";
   const titles = last.stems.map(({ query }) => query ?? rest);
-  await showDesk(last, titles, last.stems.map(({ query }) => removed.includes(query)), say);
+  await showDesk(last, titles, last.stems.map(({ query }) => removed.includes(query)), say, abort.signal);
   element("play").focus();
 }
 
@@ -116,6 +125,7 @@ async function restore() {
     if (error.status === 404) remember(null, []);
     throw error;
   }
+  if (work) return; // something else was asked for meanwhile
   const removed = address.get("removed") ?? "";
   const asked = job.queries.map((query, i) => ({ query, isRemoved: removed[i] === "1" }));
   element("query").value = asked.map(({ query, isRemoved }) => (isRemoved ? `everything but ${query}` : query)).join("\n");
@@ -147,6 +157,13 @@ drop.ondrop = guarded(async (event) => {
   if (file) await take(file);
 });
 
+// A file that misses the field must not take the place of the page.
+for (const kind of ["dragover", "drop"]) {
+  addEventListener(kind, (event) => {
+    if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+  });
+}
+
 element("record").onclick = guarded(async () => {
   const button = element("record");
   if (stopRecording) {
@@ -157,10 +174,14 @@ element("record").onclick = guarded(async () => {
     await take(await stop());
     return;
   }
+  if (isAskingForMicrophone) return; // a second stream would never be stopped
+  isAskingForMicrophone = true;
   try {
     stopRecording = await startRecording();
   } catch (error) {
     throw new Error(`The microphone cannot be used (${error.message}): allow it in the browser.`);
+  } finally {
+    isAskingForMicrophone = false;
   }
   button.textContent = "Stop recording";
   button.setAttribute("aria-pressed", "true");
@@ -181,6 +202,7 @@ element("ask-form").onsubmit = guarded(async () => {
 });
 
 element("cancel").onclick = guarded(async () => {
+  if (!work) return;
   const { id, abort } = work;
   abort.abort();
   remember(null, []);

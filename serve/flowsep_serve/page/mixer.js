@@ -41,10 +41,13 @@ export class Mixer {
     return Math.min(this.duration, this.offset + Math.max(0, passed));
   }
 
-  async play() {
+  // Starts at once, or as soon as the browser lets the context run: its clock stands still until then. Nothing is
+  // awaited, so that no other click can come between.
+  play() {
     if (this.position >= this.duration) this.offset = 0;
-    await this.context.resume();
+    else this.offset = this.position;
     this.stop();
+    this.context.resume();
     const when = this.context.currentTime + 0.03;
     this.sources = this.tracks.map((track, i) => {
       const source = this.context.createBufferSource();
@@ -70,11 +73,11 @@ export class Mixer {
     this.startedAt = null;
   }
 
-  async seek(seconds) {
+  seek(seconds) {
     const wasPlaying = this.isPlaying;
     this.stop();
     this.offset = Math.min(this.duration, Math.max(0, seconds));
-    if (wasPlaying) await this.play();
+    if (wasPlaying) this.play();
   }
 
   close() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,30 @@ def test_an_interrupted_report_says_how_far_it_came(tmp_path: Path, monkeypatch:
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess, "run", interrupted)
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         carry_out([WORKS, FAILS], tmp_path / "kept", 1, tmp_path / "report.md")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| What works | done |" in text and "| What fails | not begun |" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="it looks for the process there")
+def test_what_a_step_started_is_stopped_with_it(tmp_path: Path) -> None:
+    """An export that goes on would write and compute beside the steps that follow."""
+    note = tmp_path / "started"
+    program = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
+    step = Step("starts", "What starts another", ("timeit", "-n1", "-r1", starts))
+    outcome = carry_out([step], tmp_path / "kept", 0.1, tmp_path / "report.md")["starts"]
+    assert outcome.reason == "stopped after 0.1 minutes"
+    state = Path(f"/proc/{note.read_text(encoding='utf-8')}/stat")
+    for _ in range(100):
+        # one whose parent is gone stays listed until somebody waits for it
+        if not state.exists() or state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    raise AssertionError("it still runs")
 
 
 def test_every_step_is_a_program_of_this_project() -> None:

@@ -84,7 +84,7 @@ def run(model: onnx.ModelProto) -> Any:
 
 
 def fused_in_half(model: onnx.ModelProto) -> int:
-    soften_in_half(model)
+    soften_in_half(model, Path())
     return fuse_attention(model, Path())
 
 

@@ -12,13 +12,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from benchmarks.cost.operators import count
 from flowsep_export.onnx import cuda_kernels, fewer_kernels
 from flowsep_export.onnx.attention import soften_in_half
 from flowsep_export.onnx.cuda_variant import PASSES, fuse_attention, rewrite_for_cuda
 from flowsep_export.onnx.editing import Editor, Pass
 from flowsep_export.onnx.loop_parts import named_axes, split_loop
+from flowsep_export.onnx.transformers import join_transformer, mean_first
 from flowsep_export.tensorrt.passes import prepared_loop
 from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP
 from flowsep_runtime.bundle.manifest import Manifest
@@ -26,6 +28,11 @@ from tests.export.conftest import Exported
 
 SIZES = {"batch": 2, "t": 16}
 LOWEST = float(np.finfo(np.float32).min)
+#: What TensorRT's step has beside the velocity's inputs.
+SUM: dict[str, Any] = {
+    "weights": np.array([0.5, -0.25], np.float32),
+    "before": np.full((2, 8, 16, 16), 2, np.float32),
+}
 
 # Of the tiny model: 7 sites of two transformers each, which is 21 attentions to themselves and 7 to the text,
 # 42 layer normalisations, and 37 over groups.
@@ -34,7 +41,7 @@ SITES, TRANSFORMERS, GROUPS = 7, 14, 37
 
 def loaded(bundle: Exported) -> onnx.ModelProto:
     model = onnx.load(bundle.folder / "velocity.onnx")
-    soften_in_half(model)
+    soften_in_half(model, Path())
     return model
 
 
@@ -89,6 +96,46 @@ def test_a_pass_finds_what_it_is_for_and_keeps_the_velocity(
     # the CPU rounds to half where an operator begins and ends: another operator, another rounding
     assert error(run(model, feeds)["velocity"], expected) < 2e-3
     assert spell(model, tiny_half_bundle.folder) == 0, "nothing is left to find"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_transformers_are_joined_for_tensorrt_and_keep_the_velocity(
+    tiny_half_bundle: Exported, batch: int
+) -> None:
+    model = loaded(tiny_half_bundle)
+    feeds = {name: values[:batch] for name, values in given(model).items()}
+    expected = run(model, feeds)["velocity"]
+    assert fewer_kernels.join_projections(model, tiny_half_bundle.folder) == 3 * SITES
+    before = count(onnx.ModelProto.FromString(model.SerializeToString()), SIZES)
+    assert join_transformer(model, tiny_half_bundle.folder) == TRANSFORMERS
+    assert error(run(model, feeds)["velocity"], expected) < 2e-3
+    assert join_transformer(model, tiny_half_bundle.folder) == 0, "nothing is left to find"
+    # the projection in, the first attention's output layer and the feed-forward's second layer
+    assert before.kernels - count(model, SIZES).kernels == 3 * TRANSFORMERS
+
+
+def test_a_mean_that_is_far_larger_than_the_deviation_is_no_loss(tiny_half_bundle: Exported) -> None:
+    """In the basis it is one number, and the weights behind have none for it."""
+    model = loaded(tiny_half_bundle)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("proj_in.bias"):
+            raised = numpy_helper.to_array(tensor) + np.float16(20)
+            tensor.CopyFrom(numpy_helper.from_array(raised, tensor.name))
+    feeds = given(model)
+    expected = run(model, feeds)["velocity"]
+    fewer_kernels.join_projections(model, tiny_half_bundle.folder)
+    assert join_transformer(model, tiny_half_bundle.folder) == TRANSFORMERS
+    assert error(run(model, feeds)["velocity"], expected) < 2e-2
+
+
+@pytest.mark.parametrize("channels", [8, 640])
+def test_the_basis_of_a_transformer_has_the_mean_first(channels: int) -> None:
+    basis = mean_first(channels)
+    assert np.allclose(basis @ basis, np.eye(channels))
+    row = np.random.default_rng(0).standard_normal(channels)
+    turned = row @ basis
+    assert np.isclose(turned[0], row.mean() * channels**0.5)
+    assert np.isclose((turned[1:] ** 2).mean() * (channels - 1) / channels, row.var())
 
 
 def test_all_passes_for_cuda_find_theirs_in_turn(tiny_half_bundle: Exported) -> None:
@@ -158,7 +205,11 @@ def test_the_parts_give_what_the_whole_gives(tiny_half_bundle: Exported, engine:
     parts = parts_of(path, engine)
     assert [value.name for value in parts[CONSTANTS].graph.input] == list(INVARIANTS)
     kept = run(parts[CONSTANTS], feeds)
-    assert error(run(parts[STEP], feeds | kept)["velocity"], expected) < 3e-3
+    found = run(parts[STEP], feeds | SUM | kept)
+    assert error(found["velocity"], expected) < 3e-3
+    if engine == "tensorrt":
+        next_x = feeds["x"] + 0.5 * found["velocity"] - 0.25 * SUM["before"]
+        assert np.allclose(found["next_x"], next_x, atol=1e-6)
 
 
 @pytest.mark.parametrize("engine", ["cuda", "tensorrt"])
@@ -167,7 +218,7 @@ def test_no_node_of_the_step_depends_on_what_stays_the_same_alone(
 ) -> None:
     step = parts_of(tiny_half_bundle.folder / "velocity.onnx", engine)[STEP].graph
     same = {tensor.name for tensor in step.initializer}
-    same |= {value.name for value in step.input} - {"x", "time_features"}
+    same |= {value.name for value in step.input} - {"x", "time_features", *SUM}
     idle = []
     for node in step.node:
         if same.issuperset(filter(None, node.input)):

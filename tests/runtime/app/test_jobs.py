@@ -122,6 +122,13 @@ def test_two_results_of_one_name_are_refused_and_a_template_tells_them_apart() -
     ]
 
 
+def test_an_extension_is_not_given_twice() -> None:
+    names = {"a.flac": "a.dog.flac", "a.m4a": "a.dog.m4a.wav"}
+    for source, name in names.items():
+        (job,) = plan([Path(source)], ["dog"], name="{stem}.{query}.{ext}")
+        assert job.outputs[0][1] == Path(name)
+
+
 def test_a_template_counts_from_the_folder_that_all_share_or_from_the_recording() -> None:
     source = Path("/music/x/a.wav")
     other = Path("/music/y/z/b.mp3")

@@ -74,12 +74,13 @@ def test_a_precision_has_its_own_schedule_which_the_caller_overrides(own_bundle:
 
 def test_a_bundle_from_before_masks_says_nothing_of_them(own_bundle: Path) -> None:
     def older(content: Any) -> None:
-        for name in ("default_kind", "complement", "masked_steps", "masked_solver", "mask_exponent"):
+        for name in ("default_kind", "complement", "masked_steps", "masked_solver", "mask_exponent", "words"):
             del content["model"][name]
 
     edit(own_bundle, older)
     model = Manifest.read(own_bundle).model
     assert (model.default_kind, model.complement) == ("generated", None)
+    assert model.unknown_words("anything") == []
     assert model.schedule("exact", None, None, "masked") == model.schedule("exact", None, None)
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from flowsep_runtime import Pipeline
 from flowsep_runtime.audio.resampling import BlockResampler, resampled
-from flowsep_runtime.separation.candidates import cost
 from flowsep_runtime.separation.levels import Window, curves, level_of
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.vocoding import REACH, ChunkedVocoder
@@ -130,16 +129,3 @@ def test_a_sample_depends_on_no_frame_further_than_the_reach() -> None:
     changed = np.flatnonzero(np.abs(before - after) > 1e-6) / 160
     assert changed.min() >= 80 - REACH and changed.max() <= 81 + REACH
     assert changed.max() - changed.min() > 20
-
-
-def test_a_candidate_costs_what_it_has_beyond_the_mixture() -> None:
-    quiet, loud = np.full((100, 64), -9, np.float32), np.full((100, 64), -3, np.float32)
-    mixture = quiet.copy()
-    mixture[:, 20:30] = -3
-    right, hallucinated, faint = quiet.copy(), quiet.copy(), quiet.copy()
-    right[:50, 20:30] = -3.1
-    hallucinated[:50, 40:50] = -3.1
-    faint[:50, 20:30] = -5
-    assert cost(mixture, mixture) == 0
-    costs = [cost(mixture, each) for each in (right, faint, hallucinated, loud)]
-    assert costs[0] < costs[1] < costs[2] and costs[0] < costs[3]

@@ -107,6 +107,22 @@ def test_several_queries_share_the_mixture(pairing: Separator, reference: Refere
     assert np.allclose(part.rest[:, 0] + found[0].target + found[1].target, audio, atol=1e-6)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 3.3])
+def test_a_query_that_is_given_twice_is_one_sound(pairing: Separator, seconds: float) -> None:
+    audio = noise(int(seconds * RATE))
+    rain, dog = pairing.separate_all(audio, RATE, ["rain", "dog barking"])
+    found = pairing.separate_all(audio, RATE, ["rain", "dog barking", "rain"])
+    assert [np.array_equal(each.target, rain.target) for each in found] == [True, False, True]
+    assert np.array_equal(found[1].target, dog.target)
+    parts = list(pairing.stream([audio], RATE, ["rain", "dog barking", "rain"]))
+    streamed = [np.concatenate([part.targets[number] for part in parts]) for number in range(3)]
+    assert np.array_equal(streamed[0], streamed[2])
+    rest = np.concatenate([part.rest for part in parts])
+    assert np.allclose(
+        rest + streamed[0] + streamed[1], np.concatenate([p.mixture for p in parts]), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("windows", JOININGS)
 @pytest.mark.parametrize("rate", [44_100, 48_000, 96_000])
 def test_samples_behind_the_last_window_are_part_of_the_result(

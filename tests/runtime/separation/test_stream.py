@@ -281,14 +281,13 @@ def test_progress_counts_to_its_end(separator: Separator) -> None:
             RATE,
             ["rain", "dog barking"],
             steps=2,
-            candidates=2,
             samples=samples,
             progress=lambda *told: seen.append(told),  # noqa: B023
         )
         for _ in stream:
             pass
         windows = 1 + -(-4 * FRAMES // (FRAMES - int(FRAMES * OVERLAPS["joint"])))
-        assert seen[-1] == (windows * 2 * 2 * 2, samples and windows * 2 * 2 * 2)
+        assert seen[-1] == (windows * 2 * 2, samples and windows * 2 * 2)
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         assert {"solve", "vocode", "mask"} <= set(stream.timings)
 

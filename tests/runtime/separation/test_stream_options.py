@@ -1,16 +1,14 @@
-"""Options of a long recording: queries, channels, guidance, candidates, window."""
+"""Options of a long recording: queries, channels, guidance, window."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flowsep_runtime import AudioError, OptionError, Pipeline, QueryError, Separator
-from flowsep_runtime.separation.longform import GROUP
-from tests.runtime.separation.test_stream import CLIP, FRAME, RATE, level_noise, noted
+from tests.runtime.separation.test_stream import CLIP, RATE, noted
 from tests.runtime.test_separator import noise
 from tests.runtime.toy_bundle import Reference
 
@@ -20,7 +18,7 @@ def test_bad_options_are_refused_before_the_first_block(separator: Separator) ->
         (AudioError, {"sample_rate": 12}),
         (QueryError, {"query": ["rain", " "]}),
         (QueryError, {"query": []}),
-        (OptionError, {"candidates": 0}),
+        (OptionError, {"seed": -1}),
         (OptionError, {"guidance": float("inf")}),
         (OptionError, {"negative": "wind"}),
         (OptionError, {"windows": "glued"}),
@@ -91,35 +89,6 @@ def test_guidance_goes_from_the_negative_query_towards_the_query(
     finally:
         pipeline.velocity_from = plain  # type: ignore[method-assign]
     assert velocities == [2, 2, 4, 2]
-
-
-def test_of_several_candidates_one_is_kept(separator: Separator, monkeypatch: pytest.MonkeyPatch) -> None:
-    audio = noise(5000, 2)
-    alone = [separator.separate(audio, RATE, "rain", steps=1, seed=seed).target for seed in (7, 8, 9)]
-    for wanted in range(3):
-        costs = iter(np.repeat([float(number != wanted) for number in range(3)], 2))
-        monkeypatch.setattr("flowsep_runtime.separation.joint.cost", lambda *mels: next(costs))  # noqa: B023
-        found = separator.separate(audio, RATE, "rain", steps=1, seed=7, candidates=3).target
-        assert np.allclose(found, alone[wanted], atol=1e-5 * np.abs(found).max())
-
-
-def test_candidates_of_a_long_recording_agree_where_groups_meet(
-    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipeline = Pipeline.load(toy_bundle, "cpu", threads=1)
-    random = np.random.default_rng(0)
-    monkeypatch.setattr("flowsep_runtime.separation.joint.cost", lambda *mels: float(random.random()))
-    audio = np.stack([level_noise(2 * GROUP * CLIP), level_noise(2 * GROUP * CLIP, seed=1)], axis=1)
-    found = Separator(pipeline).separate_all(audio, RATE, ["rain", "dog barking"], steps=2, candidates=3)
-    # The toy looks at every frame by itself: whichever candidate is kept, each frame is one of the three.
-    alone = [
-        Separator(pipeline).separate_all(audio, RATE, ["rain", "dog barking"], steps=2, seed=seed)
-        for seed in range(3)
-    ]
-    for query, separation in enumerate(found):
-        distances = [np.abs(separation.target - each[query].target).reshape(-1, FRAME * 2) for each in alone]
-        closest = np.min([each.max(axis=1) for each in distances], axis=0)
-        assert closest.max() <= 1e-4 * np.abs(separation.target).max()
 
 
 def test_a_shorter_window_is_as_long_as_it_has_to_be(

@@ -32,7 +32,7 @@ from flowsep_runtime.backends.onnxruntime.cuda_libraries import (
 from flowsep_runtime.backends.onnxruntime.shapes import GraphShapes
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.errors import BackendError, OptionError, shown
-from flowsep_runtime.solvers import euler_steps, solver_named
+from flowsep_runtime.solvers import solver_named
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -97,12 +97,12 @@ class OrtArray:
 
 
 class _OfSchedule(NamedTuple):
-    """Data of a solver's steps: the time features, on the host and a row a step on the device, and the
-    step lengths."""
+    """Data of a solver's evaluations: the time features, on the host and one row each on the device, and the
+    weights."""
 
     features: Array
     rows: list[OrtArray]
-    dts: list[OrtArray]
+    weights: list[OrtArray]
 
 
 class OnnxRuntimeCuda:
@@ -180,77 +180,80 @@ class OnnxRuntimeCuda:
     def synchronize(self) -> None:
         """Nothing to wait for: ONNX Runtime ends every run with its work done."""
 
-    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats | None:
+    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats:
         invariants: dict[str, Array | OrtArray] = {
             "mixture_features": schedule.mixture_features,
             "keys_values": schedule.keys_values,
             "mask_bias": schedule.mask_bias,
         }
         with self.session():
-            solution = self.keep_solution(schedule.solver, schedule.steps, schedule.x, invariants, progress)
-            return None if solution is None else solution.numpy()
+            return self.keep_solution(
+                schedule.solver, schedule.steps, schedule.x, invariants, progress
+            ).numpy()
 
     def keep_solution(
         self,
         solver: str,
         steps: int,
-        noise: Array | OrtArray,
+        noise: Floats,
         invariants: Mapping[str, Array | OrtArray],
         progress: Callable[[int, int], None] | None = None,
-    ) -> OrtArray | None:
-        """The solver's loop on the device; None for a solver that is not Euler's on some grid of times.
+    ) -> OrtArray:
+        """The solver's loop on the device.
 
         Where the bundle has the velocity graph in two parts, the loop repeats the second alone.
 
-        The state goes to and fro between two arrays, because a captured run has its addresses in it: there
-        are two captured runs of the velocity graph, one from each.
+        The state goes to and fro between two arrays, and so does the velocity, because a captured run has its
+        addresses in it: there are two captured runs of the velocity graph, one from each.
         """
-        lengths = euler_steps(solver, steps)
-        if lengths is None:
-            return None
-        features, rows, dts = self._of_schedule(solver, lengths)
+        method = solver_named(solver)
+        schedule = self._of_schedule(solver, steps)
         graph = "velocity"
         if STEP in self._manifest.variants.get(self.name, {}):
             graph, invariants = STEP, self.keep(CONSTANTS, invariants)
+        row = schedule.rows[0].shape
         shapes: dict[str, tuple[int, ...]] = {"x": noise.shape}
         shapes |= {name: values.shape for name, values in invariants.items()}
-        shapes["time_features"] = (noise.shape[0], rows[0].shape[1])
+        shapes["time_features"] = (noise.shape[0], row[1])
         sizes = self._shapes.sizes(graph, shapes, noise.shape[0])
         fixed = {name: self._put(graph, name, sizes, values) for name, values in invariants.items()}
         scope = ("loop", *sizes.items())
         floats = np.dtype(np.float32)
-        states = (
-            self._put(graph, "x", sizes, noise),
-            self._array((*scope, "other x"), noise.shape, floats),
-        )
-        velocity = self._array((*scope, "velocity"), noise.shape, floats)
+        first = self._put(graph, "x", sizes, method.start(noise))
+        states = first, self._array((*scope, "other x"), noise.shape, floats)
+        velocities = [
+            self._array((*scope, name), noise.shape, floats) for name in ("velocity", "other velocity")
+        ]
+        before = self._array((*scope, "zeros"), noise.shape, floats)  # nothing writes there
         times = self._array((*scope, "times"), shapes["time_features"], floats)
-        times.value.update_inplace(np.repeat(features[:1], noise.shape[0], axis=0))
-        advance_shapes = {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": rows[0].shape}
+        times.value.update_inplace(np.repeat(schedule.features[:1], noise.shape[0], axis=0))
+        advance_shapes = dict.fromkeys(("x", "velocity", "before"), noise.shape) | {
+            "weights": (2,),
+            "row": row,
+        }
         advance_sizes = self._shapes.sizes("advance", advance_shapes, noise.shape[0])
-        for step in range(steps):
-            x, next_x = states if step % 2 == 0 else states[::-1]
-            inputs = {"x": x, "time_features": times, **fixed}
-            self._bind(graph, sizes, inputs, {"velocity": velocity}).run()
-            row = rows[min(step + 1, steps - 1)]
-            advance = {"x": x, "velocity": velocity, "dt": dts[step], "row": row}
-            outputs = {"next_x": next_x, "time_features": times}
-            self._bind("advance", advance_sizes, advance, outputs).run()
-            if progress is not None:
-                progress(step + 1, steps)
-        return states[steps % 2]
+        evaluations = len(schedule.rows)
+        for k in range(evaluations):
+            x, next_x = states if k % 2 == 0 else states[::-1]
+            velocity = velocities[k % 2]
+            self._bind(graph, sizes, {"x": x, "time_features": times, **fixed}, {"velocity": velocity}).run()
+            advance = {"x": x, "velocity": velocity, "before": before, "weights": schedule.weights[k]}
+            advance["row"] = schedule.rows[min(k + 1, evaluations - 1)]
+            self._bind("advance", advance_sizes, advance, {"next_x": next_x, "time_features": times}).run()
+            before = velocity
+            done, rest = divmod((k + 1) * steps, evaluations)
+            if progress is not None and not rest:
+                progress(done, steps)
+        return states[evaluations % 2]
 
-    def _of_schedule(self, solver: str, lengths: Floats) -> _OfSchedule:
-        steps = len(lengths)
+    def _of_schedule(self, solver: str, steps: int) -> _OfSchedule:
         key = (solver, steps)
         if key not in self._schedules:
-            t = solver_named(solver).times(steps)
-            features = self.keep("velocity_time", {"t": t})["time_features"].numpy()
-            rows, dts = (
-                [OrtArray(self._from_numpy(values[k : k + 1])) for k in range(steps)]
-                for values in (features, lengths)
-            )
-            self._schedules[key] = _OfSchedule(features, rows, dts)
+            method = solver_named(solver)
+            features = self.keep("velocity_time", {"t": method.times(steps)})["time_features"].numpy()
+            rows = [OrtArray(self._from_numpy(row[None])) for row in features]
+            weights = [OrtArray(self._from_numpy(pair)) for pair in method.weights(steps)]
+            self._schedules[key] = _OfSchedule(features, rows, weights)
         return self._schedules[key]
 
     def _put(self, graph: str, name: str, sizes: Mapping[str, int], values: Array | OrtArray) -> OrtArray:

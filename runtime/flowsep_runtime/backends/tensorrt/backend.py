@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import Arithmetic, Schedule, refuse_half
 from flowsep_runtime.backends.axes import Range
-from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS
 from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP, engines_of
 from flowsep_runtime.backends.nvidia_driver import why_too_full
 from flowsep_runtime.backends.tensorrt.cuda_device import Buffer, Device, DeviceArray, why_no_device
-from flowsep_runtime.backends.tensorrt.engines import EngineSet, Machine, find_engines
+from flowsep_runtime.backends.tensorrt.engines import BETWEEN_STAGES, EngineSet, Machine, find_engines
 from flowsep_runtime.backends.tensorrt.loop import Loop
 from flowsep_runtime.backends.tensorrt.plans import Bound, Loader, Values
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.errors import BackendError, FlowSepWarning, OptionError
-from flowsep_runtime.solvers import euler_steps, solver_named
+from flowsep_runtime.solvers import solver_named
 
 if TYPE_CHECKING:
     import tensorrt
@@ -147,16 +146,15 @@ class TensorRt:
     def free(self, graph: str) -> None:
         """Gives back a graph's engine, with its arrays and captures; what `keep` gave of it is gone."""
         with self.session():
-            if graph == "velocity":  # the loop has its addresses, and so has what the loop does between steps
+            if graph == "velocity":  # the loop has its addresses
                 for loop in self._loops.values():
                     loop.release()
                 self._loops.clear()
-                self._unbind("advance")
             for part in reversed(engines_of(graph)):
                 self._unbind(part)
                 self._engines.pop(part, None)
-            if all(key[0] in DEVICE_GRAPHS for key in self._bound):
-                for name in DEVICE_GRAPHS:
+            if all(key[0] in BETWEEN_STAGES for key in self._bound):
+                for name in BETWEEN_STAGES:
                     self._unbind(name)
                 if self._scratch is not None:
                     self._device.free(self._scratch)
@@ -179,15 +177,16 @@ class TensorRt:
         shapes = {name: (batch, *values.shape[1:]) for name, values in inputs.items()}
         if graph != "velocity":
             return self._bind(graph, shapes).run(inputs)
-        constants, step = self._velocity(shapes)
+        constants = self._constants(shapes)
         constants.run({name: inputs[name] for name in INVARIANTS})
-        return step.run({name: values for name, values in inputs.items() if name not in INVARIANTS})
+        given = {name: values for name, values in inputs.items() if name not in INVARIANTS}
+        return {"velocity": self._step(shapes, constants).run(given)["velocity"]}
 
     def synchronize(self) -> None:
         """Waits until all that was enqueued is done."""
         self._device.synchronize()
 
-    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats | None:
+    def solve(self, schedule: Schedule, progress: Callable[[int, int], None] | None) -> Floats:
         invariants: dict[str, Values] = {
             "mixture_features": schedule.mixture_features,
             "keys_values": schedule.keys_values,
@@ -195,17 +194,16 @@ class TensorRt:
         }
         with self.session():
             solution = self.keep_solution(schedule.solver, schedule.steps, schedule.x, invariants)
-            answer = None if solution is None else solution.numpy()
-        if answer is not None and progress is not None:
+            answer: Floats = solution.numpy()
+        if progress is not None:
             for done in range(1, schedule.steps + 1):
                 progress(done, schedule.steps)
         return answer
 
     def keep_solution(
-        self, solver: str, steps: int, noise: Values, invariants: Mapping[str, Values]
-    ) -> DeviceArray | None:
-        """The solver's loop in device memory, inside a `session`; None for a solver that is not Euler's on
-        some grid of times.
+        self, solver: str, steps: int, noise: Floats, invariants: Mapping[str, Values]
+    ) -> DeviceArray:
+        """The solver's loop in device memory, inside a `session`.
 
         Args:
             solver: A name of `solvers.SOLVERS`.
@@ -216,9 +214,7 @@ class TensorRt:
         Returns:
             The solution, valid until the next loop or run of the velocity graph.
         """
-        lengths = euler_steps(solver, steps)
-        if lengths is None:
-            return None
+        method = solver_named(solver)
         batch = noise.shape[0]
         shapes = {
             "x": noise.shape,
@@ -227,46 +223,53 @@ class TensorRt:
         key = (solver, steps, *_key(shapes))
         is_new = key not in self._loops
         if is_new:
-            rows = self.keep("velocity_time", {"t": solver_named(solver).times(steps)})["time_features"]
-            constants, step = self._velocity({**shapes, "time_features": (batch, rows.shape[1])})
-            shared = {name: step.arrays[name].buffer for name in ("x", "velocity", "time_features")}
-            advance = self._bind(
-                "advance",
-                {"x": noise.shape, "velocity": noise.shape, "dt": (1,), "row": (1, rows.shape[1])},
-                shared,
-                is_captured=False,
-            )
+            rows = self.keep("velocity_time", {"t": method.times(steps)})["time_features"]
+            shapes["time_features"] = (batch, rows.shape[1])
+            constants = self._constants(shapes)
+            sides = self._step(shapes, constants), self._step(shapes, constants, is_second=True)
             while len(self._loops) >= LOOPS:
                 self._loops.pop(next(iter(self._loops))).release()
-            self._loops[key] = Loop(self._device, constants, step, advance, rows, lengths)
+            self._loops[key] = Loop(self._device, constants, sides, rows, method.weights(steps))
         loop = self._loops[key] = self._loops.pop(key)  # the last used comes last
-        solution = loop.run(noise, invariants)
+        solution = loop.run(method.start(noise), invariants)
         if is_new and not (loop.is_captured or loop.is_long):
             self._warn("the solver's loop")
         return solution
 
-    def _velocity(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Bound, Bound]:
-        """The part that stays the same in a loop, and the step, which reads its results in place."""
-        constants = self._bind(CONSTANTS, {name: shapes[name] for name in INVARIANTS})
-        kept = constants.outputs
+    def _constants(self, shapes: Mapping[str, tuple[int, ...]]) -> Bound:
+        """The part that stays the same in a loop."""
+        return self._bind(CONSTANTS, {name: shapes[name] for name in INVARIANTS})
+
+    def _step(
+        self, shapes: Mapping[str, tuple[int, ...]], constants: Bound, is_second: bool = False
+    ) -> Bound:
+        """A step, which reads the results of `constants` in place; the second reads what the first writes,
+        and writes what the first reads."""
         of_step = {name: shapes[name] for name in ("x", "time_features")}
-        of_step |= {name: array.shape for name, array in kept.items()}
-        return constants, self._bind(STEP, of_step, {name: array.buffer for name, array in kept.items()})
+        of_step |= {"before": shapes["x"], "weights": (2,)}
+        of_step |= {name: array.shape for name, array in constants.outputs.items()}
+        shared = {name: array.buffer for name, array in constants.outputs.items()}
+        if is_second:
+            first = self._step(shapes, constants).arrays
+            shared |= {name: first[name].buffer for name in ("time_features", "weights")}
+            for one, other in (("x", "next_x"), ("before", "velocity")):
+                shared |= {one: first[other].buffer, other: first[one].buffer}
+        return self._bind(STEP, of_step, shared, is_second)
 
     def _bind(
         self,
         graph: str,
         shapes: Mapping[str, tuple[int, ...]],
         shared: Mapping[str, Buffer] | None = None,
-        is_captured: bool = True,
+        is_second: bool = False,
     ) -> Bound:
-        key = (graph, *_key(shapes))
+        key = (graph, is_second, *_key(shapes))
         if key not in self._bound:
             engine = self._engine(graph)
             if self._scratch is None:
                 self._scratch = self._device.allocate(self._set.activation_bytes)
             bound = Bound(self._device, self._loader, engine, graph, self._scratch, shapes, shared)
-            if is_captured and not bound.capture():
+            if not bound.capture():
                 self._warn(f"graph {graph}")
             self._bound[key] = bound
         return self._bound[key]

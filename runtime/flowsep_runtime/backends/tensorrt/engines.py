@@ -21,9 +21,11 @@ from flowsep_runtime.bundle.records import RecordError, from_json
 from flowsep_runtime.caches import write_whole
 from flowsep_runtime.errors import BackendError, OptionError, shown
 
-FORMAT = 1
+FORMAT = 2  # since 2 the engine of a step gives the next state
 SIDECAR = "engines.json"
 BACKEND = "tensorrt"  # the name of the backend, and of its variants in a manifest
+#: Graphs of no bundle that have an engine (`device_graphs.py`).
+BETWEEN_STAGES = ("posterior",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +81,8 @@ class EngineSet:
         """Reads a set and checks that its plans are there and unchanged.
 
         Raises:
-            BackendError: If it is damaged or of a newer format.
+            BackendError: If it is damaged.
+            OptionError: If it is of another format.
         """
         path = folder / SIDECAR
         try:
@@ -87,12 +90,16 @@ class EngineSet:
                 raise RecordError("it is too large")
             content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and content.get("format") != FORMAT:
-                raise RecordError(f"format {content.get('format')} and not {FORMAT}")
+                raise OptionError(
+                    f"{shown(folder)} is of another version of FlowSep: run flowsep-export --tensorrt again."
+                )
             entry = from_json(cls, content)
             for engine in entry.engines.values():
                 inspected(folder, engine.plan.name)
                 if remembered_sha256(folder / engine.plan.name) != engine.plan.sha256:
                     raise RecordError(f"{engine.plan.name} was changed")
+        except OptionError:
+            raise
         except (OSError, ValueError, RecursionError) as error:
             raise BackendError(
                 f"{shown(path)} is damaged ({error}): remove its folder and run flowsep-export --tensorrt."

@@ -1,110 +1,102 @@
-"""Euler's loop on the device, all its steps in one CUDA graph if they are not too many.
+"""A solver's loop on the device, all its evaluations in one CUDA graph if they are not too many.
 
-Every step uses the same addresses: the velocity engine reads `x` and `time_features`, `advance` reads what it
-gave, and two small copies bring the next state and the next step's times into place. So a graph of N steps
-needs no more of TensorRT than N runs at one binding.
+The engine of a step is bound twice. Each binding writes the next state and the velocity where the other one
+reads its state and the velocity before, so that nothing but a row of the schedule is copied between two
+steps, and a graph of N of them needs no more of TensorRT than N runs at one of two bindings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends.tensorrt.cuda_device import Captured, Device, DeviceArray
 from flowsep_runtime.backends.tensorrt.plans import Bound, Values, captured, put
 
-#: Steps that still go into one graph, which has a node for every kernel of every step.
+#: Evaluations that still go into one graph, which has a node for every kernel of every one.
 LONGEST = 128
 
 
 class Loop:
-    """N steps for one shape.
+    """The evaluations of one solver for one shape.
 
     Args:
         device: Where it runs.
         constants: What stays the same in all steps.
-        velocity, advance: The step's engines, the first bound to what `constants` gives, the second to the
-            first's arrays.
-        rows: The time features of every step [N, E].
-        lengths: Of every step [N].
+        sides: The two bindings of the step's engine, both to what `constants` gives and each to what the
+            other gives.
+        rows: The time features of every evaluation [N, E].
+        weights: Of `Solver.weights` [N, 2].
     """
 
     def __init__(
         self,
         device: Device,
         constants: Bound,
-        velocity: Bound,
-        advance: Bound,
+        sides: tuple[Bound, Bound],
         rows: DeviceArray,
-        lengths: Floats,
+        weights: Floats,
     ) -> None:
         self._device = device
         self._constants = constants
-        self._velocity = velocity
-        self._advance = advance
-        self._steps = len(lengths)
-        x = velocity.arrays["x"]
+        self._sides = sides
+        self._evaluations = len(weights)
+        x = sides[0].arrays["x"]
         self._start = DeviceArray(device.allocate(x.nbytes), x.shape, x.dtype)
         self._rows = DeviceArray(device.allocate(rows.nbytes), rows.shape, rows.dtype)
         put(device, self._rows, rows)
-        dts = lengths.reshape(-1, 1)
-        self._dts = DeviceArray(device.allocate(dts.nbytes), dts.shape, dts.dtype)
-        put(device, self._dts, dts)
+        self._weights = DeviceArray(device.allocate(weights.nbytes), weights.shape, weights.dtype)
+        put(device, self._weights, weights)
         self._graph: Captured | None = None
-        self._is_tried = self.is_long = self._steps > LONGEST
+        self._is_tried = self.is_long = self._evaluations > LONGEST
 
     @property
     def is_captured(self) -> bool:
         """True if it runs as one graph."""
         return self._graph is not None
 
-    def run(self, noise: Values, invariants: Mapping[str, Values]) -> DeviceArray:
-        """Solve from noise [B, 8, t, 16]. The solution stays until the velocity engine runs again;
+    def run(self, start: Values, invariants: Mapping[str, Values]) -> DeviceArray:
+        """Solve from a state [B, 8, t, 16]. The solution stays until the velocity engine runs again;
         `invariants` are the inputs of the velocity that no step changes."""
-        put(self._device, self._start, noise)
+        put(self._device, self._start, start)
         self._constants.run(invariants)
-        state = self._velocity.arrays["x"]
         if not self._is_tried:
             self._is_tried = True
             self._graph = self._captured()
         if self._graph is None:
-            self._enqueue(self._velocity.launch)
+            self._enqueue(Bound.launch)
         else:
             self._graph.launch()
-        return state
+        return self._sides[(self._evaluations - 1) % 2].outputs["next_x"]
 
     def _captured(self) -> Captured | None:
         # whatever a step leaves for the next: a lost step could pass on what the run before left there
-        passed_on = [*self._velocity.outputs.values(), *self._advance.outputs.values()]
-        steps = partial(self._enqueue, self._velocity.enqueue)
-        graph = captured(self._device, steps, [self._velocity.arrays["x"], *passed_on])
-        if graph is not None and graph.nodes < self._steps * self._velocity.nodes:
+        passed_on = [array for side in self._sides for array in side.outputs.values()]
+        graph = captured(self._device, lambda: self._enqueue(Bound.enqueue), passed_on)
+        if graph is not None and graph.nodes < self._evaluations * self._sides[0].nodes:
             self._device.discard(graph)
             return None
         return graph
 
-    def _enqueue(self, velocity_work: Callable[[], None]) -> None:
-        velocity, advance = self._velocity.arrays, self._advance.arrays
-        put(self._device, velocity["x"], self._start)
-        put(self._device, velocity["time_features"], _row(self._rows, 0))
-        for step in range(self._steps):
-            velocity_work()
-            put(self._device, advance["row"], _row(self._rows, min(step + 1, self._steps - 1)))
-            put(self._device, advance["dt"], _row(self._dts, step, (1,)))
-            self._advance.enqueue()
-            put(self._device, velocity["x"], advance["next_x"])
+    def _enqueue(self, work: Callable[[Bound], None]) -> None:
+        first = self._sides[0].arrays
+        put(self._device, first["x"], self._start)
+        first["before"].buffer.fill(0)  # its weight is 0, but what the last loop left there may be infinite
+        for k in range(self._evaluations):
+            put(self._device, first["time_features"], _row(self._rows, k, (1, self._rows.shape[1])))
+            put(self._device, first["weights"], _row(self._weights, k, (2,)))
+            work(self._sides[k % 2])
 
     def release(self) -> None:
         """Frees its buffers and its captured graph; it cannot be used again."""
         if self._graph is not None:
             self._device.discard(self._graph)
             self._graph = None
-        for array in (self._start, self._rows, self._dts):
+        for array in (self._start, self._rows, self._weights):
             self._device.free(array.buffer)
 
 
-def _row(rows: DeviceArray, step: int, shape: tuple[int, ...] | None = None) -> DeviceArray:
-    """One row of [N, W], as [1, W] or another shape of its size."""
+def _row(rows: DeviceArray, k: int, shape: tuple[int, ...]) -> DeviceArray:
+    """One row of [N, W], in a shape of its size."""
     width = rows.shape[1] * rows.dtype.itemsize
-    return DeviceArray(rows.buffer.part(step * width, width), shape or (1, rows.shape[1]), rows.dtype)
+    return DeviceArray(rows.buffer.part(k * width, width), shape, rows.dtype)
