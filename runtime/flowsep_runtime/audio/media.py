@@ -176,7 +176,8 @@ class MediaFile:
                         # Packed: with a plane a channel, PyAV reads behind the eighth and ends the process.
                         resampler = av.AudioResampler("flt")
                     for part in resampler.resample(frame):
-                        block = part.to_ndarray().reshape(-1, part.layout.nb_channels)
+                        samples = np.asarray(part.to_ndarray(), np.float32)
+                        block = samples.reshape(-1, part.layout.nb_channels)
                         done += len(block)
                         yield rate, block
         except (self._failures, ValueError):

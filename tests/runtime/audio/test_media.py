@@ -136,7 +136,7 @@ def test_six_channels(tmp_path: Path) -> None:
 
 
 def test_channels_beyond_the_eighth_are_read(tmp_path: Path) -> None:
-    """They once ended the process: PyAV has eight planes at hand."""
+    """A ninth plane, which PyAV has not at hand, ended the process."""
     path, values = tmp_path / "a.mkv", np.arange(16, dtype=np.int16)
     with av.open(str(path), "w", format="matroska") as container:
         stream = container.add_stream("pcm_s16le", rate=RATE)
@@ -196,7 +196,7 @@ def test_a_media_file_that_is_cut_off_is_no_secret(tmp_path: Path, name: str) ->
 
 
 def test_packets_that_are_lost_from_a_stream_are_no_secret(tmp_path: Path) -> None:
-    """As by radio: MPEG-TS counts its packets, and its frames have time stamps."""
+    """Packets of MPEG-TS get lost by radio; its frames have time stamps."""
     path = encode(tmp_path / "a.mts", tones(4 * RATE), "aac")
     content = path.read_bytes()
     half = len(content) // 188 // 2 * 188
