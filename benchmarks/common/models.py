@@ -22,6 +22,7 @@ from typing import Literal
 import click
 
 from benchmarks.common.progress import say
+from flowsep_runtime.app.console import run
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.caches import cache_folder
 from flowsep_runtime.errors import BackendError, OptionError, shown
@@ -162,13 +163,14 @@ def kept(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
     if note.is_file() and note.read_text(encoding="utf-8") == key:
         return folder
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    made = temporary / folder.name  # a program that is stopped may leave something beside it
     try:
-        temporary.mkdir(parents=True)
-        make(temporary)
-        (temporary / MADE_FROM).write_text(key, encoding="utf-8")
+        made.mkdir(parents=True)
+        make(made)
+        (made / MADE_FROM).write_text(key, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        os.replace(made, folder)
     except OSError as error:
         raise OptionError(f"{shown(folder)} cannot be made: {error.strerror or error}.") from None
     finally:
@@ -241,4 +243,4 @@ def main(sizes: Sizes, work: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "benchmarks.common.models", "There is not enough memory for the model.")

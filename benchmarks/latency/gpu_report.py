@@ -32,6 +32,8 @@ from flowsep_runtime.errors import shown
 PROGRAM = "benchmarks.latency.gpu_report"
 CONTESTANTS = ("eager-fp16", "tensorrt-fast", "cuda-fast")
 LAST_LINES = 30
+#: For a program that is stopped, before it is killed.
+SECONDS_TO_END = 20
 #: Folders of code that a step's result depends on.
 CODE = ("benchmarks", "export", "flowsep_ref", "runtime")
 
@@ -143,11 +145,10 @@ def _run(step: Step, key: str, minutes: float) -> Outcome:
         try:
             output, errors = process.communicate(timeout=60 * minutes)
         except subprocess.TimeoutExpired:
-            _kill(process)
-            output, errors = process.communicate()
+            output, errors = _stopped(process)
             reason = f"stopped after {minutes:g} minutes"
         except BaseException:
-            _kill(process)
+            _stopped(process)
             raise
     seconds = time.monotonic() - start
     if process.returncode == 0 and not reason:
@@ -157,12 +158,17 @@ def _run(step: Step, key: str, minutes: float) -> Outcome:
     return Outcome(key, seconds, reason, f"{output}\n{errors}")
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
-    if sys.platform == "win32":
-        process.kill()
-    else:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def _stopped(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Ends a program and all that it started, which may first take away what is half written."""
+    for end in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, end)
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=SECONDS_TO_END)
+    return "", ""
 
 
 def _read(path: Path) -> Outcome | None:

@@ -217,11 +217,17 @@ def _cluster(address: str) -> Iterator[None]:
     """
     # Ray would report to its makers; a cluster that others started has its own setting.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    of_our_own: dict[str, Any] = {}
+    if address == "local":
+        # Nobody else on this machine or its network may use it, and its token is in no file.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Ray would give its workers only what other programs leave.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     from flowsep_runtime.processors import usable_processors
 
-    of_our_own: dict[str, Any] = {}
     if address == "local":
         of_our_own = {
             "num_cpus": usable_processors(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 
 import click
@@ -13,6 +13,10 @@ from flowsep_batch.work import Row
 from flowsep_runtime.app.console import one_line
 
 EVERY = 30.0  # seconds between two lines where nobody watches
+BETWEEN, MARKS = (
+    5.0,
+    60,
+)  # seconds between two marks, and marks that are kept: the pace is that of five minutes
 
 
 class Progress:
@@ -27,14 +31,15 @@ class Progress:
         self._program, self._total = program, total
         self._is_watched = sys.stderr.isatty()
         self._began = self._said = time.monotonic()
-        self._worked = 0  # tasks that took a separation
+        self._marks = deque([(self._began, 0)], MARKS)
         self.tasks = 0
         self.counts: Counter[str] = Counter()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Takes the rows of a task that is done; failures are said at once."""
         self.tasks += 1
-        self._worked += any(row.state == "done" for row in rows)
+        if time.monotonic() - self._marks[-1][0] > BETWEEN:
+            self._marks.append((time.monotonic(), self.tasks))
         self.counts.update(row.state for row in rows)
         errors = dict.fromkeys((row.file, row.error) for row in rows if row.error is not None)
         for file, error in errors:
@@ -49,12 +54,14 @@ class Progress:
 
     def line(self) -> str:
         """Progress so far, and the time that the rest takes at this pace."""
-        spent = time.monotonic() - self._began
-        left = (self._total - self.tasks) * spent / max(1, self.tasks)
+        since, before = self._marks[0]
+        # the pace of late: what was done before is passed by quickly
+        pace = max(self.tasks - before, 1) / max(time.monotonic() - since, 1e-9)
         parts = [f"{self.tasks} of {self._total} recordings"]
         if self.counts["failed"]:
             parts.append(f"{self.counts['failed']} results failed")
-        parts += [f"{60 * self.tasks / max(spent, 1e-9):.1f} a minute", f"about {span(left)} left"]
+        left = max(self._total - self.tasks, 0) / pace
+        parts += [f"{60 * pace:.1f} a minute", f"about {span(left)} left"]
         return ", ".join(parts)
 
     def summary(self) -> str:

@@ -7,11 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from flowsep_batch.stores import Store
+from flowsep_batch.stores import Store, split
 from flowsep_batch.work import Row
 from flowsep_runtime.app.outputs import make_folder, replacing
 from flowsep_runtime.errors import OptionError, shown
@@ -40,11 +41,16 @@ class Report:
         self._address = address
         if address is None:
             return
-        folder, _, self._name = address.rpartition("/")
-        self._store = Store(folder or ("/" if address.startswith("/") else "."))
+        folder, self._name = split(address)
+        self._store = Store(folder)
         self._suffix = Path(address).suffix.lower()
         if self._suffix not in (PARQUET, *LINES):
             raise OptionError(f"{shown(address)} is no report: end it with {PARQUET} or {LINES[0]}.")
+        if self._suffix == PARQUET and find_spec("pyarrow") is None:
+            raise OptionError(
+                f"{shown(address)} needs pyarrow: pip install 'flowsep-engine[cluster]', or end it with "
+                f"{LINES[0]}."
+            )
         if self._store.local is not None:
             make_folder(self._store.local)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,11 +20,20 @@ from flowsep_runtime.errors import AudioError, OptionError, OutputError, shown
 ATOMIC = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2")
 
 
+def split(address: str) -> tuple[str, str]:
+    """The folder and the name of a file, wherever it lies."""
+    if "://" not in address:
+        path = Path(os.path.abspath(address))
+        return str(path.parent), path.name
+    folder, _, name = address.rstrip("/").rpartition("/")
+    return folder if "://" in folder else f"{folder}/", name
+
+
 class Store:
     """A folder and what is in it, by names that count from it and have slashes.
 
     Attributes:
-        address: As it was given.
+        address: For reports and messages.
         local: The folder if it is on a disk of this machine, else None.
     """
 
@@ -32,7 +43,9 @@ class Store:
         Raises:
             OptionError: If no library here knows its protocol.
         """
-        self.address = address
+        self._address = address
+        #: Without the name and password that an address may hold, which no report or message shows.
+        self.address = re.sub(r"(?<=://)[^/@]*@", "", address)
         is_local = "://" not in address or address.startswith("file://")
         self.local = Path(address.removeprefix("file://")) if is_local else None
         if self.local is None:
@@ -45,7 +58,7 @@ class Store:
 
         try:
             # a listing would stay in memory
-            system, path = url_to_fs(self.address, use_listings_cache=False)
+            system, path = url_to_fs(self._address, use_listings_cache=False)
         except ImportError as error:
             raise OptionError(f"{shown(self.address)} needs a library: {error}.") from None
         except Exception as error:  # of any library
@@ -110,15 +123,21 @@ class Store:
             raise OutputError(f"{shown(self.at(name))} cannot be looked up: {error}.") from None
 
     def mark(self, name: str) -> str | None:
-        """The mark of a result (`made.py`); None if it has none, or is not audio."""
+        """The mark of a result (`made.py`); None if it has none, or is not audio.
+
+        Raises:
+            OutputError: If a store elsewhere cannot be asked.
+        """
         if self.local is not None:
             return made_by(self.local / name)
         system, base = self._system
         try:
             with system.open(f"{base}/{name}", "rb") as file:
                 return mark_in(file)
-        except Exception:  # of any library
+        except FileNotFoundError:
             return None
+        except Exception as error:  # of any library
+            raise OutputError(f"{shown(self.at(name))} cannot be looked up: {error}.") from None
 
     def fetch(self, name: str, file: Path) -> None:
         """Copies one of its files to `file`.

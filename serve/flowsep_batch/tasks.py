@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowsep_batch.stores import Store
+from flowsep_batch.stores import Store, split
 from flowsep_runtime.app.naming import BESIDE, MIRRORED, named
 from flowsep_runtime.app.recordings import Recording, below, common_folder
 from flowsep_runtime.app.table import rows
@@ -65,7 +65,8 @@ class Order:
             OptionError: If a source or a row is wrong, or two results would have one name.
             AudioError: If the source does not exist.
         """
-        is_apart = (self.template or MIRRORED).startswith("{folder}/") and self.table is None
+        template = self.template or MIRRORED
+        is_apart = template.startswith("{folder}/") and ".." not in template and self.table is None
         seen: dict[int, int] = {}
         folder = None
         for task in self._of_source() if self.table is None else self._of_table(self.table):
@@ -88,9 +89,7 @@ class Order:
         assert self.source is not None
         store = Store(self.source)
         if not store.is_folder():
-            base, _, name = self.source.rstrip("/").rpartition("/")
-            if store.local is not None:
-                base, name = str(store.local.parent), store.local.name
+            base, name = split(self.source)
             if not name or not Store(base).exists(name):
                 raise AudioError(f"{shown(self.source)} does not exist.")
             yield self._named(base, name, is_found=False)
@@ -124,8 +123,8 @@ class Order:
                 name = _normal(named(self.template or MIRRORED, recording, row.query, number))
             else:
                 name = _normal(Path(row.output))
-            folder, _, file = address.rpartition("/")
-            yield Task(folder or "/", file, ((row.query, name),), span=row.span)
+            folder, file = split(address)
+            yield Task(folder, file, ((row.query, name),), span=row.span)
         if not number:
             raise OptionError(f"{shown(table)} has no row: give one for each recording and query.")
 

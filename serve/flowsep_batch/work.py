@@ -129,7 +129,7 @@ class Worker:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", FlowSepWarning)
             try:
-                states, seconds, factor = self._separate(task, again)
+                seconds, factor = self._separate(task, again, states)
             except FlowSepError as known:
                 error = str(known)
             except MemoryError:
@@ -151,19 +151,21 @@ class Worker:
                     factor if is_made else None,
                     time.monotonic() - began,
                     socket.gethostname(),
-                    None if error is None else one_line(error),
+                    None if error is None or state != "failed" else one_line(error),
                     remarks,
                 )
             )
         return rows
 
-    def _separate(self, task: Task, again: bool) -> tuple[dict[str, State], float | None, float | None]:
-        """The state of each result, the seconds that were separated, and their real-time factor."""
+    def _separate(
+        self, task: Task, again: bool, states: dict[str, State]
+    ) -> tuple[float | None, float | None]:
+        """The seconds that were separated, and their real-time factor; writes to `states` what became of each
+        result, also of those before an error."""
         settings, results = self._settings, self._results
         there = {name for _, name in task.outputs if not settings.force and results.exists(name)}
         missing = [(query, name) for query, name in task.outputs if name not in there]
         store = _store(task.folder)
-        states: dict[str, State] = dict.fromkeys(there, "done" if again else "done before")
         with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
             room = Path(folder)
             targets = {
@@ -186,12 +188,14 @@ class Worker:
                 settings.clip_mode,
                 lambda path: results.mark(path.as_posix()),
             )
+            states |= dict.fromkeys(there, "done" if again else "done before")
             if not missing:
-                return states, None, None
+                return None, None
             if store.local is None:
                 store.fetch(task.name, source)
             if task.is_found and made_by(source) is not None:
-                return dict.fromkeys((name for _, name in task.outputs), "left out"), None, None
+                states |= dict.fromkeys((name for _, name in task.outputs), "left out")
+                return None, None
             try:
                 with AudioReader(source, task.span) as reader:
                     # What is there was looked up above. A machine that was given up may still write the same
@@ -201,10 +205,11 @@ class Worker:
                     seconds = reader.frames / reader.sample_rate
             except FlowSepError as error:
                 raise type(error)(self._in_words(str(error), task, source, targets)) from None
-            if results.local is None:
-                for name, target in targets.items():
+            for name, target in targets.items():
+                if results.local is None:
                     results.put(target, name)
-        return states | dict.fromkeys(targets, "done"), seconds, report.real_time_factor
+                states[name] = "done"
+        return seconds, report.real_time_factor
 
     def _in_words(self, sentence: str, task: Task, source: Path, targets: dict[str, Path]) -> str:
         """A sentence with the names that the user knows in the place of temporary ones."""

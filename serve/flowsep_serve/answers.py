@@ -53,12 +53,12 @@ class Streamed(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         async def timely(message: Message) -> None:
             if self._is_late():
-                raise ServeError(503, "The client took too long to read its answer.")
+                raise ServeError(503, "The client took too long to read its answer, or its job is gone.")
             await send(message)
 
         try:
             await super().stream_response(timely)
-        except ServeError as error:
+        except (ServeError, FileNotFoundError) as error:  # the next file of a job that is gone
             LOG.warning("An answer broke off: %s", error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from flowsep_serve import documents
 from flowsep_serve.answers import MEDIA_TYPES, PAUSE, Streamed, events, growing, zipped
 from flowsep_serve.errors import ServeError
 from flowsep_serve.guard import Guard, answered
-from flowsep_serve.jobs import Job
+from flowsep_serve.jobs import Job, Stem
 from flowsep_serve.metrics import CONTENT_TYPE
 from flowsep_serve.service import Service, gone
 
 PAGE = Path(__file__).parent / "page"
+LONGEST_HEADER = 2000  # bytes
 WAV_HEADER = 44  # bytes before the first sample
 
 
@@ -76,7 +77,8 @@ def _add_errors(app: FastAPI) -> None:
         if error.status_code == 405:  # Starlette names the methods of one route; an address may have several
             here = [each for each in app.routes if isinstance(each, APIRoute)]
             here = [each for each in here if each.path_regex.match(request.url.path)]
-            headers["allow"] = ", ".join(sorted({method for each in here for method in each.methods or ()}))
+            methods = {method for each in here for method in each.methods or ()}
+            headers["allow"] = ", ".join(sorted(methods or {"GET", "HEAD"}))  # those of the page's files
         return JSONResponse(content, error.status_code, headers)
 
     @app.exception_handler(Exception)
@@ -158,11 +160,11 @@ def _add_work(app: FastAPI, service: Service) -> None:
         except BaseException:
             end()
             raise
-        headers = {"flowsep-warnings": json.dumps(job.warnings)}  # in ASCII
+        headers = {"flowsep-warnings": _short(job.warnings)}
         if not job.streams and len(job.stems) > 1:
             headers |= _named("stems.zip")
             return Streamed(zipped(job.stems), end, is_late, media_type="application/zip", headers=headers)
-        content = growing(job, request) if job.streams else _whole(job)
+        content = growing(job, request) if job.streams else _whole(job.stems[0])
         media_type = MEDIA_TYPES[job.order.format]
         headers |= _named("result." + job.order.format)
         return Streamed(content, end, is_late, media_type=media_type, headers=headers)
@@ -193,17 +195,15 @@ def _add_work(app: FastAPI, service: Service) -> None:
         found = store.get(job)
         found.stem(found.stems[0].name)  # they are there
         found.is_fetched = True
-        return StreamingResponse(
-            zipped(found.stems), media_type="application/zip", headers=_named("stems.zip")
-        )
+        return _sent(found, zipped(found.stems), "application/zip", _named("stems.zip"))
 
     @app.get("/v1/jobs/{job}/stems/{name}", **documents.STEM)
     async def one_stem(job: str, name: str) -> Response:
         found = store.get(job)
         stem = found.stem(name)
         found.is_fetched = True
-        media_type = MEDIA_TYPES[found.order.format]
-        return FileResponse(stem.path, media_type=media_type, filename=stem.name)
+        headers = _named(stem.name) | {"content-length": str(stem.path.stat().st_size)}
+        return _sent(found, _whole(stem), MEDIA_TYPES[found.order.format], headers)
 
     @app.delete("/v1/jobs/{job}", **documents.DELETE)
     async def delete_job(job: str) -> Response:
@@ -213,10 +213,26 @@ def _add_work(app: FastAPI, service: Service) -> None:
         return Response(status_code=204)
 
 
-async def _whole(job: Job) -> AsyncIterator[bytes]:
-    async with await anyio.open_file(job.stems[0].path, "rb") as file:
+def _sent(job: Job, content: Any, media_type: str, headers: dict[str, str]) -> Response:
+    """An answer that breaks off when the job goes: a file that is open would keep its disk."""
+    return Streamed(content, lambda: None, lambda: job.is_discarded, media_type=media_type, headers=headers)
+
+
+async def _whole(stem: Stem) -> AsyncIterator[bytes]:
+    async with await anyio.open_file(stem.path, "rb") as file:
         while content := await file.read(1 << 18):
             yield content
+
+
+def _short(sentences: Sequence[str]) -> str:
+    """The first sentences, cut at 200 characters, as a JSON list in ASCII that proxies take for a header."""
+    content = "[]"
+    for count in range(len(sentences) + 1):
+        longer = json.dumps([sentence[:200] for sentence in sentences[:count]])
+        if len(longer) > LONGEST_HEADER:
+            break
+        content = longer
+    return content
 
 
 def _named(name: str) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +98,11 @@ def command(
     finally:
         service.close()
         listener.close()
+        if service.worker.is_alive:
+            # Python would end the model's libraries under the thread that is inside of them.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -95,17 +96,24 @@ def decode(folder: Path, limits: Limits, reserve: Callable[[int], None]) -> Soun
     """
     ours, theirs = _CONTEXT.Pipe()
     process = _CONTEXT.Process(target=_decode, args=(str(folder), limits, theirs), daemon=True)
+    timer: threading.Timer | None = None
     try:
         process.start()
         theirs.close()  # so that the end of the child is the end of the pipe
         _RUNNING.add(process)
         by = time.monotonic() + limits.decoder_time
+        # A decoder that was taken over may begin an answer and never end it.
+        timer = threading.Timer(limits.decoder_time + 1, process.kill)
+        timer.daemon = True
+        timer.start()
         answer = _said(ours, by, limits)
         if "samples" in answer:
             reserve(answer["samples"])
             ours.send_bytes(b"go on")
             answer = _said(ours, by, limits)
     finally:
+        if timer is not None:
+            timer.cancel()
         _RUNNING.discard(process)
         ours.close()
         theirs.close()

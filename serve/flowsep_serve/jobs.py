@@ -262,7 +262,7 @@ class Store:
             if not job.is_over or job.finished is None:
                 continue
             if time.time() - job.finished > self.limits.keep:
-                self.remove(job.id)
+                self.discard(job)
                 continue
             size = sum(_size(stem.path) for stem in job.stems)
             with self._lock:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from flowsep_serve.service import Service
 
 
+SEND_BUFFER = 1 << 17  # bytes
+
+
 class Connection(H11Protocol):
     """A connection that is cut when its client neither asks nor reads for a while.
 
@@ -34,6 +37,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # what waits here is what the client has not read
+        # A third of the kernel's buffer must be read before it takes more: of megabytes, a slow client
+        # would not read that in time.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._asking = self._timer()
 
     def data_received(self, data: bytes) -> None:

@@ -141,9 +141,12 @@ class Service:
             # The samples themselves, and 8 bytes of a result for each at most.
             self.store.reserve(folder.name, upload + samples * (4 + 8 * stems))
 
-        sound = await anyio.to_thread.run_sync(
-            decoding.decode, folder, self.limits, reserve, limiter=self._decoders
-        )
+        def decoded() -> decoding.Sound:
+            if self.worker.is_draining:  # while this waited for its turn
+                raise stopping()
+            return decoding.decode(folder, self.limits, reserve)
+
+        sound = await anyio.to_thread.run_sync(decoded, limiter=self._decoders)
         reserve(sound.frames * sound.channels, 0)
         self._check(order, sound)
         clip = self.models[order.model].model

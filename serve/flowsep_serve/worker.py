@@ -159,6 +159,11 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(PATIENCE)
 
+    @property
+    def is_alive(self) -> bool:
+        """True while its thread runs, which after `stop` may be in the middle of a step."""
+        return self._thread.is_alive()
+
     def _work(self) -> None:
         try:
             self._models.separator(next(iter(self._models)))

@@ -12,6 +12,8 @@ import soundfile
 from PIL import Image
 
 from tests.benchmarks.conftest import Program
+from tests.export.conftest import *  # noqa: F403
+from tests.export.conftest import Exported
 
 pytestmark = pytest.mark.slow
 
@@ -36,15 +38,18 @@ def test_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_latency_of_tiny_sizes(program: Program, tmp_path: Path) -> None:
+def test_latency_of_tiny_sizes(
+    program: Program, tiny_checkpoint: Path, tiny_config: Path, tiny_bundle: Exported, tmp_path: Path
+) -> None:
     files = [tmp_path / name for name in ("latency.json", "latency.md", "latency.png")]
     outputs = [
         word
         for option, file in zip(("--json", "--markdown", "--picture"), files, strict=True)
         for word in (option, file)
     ]
-    what = ("--sizes", "tiny", "--steps", 1, "--rounds", 2, "--backends", "eager,cpu")
-    answer = program("latency", *what, *SHORT, "--work", tmp_path / "work", *outputs)
+    model = ("--checkpoint", tiny_checkpoint, "--config", tiny_config, "--bundle", tiny_bundle.folder)
+    what = ("--steps", 1, "--rounds", 2, "--backends", "eager,cpu")
+    answer = program("latency", *model, *what, *SHORT, "--work", tmp_path / "work", *outputs)
     assert (answer.returncode, answer.stderr) == (0, "")
     content = json.loads(files[0].read_text(encoding="utf-8"))
     assert list(content["contestants"]) == ["eager", "cpu"]
@@ -71,7 +76,7 @@ def test_latency_of_tiny_sizes(program: Program, tmp_path: Path) -> None:
     assert text == answer.stdout and "1 threads, 2 interleaved rounds" in text
     with Image.open(files[2]) as picture:
         assert picture.format == "PNG"
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["tiny"]
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_scaling_of_the_bundled_model(program: Program, tmp_path: Path) -> None:

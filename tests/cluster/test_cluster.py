@@ -36,13 +36,14 @@ def token() -> str:
 @pytest.fixture(scope="module")
 def cluster(token: str) -> Iterator[Any]:
     """A cluster of one node, whose processes all have the token in their environment."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # short: names of sockets are
+    # Short, since names of sockets are. The address is written there too, not over that of a real cluster.
+    folder = tempfile.mkdtemp(prefix="ray-")
     name, _, value = token.partition("=")
+    ours = {name: value, "RAY_TMPDIR": folder, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     with pytest.MonkeyPatch.context() as patch:
-        ours = environment() | {name: value, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-        for variable, text in ours.items():
+        for variable, text in (environment() | ours).items():
             patch.setenv(variable, text)
-        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=NODE | {"temp_dir": folder})
+        cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=NODE)
         try:
             yield cluster
         finally:

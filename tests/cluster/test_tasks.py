@@ -108,3 +108,11 @@ def test_a_source_that_is_missing_or_empty_is_named(tmp_path: Path) -> None:
         count(Order(str(tmp_path), ("dog",), "out"))
     with pytest.raises(OptionError, match="nosuch://x"):
         count(Order("nosuch://x", ("dog",), "out"))
+
+
+def test_a_template_that_leaves_its_folder_gives_no_name_twice(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_sound(tmp_path / folder / "x.wav")
+    order = Order(str(tmp_path), ("rain",), str(tmp_path / "out"), template="{folder}/../{stem}.{query}")
+    with pytest.raises(OptionError, match="Two results would go to"):
+        list(order.tasks())

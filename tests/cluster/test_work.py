@@ -158,3 +158,7 @@ def test_the_report_has_a_row_for_each_result(tmp_path: Path, name: str) -> None
 def test_a_report_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(OptionError, match=r"end it with .parquet or .jsonl"):
         Report("report.txt")
+
+
+def test_a_password_in_an_address_is_in_no_message() -> None:
+    assert Store("memory://user:secret@bucket").at("x.wav") == "memory://bucket/x.wav"

@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 from flowsep_runtime import Separator
 from flowsep_runtime.options import Options
 from flowsep_serve import documents
+from flowsep_serve.api import _short
 from flowsep_serve.orders import FORMATS
 from flowsep_serve.service import Service
 from tests.serve.conftest import (
@@ -294,3 +295,9 @@ def test_a_wav_is_sent_while_it_is_computed(serve: Serve, gate: Gate) -> None:
         gate.open.set()
         content += b"".join(pieces)
     assert soundfile.info(io.BytesIO(content)).frames == 20 * 16000
+
+
+def test_warnings_fit_into_a_header() -> None:
+    kept = json.loads(_short(["one", "二" * 400, *["three"] * 500]))
+    assert kept[:2] == ["one", "二" * 200] and 2 < len(kept) < 400
+    assert _short(["x"]) == '["x"]' and _short([]) == "[]"

@@ -8,6 +8,7 @@ import json
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,36 @@ def test_a_job_that_nobody_knows_is_dropped(serve: Serve, gate: Gate) -> None:
         gate.open.set()
         wait_for(lambda: served.worker.is_idle)
     assert [path.name for path in served.store.root.iterdir()] == [".lock"]
+
+
+def test_a_result_that_is_being_sent_goes_with_its_job(serve: Serve) -> None:
+    served = serve()
+    large = recording(np.repeat(sound(3, 192_000, 1), 8, axis=1), 192_000)
+    with listening(served) as address, httpx.Client(base_url=address, timeout=60) as client:
+        job = client.post("/v1/jobs", files={"recording": large}, data=QUERY).json()["id"]
+        wait_for(lambda: served.store.get(job).state == "done")
+        stem = served.store.get(job).stems[0]
+        size = stem.path.stat().st_size
+        with client.stream("GET", f"/v1/jobs/{job}/stems/{stem.name}") as answer:
+            assert int(answer.headers["content-length"]) == size > 1 << 24
+            content = answer.iter_raw(1 << 16)
+            received = len(next(content))
+            assert httpx.delete(f"{address}/v1/jobs/{job}").status_code == 204
+            with pytest.raises(httpx.RemoteProtocolError):
+                received += sum(map(len, content))
+        assert received < size
+
+
+def test_a_client_that_reads_slowly_is_not_cut_off(serve: Serve) -> None:
+    served = serve(stall_time=2)
+    large = recording(np.repeat(sound(3, 192_000, 1), 8, axis=1), 192_000)
+    with listening(served) as address, socket.socket() as client:
+        host, port = address.removeprefix("http://").split(":")
+        client.connect((host, int(port)))
+        client.sendall(asking(address, "/v1/separate", large))
+        client.settimeout(30)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        for _ in range(60):  # 160 kB a second, of 18 MB
+            assert client.recv(1 << 14)
+            time.sleep(0.1)
+        assert served.store.used > 0, "the answer is still being sent"

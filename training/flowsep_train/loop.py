@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,7 +205,10 @@ def distill_flow(
     taught_by = parts.work / DISTILLED / TEACHER
     if not taught_by.exists():
         taught_by.parent.mkdir(parents=True, exist_ok=True)
-        taught_by.write_text(digest(unet), encoding="utf-8")
+        # whole or not at all: another process may look at it
+        writing = taught_by.with_suffix(f".{os.getpid()}.writing")
+        writing.write_text(digest(unet), encoding="utf-8")
+        writing.replace(taught_by)
     parts.check_teacher(unet)
     unet.requires_grad_(True).train()
     module = Distillation(

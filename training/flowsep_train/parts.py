@@ -161,7 +161,8 @@ class ModelParts:
             ValueError: they differ.
         """
         folder = self.work / DISTILLED
-        if (folder / TEACHER).read_text(encoding="utf-8") != digest(flow):
+        known = folder / TEACHER
+        if not known.exists() or known.read_text(encoding="utf-8") != digest(flow):
             raise ValueError(
                 f"{folder} was distilled from another flow than the present one: delete it and distill again"
             )

@@ -256,8 +256,9 @@ def command(
             separator, resolved = model()
             check_done(job, separator.pipeline, resolved, clip_mode)
             say.done_before(job)
-            if job.outputs or extras.files:
-                _separate(job, extras, model, say, force)
+            missing = extras if job.outputs or force else extras.missing()
+            if job.outputs or missing.files:
+                _separate(job, missing, model, say, force)
         except FlowSepError as error:
             failures.append(naming(job, str(error)))
         except MemoryError:

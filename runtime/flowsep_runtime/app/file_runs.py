@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,14 @@ class Extras:
     def files(self) -> list[Path]:
         """Those files."""
         return [path for path in (self.residual, self.mixture, self.plot) if path is not None]
+
+    def missing(self) -> Extras:
+        """Those that are not there yet."""
+        residual, mixture, plot = (
+            None if path is None or path.exists() else path
+            for path in (self.residual, self.mixture, self.plot)
+        )
+        return replace(self, residual=residual, mixture=mixture, plot=plot)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
 
 from flowsep_runtime.app.jobs import Job, check_places, default_place
 from flowsep_runtime.app.recordings import listed
@@ -83,10 +83,13 @@ def _raw_rows(table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
     """Rows as they stand there, and how a message names them."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            first = next((line for line in file if line.strip()), "")
-            file.seek(0)
-            is_json = first.lstrip().startswith("{")
-            yield from _json_rows(file, table) if is_json else _csv_rows(file, table)
+            # A pipe is read once: the lines up to the first that says what it is go before the others.
+            head: list[str] = []
+            while not (head and head[-1].strip()) and (line := file.readline()):
+                head.append(line)
+            lines = chain(head, file)
+            is_json = head and head[-1].lstrip().startswith("{")
+            yield from _json_rows(lines, table) if is_json else _csv_rows(lines, table)
     except OSError as error:
         raise OptionError(f"{shown(table)} cannot be read: {error.strerror}.") from None
     except OptionError:  # a ValueError too
@@ -95,7 +98,7 @@ def _raw_rows(table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
         raise OptionError(f"{shown(table)} is not UTF-8 text: give a table of CSV or JSON lines.") from None
 
 
-def _csv_rows(file: TextIO, table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
+def _csv_rows(file: Iterable[str], table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
     reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
     try:
         missing = [name for name in ("recording", "query") if name not in (reader.fieldnames or ())]
@@ -107,7 +110,7 @@ def _csv_rows(file: TextIO, table: Path) -> Iterator[tuple[Mapping[str, object],
         raise OptionError(f"{shown(table)} line {reader.line_num} is not CSV: {error}.") from None
 
 
-def _json_rows(file: TextIO, table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
+def _json_rows(file: Iterable[str], table: Path) -> Iterator[tuple[Mapping[str, object], str]]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue

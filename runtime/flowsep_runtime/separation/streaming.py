@@ -103,11 +103,10 @@ def parts(blocks: Iterable[Floats], sample_rate: float, run: Run) -> Generator[P
         ]
         yield part
     for query, energy in zip(run.queries, sounds, strict=True):
-        # a silent result of a silent recording has had its warning
-        if 0 < energy < 10 ** (-HARDLY / 10) * whole:
-            below = 10 * np.log10(whole / energy)
+        if energy < 10 ** (-HARDLY / 10) * whole:
+            level = f"{10 * np.log10(whole / energy):.0f} dB below it" if energy else "silent"
             warnings.warn(
-                f'Hardly anything in the recording is like "{query}": the result is {below:.0f} dB below it.',
+                f'Hardly anything in the recording is like "{query}": the result is {level}.',
                 FlowSepWarning,
                 stacklevel=4,
             )

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.common import contestants
+from benchmarks.common import contestants, models
 from benchmarks.common.inputs import STAGE_INPUTS, make_inputs, read_inputs, write_inputs
 from benchmarks.common.models import Model, choose, kept, size_of
 from benchmarks.common.plain_graphs import export_plain
 from benchmarks.common.processes import WorkerError, running, task_of
 from benchmarks.common.runners import TorchRunner, open_runner, stepped
 from benchmarks.common.standin import stand_in, write_stand_in
+from flowsep_export.cli import command as export_command
 from flowsep_ref import FlowSep, FlowSepConfig
 from flowsep_runtime.arrays import snr_db
 from flowsep_runtime.errors import OptionError
@@ -63,6 +65,27 @@ def test_a_kept_folder_is_made_again_only_for_another_key(tmp_path: Path) -> Non
         folder = kept(tmp_path / "thing", key, make)
         assert (folder / "content").read_text() == expected
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_model_without_a_bundle_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line is one that flowsep-export takes; the export itself is tested with the exporter."""
+    exports: list[dict[str, Any]] = []
+
+    def run(words: list[str], what: str) -> None:
+        assert (words[0], what) == ("flowsep_export.cli", "exporting the tiny model")
+        exports.append(export_command.make_context("flowsep-export", words[1:]).params)
+
+    monkeypatch.setattr(models, "_run", run)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.yaml").write_text("sizes")
+    model = Model("tiny", tmp_path / "weights")
+    found = [models.with_bundle(model, tmp_path).bundle for _ in range(2)]
+    assert found == 2 * [tmp_path / "tiny" / "bundle"]
+    half = models.with_half_bundle(model, tmp_path).half_bundle
+    assert half == tmp_path / "tiny" / "bundle-fp16"
+    assert [export["fp16"] for export in exports] == [False, True]
+    assert {export["checkpoint"] for export in exports} == {str(tmp_path / "weights")}
+    assert all(export["no_verify"] and export["force"] for export in exports)
 
 
 def test_a_folder_whose_making_fails_is_not_there(tmp_path: Path) -> None:

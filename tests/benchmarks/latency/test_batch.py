@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -34,6 +35,12 @@ def test_both_programs_are_measured(
 ) -> None:
     pytest.importorskip("ray", reason="batches need Ray: pip install '.[cluster]'")
     monkeypatch.setenv("RAY_worker_niceness", "0")
+    with TemporaryDirectory(prefix="ray-") as folder:  # short, since names of sockets are
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        _measure(program, tmp_path)
+
+
+def _measure(program: Program, tmp_path: Path) -> None:
     recording, found = tmp_path / "mix.wav", tmp_path / "batch.json"
     soundfile.write(recording, np.random.default_rng(0).uniform(-0.3, 0.3, 4000), 16000)
     bundle = write_toy_bundle(tmp_path / "toy")

@@ -219,6 +219,7 @@ def test_the_rest_is_written_though_the_result_is_there(
     code, out, _ = run(mixture, *options, "--residual", second)
     assert code == 0 and "done before" in out and str(second) in out
     assert np.array_equal(soundfile.read(first)[0], soundfile.read(second)[0])
+    assert run(mixture, *options, "--residual", second)[0] == 0
 
 
 def test_a_sound_is_removed_from_several_recordings_and_not_asked_for_too(

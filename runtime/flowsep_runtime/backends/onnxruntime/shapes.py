@@ -13,12 +13,12 @@ from flowsep_runtime.bundle.manifest import Manifest
 
 
 class GraphShapes:
-    """Shapes of the graphs of a bundle as an engine has them, and of those between its stages
+    """Shapes of the graphs of a bundle as a backend has them, and of those between its stages
     (`device_graphs.py`)."""
 
-    def __init__(self, manifest: Manifest, engine: str) -> None:
+    def __init__(self, manifest: Manifest, backend: str) -> None:
         self._manifest = manifest
-        self._engine = engine
+        self._backend = backend
 
     def sizes(self, graph: str, shapes: Mapping[str, tuple[int, ...]], batch: int) -> dict[str, int]:
         """The size of every dynamic axis among the inputs of a graph that gets arrays of these shapes; an
@@ -59,20 +59,20 @@ class GraphShapes:
         """The file of a graph."""
         if graph in DEVICE_GRAPHS:
             return device_graph_path(graph)
-        return folder / self._manifest.graph(graph, self._engine).files[0].name
+        return folder / self._manifest.graph(graph, self._backend).files[0].name
 
     def dtype(self, graph: str, output: str) -> np.dtype[Any]:
         """The shape of an output of a graph."""
         if graph in DEVICE_GRAPHS:
             return np.dtype(np.float32)
-        outputs = self._manifest.graph(graph, self._engine).outputs
+        outputs = self._manifest.graph(graph, self._backend).outputs
         return np.dtype(next(tensor.dtype for tensor in outputs if tensor.name == output))
 
     def _entries(self, graph: str, inputs: bool) -> dict[str, tuple[int | str, ...]]:
         if graph in DEVICE_GRAPHS:
             names = DEVICE_GRAPHS[graph][0 if inputs else 1]
             return {name: device_graph_shape(name) for name in names}
-        entry = self._manifest.graph(graph, self._engine)
+        entry = self._manifest.graph(graph, self._backend)
         return {tensor.name: tensor.shape for tensor in (entry.inputs if inputs else entry.outputs)}
 
 
