@@ -55,12 +55,13 @@ check: lint ## lint, types and the fast tests: what to run while you work
 test: lint ## lint, types and every test, a process a core
 	$(PYTEST)
 
-lowest: $(DEV_READY) ## the runtime's fast tests on the lowest versions that setup.cfg allows
+lowest: $(DEV_READY) ## the runtime's and the server's fast tests on the lowest versions that setup.cfg allows
 	rm -rf $(LOWEST)
 	$(DEV)/bin/uv venv --quiet --python $(DEV)/bin/python $(LOWEST)
 	$(DEV)/bin/uv pip install --system-certs --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable \
-		".[cpu,media,openvino,plot]" "pytest>=8.3" "hypothesis>=6.112" "onnx>=1.18"
-	PYTHONUTF8=1 $(LOWEST)/bin/python -m pytest tests/runtime tests/end_to_end/test_bundled.py -m "not slow"
+		".[cpu,media,openvino,plot,serve]" "pytest>=8.3" "hypothesis>=6.112" "httpx>=0.27" "onnx>=1.18"
+	PYTHONUTF8=1 $(LOWEST)/bin/python -m pytest tests/runtime tests/serve tests/end_to_end/test_bundled.py \
+		-m "not slow" --ignore-glob="tests/serve/test_page*"
 
 test-cuda: $(DEV_READY) ## the cuda backend on the real onnxruntime-gpu, whose CUDA is a stand-in; no GPU
 	$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \

@@ -20,6 +20,8 @@ class Content:
 
     def at(self, start: int, count: int) -> bytes:
         """Bytes from a position: up to `WINDOW`, or to the end of the file."""
+        if start >= self.length:  # a header may name any place, even such as no file has
+            return b""
         if not self._start <= start <= start + count <= self._start + len(self._window):
             self._file.seek(start)
             parts, missing = [], WINDOW
@@ -84,6 +86,10 @@ class View(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._length}[whence]
         self._place = max(0, base + offset)
         return self._place
+
+    def read(self, size: int = -1) -> bytes | None:
+        # A damaged header may make a reader ask for 2 GB, which would be taken before anything is read.
+        return super().read(size if size < 0 else min(size, max(0, self._length - self._place)))
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         target = memoryview(buffer).cast("B")

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -40,7 +40,10 @@ _TAGS = {"track": "tracknumber"} | {
 }
 
 #: Containers whose header says how long they are.
-_PROMISING = ("mov", "matroska", "asf", "tta", "wv")
+_PROMISING = ("mov", "matroska", "asf", "avi", "tta", "wv")
+#: Formats whose sound is the last thing in a file, but for tags.
+_BARE = ("tta", "tak", "ape", "mpc", "mpc8", "dsf", "shn", "oma")
+_HOLE = 0.1  # seconds between two frames that are more than their time stamps' inaccuracy
 _LOSSLESS = ("alac", "tta", "flac", "wavpack", "ape", "tak", "truehd", "mlp", "shorten")
 _DEEPER = 16  # bits; a lossless codec of more keeps 24
 
@@ -52,12 +55,15 @@ class MediaFile:
         samplerate: In Hz.
         channels: From one.
         frames: Samples of each channel that the container promises; 0 if it does not say.
+        remark: Remark on what was read so far, which follows the file's name: holes that damage left.
+        end: The place in the file where the sound that was read so far ends; None where more than tags may
+            come behind the sound.
         format, subtype: The container and the codec in FFmpeg's words, or "PCM_24" for a lossless codec of
             more than 16 bits.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        """Opens a file that can seek.
+    def __init__(self, file: io.RawIOBase, name: str) -> None:
+        """Opens a file that can seek, which is this one's from here on.
 
         Raises:
             AudioError: If it is nothing that FFmpeg reads, or has no sound.
@@ -65,11 +71,11 @@ class MediaFile:
         import av
 
         self._name = name
+        self.remark, self._end = "", 0
         self._failures = av.FFmpegError
-        file.seek(0)
         try:
             self._container = av.open(
-                _Kept(file),
+                file,
                 "r",
                 metadata_errors="replace",
                 options={"format_whitelist": ",".join(CONTAINERS)},
@@ -113,6 +119,10 @@ class MediaFile:
         is_all = len(self._container.streams) == 1 and self._container.duration
         return (self._container.duration or 0) / 1e6 if is_all else 0.0
 
+    @property
+    def end(self) -> int | None:
+        return self._end if self.format in _BARE else None
+
     def copy_metadata(self) -> dict[str, str]:
         """Tags by libsndfile's names; a video's own are the container's."""
         found = {**self._container.metadata, **self._stream.metadata}
@@ -150,16 +160,24 @@ class MediaFile:
         import av
 
         resampler, shape, done, rate = None, None, 0, 1
+        expected: float | None = None  # seconds; where the next frame begins
         try:
             for packet in self._container.demux(self._stream):
+                self._end = max(self._end, (packet.pos or 0) + packet.size)
                 for frame in packet.decode():
                     assert isinstance(frame, av.AudioFrame)
                     rate = frame.sample_rate
+                    hole = 0.0 if expected is None or frame.time is None else frame.time - expected
+                    if frame.time is not None:
+                        expected = frame.time + frame.samples / rate
+                    self._look(done / rate, hole, packet.is_corrupt or frame.is_corrupt)
                     if resampler is None or shape != (frame.format.name, frame.layout.name, rate):
                         shape = (frame.format.name, frame.layout.name, rate)
-                        resampler = av.AudioResampler("fltp")
+                        # Packed: with a plane a channel, PyAV reads behind the eighth and ends the process.
+                        resampler = av.AudioResampler("flt")
                     for part in resampler.resample(frame):
-                        block = np.ascontiguousarray(part.to_ndarray().T, np.float32)
+                        samples = np.asarray(part.to_ndarray(), np.float32)
+                        block = samples.reshape(-1, part.layout.nb_channels)
                         done += len(block)
                         yield rate, block
         except (self._failures, ValueError):
@@ -169,21 +187,17 @@ class MediaFile:
                 f"{self._name} is damaged after {done / rate:.2f} s: repair it, or cut it there."
             ) from None
 
-
-class _Kept(io.RawIOBase):
-    """A file that whoever reads it does not close."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.read = file.read  # type: ignore[method-assign]
-        self.seek = file.seek  # type: ignore[method-assign]
-        self.tell = file.tell  # type: ignore[method-assign]
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    def _look(self, seconds: float, hole: float, is_damaged: bool) -> None:
+        """Keeps the first remark that there is."""
+        if self.remark:
+            return
+        if hole > _HOLE:
+            self.remark = (
+                f"has no sound for {hole:.2f} s after {seconds:.2f} s: it is damaged or was paused, and is "
+                "read without the gap."
+            )
+        elif is_damaged:
+            self.remark = f"is damaged or cut off near {seconds:.2f} s: what can be read is read."
 
 
 def is_installed() -> bool:

@@ -110,7 +110,7 @@ def mpeg_pieces(content: Content) -> Iterator[Piece]:
 
 
 def _streams(content: Content) -> Iterator[_Stream]:
-    place = _after_tags(content, 0)
+    place = after_tags(content, 0)
     found = _stream_frame(content, place)
     stream: _Stream | None = None
     last: _Frame | None = None
@@ -128,7 +128,7 @@ def _streams(content: Content) -> Iterator[_Stream]:
             stream.rates |= 1 << frame.kilobits
         last = frame
         place += frame.length
-        behind = _after_tags(content, place)
+        behind = after_tags(content, place)
         following = _frame(content.at(behind, 4))
         if following is not None and (following.goes_on(frame) or _is_confirmed(content, behind, following)):
             found = behind, following
@@ -153,7 +153,7 @@ def _is_confirmed(content: Content, place: int, frame: _Frame) -> bool:
     return following is not None and following.goes_on(frame)
 
 
-def _after_tags(content: Content, place: int) -> int:
+def after_tags(content: Content, place: int) -> int:
     """End of the tags that begin here: ID3 version 2 and 1, and APE."""
     while True:
         header = content.at(place, 32)

@@ -26,7 +26,7 @@ from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import HIGHEST_RATE, LOWEST_RATE, MOST_CHANNELS
 from flowsep_runtime.audio.content import Piece, View
 from flowsep_runtime.audio.media import MediaFile, changing, is_installed, unreadable
-from flowsep_runtime.audio.pieces import pieces
+from flowsep_runtime.audio.pieces import continued, pieces
 from flowsep_runtime.checks import real_number
 from flowsep_runtime.errors import AudioError, FlowSepWarning, OptionError, OutputError, shown
 
@@ -159,8 +159,13 @@ class AudioReader:
                     )
                 is_known = sound.frames < UNKNOWN_LENGTH and not piece.is_guessed
                 promised += sound.frames if is_known else found
-            if piece.remark:
-                self._warn(piece.remark)
+                remarks = [piece.remark]
+                if isinstance(sound, MediaFile):
+                    if sound.end is not None:
+                        self._pieces[number:] = continued(self._file, piece, sound.end)
+                    remarks = [self._pieces[number].remark, sound.remark]
+            for remark in filter(None, remarks):
+                self._warn(remark)
         if not there:
             raise AudioError(f"{self.name} is empty: it holds no audio samples.")
         if there < promised - self._slack and there < self._end:
@@ -215,11 +220,12 @@ class AudioReader:
 
     def _sound(self, piece: Piece) -> Sound:
         try:
+            is_all = piece.covers(self._file.seek(0, io.SEEK_END))
             if self._is_media:
-                return MediaFile(self._file, self.name)
+                return MediaFile(View(self._file, piece), self.name)
             try:
                 # Never a name: libsndfile must judge the content and not the extension.
-                if not piece.covers(self._file.seek(0, io.SEEK_END)):
+                if not is_all:
                     return Sequential(View(self._file, piece))
                 self._file.seek(0)
                 return Sequential(self._file.fileno(), closefd=False)
@@ -229,7 +235,7 @@ class AudioReader:
                 if self._file.read(4) in (b"FORM", b"fLaC", b".snd") or not is_installed():
                     raise self._unreadable() from None
                 self._is_media = True
-                return MediaFile(self._file, self.name)
+                return self._sound(piece)
         except OSError as error:
             raise AudioError(f"{self.name} cannot be read: {error.strerror or error}.") from None
 

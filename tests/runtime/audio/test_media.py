@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,19 @@ def test_six_channels(tmp_path: Path) -> None:
         assert reader.channels == 6
 
 
+def test_channels_beyond_the_eighth_are_read(tmp_path: Path) -> None:
+    """A ninth plane, which PyAV has not at hand, ended the process."""
+    path, values = tmp_path / "a.mkv", np.arange(16, dtype=np.int16)
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("pcm_s16le", rate=RATE)
+        stream.codec_context.layout = "hexadecagonal"
+        frame = av.AudioFrame.from_ndarray(np.tile(values, 1000)[None], "s16", "hexadecagonal")
+        frame.sample_rate, frame.pts = RATE, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert np.array_equal(read_audio(path).samples * 32768, np.tile(values, (1000, 1)))
+
+
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
@@ -144,6 +159,50 @@ def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
         container.mux(pictures.encode(None))
     with pytest.raises(AudioError, match=r"a\.mp4 has no sound: give a file with an audio track"):
         AudioReader(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "lossless"),
+    [(name, *FILES[name]) for name in ("a.m4a", "a.mov", "a.tta", "a.avi", "a.wma")],
+)
+def test_media_files_that_were_joined_are_read_one_after_the_other(
+    tmp_path: Path, name: str, codec: str, lossless: str
+) -> None:
+    parts = [
+        encode(tmp_path / f"{frames}-{name}", tones(frames), codec, sample_format=lossless)
+        for frames in (RATE, RATE // 2)
+    ]
+    samples = np.concatenate([read_audio(part).samples for part in parts])
+    (tmp_path / name).write_bytes(b"".join(part.read_bytes() for part in parts))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_audio(tmp_path / name).samples, samples)
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.mts", "a.m4a", "a.wma"])
+def test_a_media_file_that_is_cut_off_is_no_secret(tmp_path: Path, name: str) -> None:
+    codec, lossless = FILES[name]
+    path = encode(tmp_path / name, tones(RATE // 2), codec, sample_format=lossless)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 9 // 10 + 1])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            read_audio(path)
+        except AudioError as error:
+            assert re.search(r"is damaged after|is not audio that can be read", str(error))
+        else:
+            assert re.search(r"is cut short: (\d+ bytes|it ends within)", str(said[0].message))
+
+
+def test_packets_that_are_lost_from_a_stream_are_no_secret(tmp_path: Path) -> None:
+    """Packets of MPEG-TS get lost by radio; its frames have time stamps."""
+    path = encode(tmp_path / "a.mts", tones(4 * RATE), "aac")
+    content = path.read_bytes()
+    half = len(content) // 188 // 2 * 188
+    path.write_bytes(content[:half] + content[half + 60 * 188 :])
+    with pytest.warns(FlowSepWarning, match=r"a\.mts has no sound for 0\.\d\d s after"):
+        assert len(read_audio(path).samples) < 4 * RATE
 
 
 def test_a_truncated_media_file_is_read_with_a_warning(tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ def calmly(path: Path) -> Any:
         return read(path)
 
 
-@pytest.mark.parametrize("name", ["a.mp3", "a.ogg", "a.flac", "a.wav", "a.au", "a.opus"])
+@pytest.mark.parametrize(
+    "name",
+    ["a.mp3", "a.ogg", "a.flac", "a.wav", "a.au", "a.opus", "a.rf64", "a.caf", "a.aiff", "a.w64", "a.voc"],
+)
 def test_recordings_that_were_joined_are_read_one_after_the_other(tmp_path: Path, name: str) -> None:
     """Chained Ogg is what every dump of a radio stream is; the others come of `cat`."""
     encode = opus if name.endswith("opus") else file
@@ -58,6 +61,29 @@ def test_recordings_that_were_joined_are_read_one_after_the_other(tmp_path: Path
         expected.append(calmly(path))
     (tmp_path / name).write_bytes(b"".join(parts))
     assert np.array_equal(calmly(tmp_path / name), np.concatenate(expected))
+
+
+def test_a_voc_that_is_cut_short_is_no_secret(tmp_path: Path) -> None:
+    """libsndfile reads what there is of a block and says nothing."""
+    path = tmp_path / "a.voc"
+    content = file(path, sound(50_000))
+    path.write_bytes(content[:60_026])
+    with pytest.warns(FlowSepWarning, match=r"a\.voc is cut short: \d+ bytes of the sound"):
+        assert 0 < len(read(path)) <= 30_000
+
+
+@pytest.mark.parametrize("name", ["a.caf", "a.w64"])
+def test_a_size_beyond_any_file_is_no_place_in_it(tmp_path: Path, name: str) -> None:
+    """It once ended in an OverflowError of the system's seek."""
+    path = tmp_path / name
+    content = bytearray(file(path, sound(5000)))
+    at = content.index(b"data")
+    start, width, order = (at + 4, 8, "big") if name == "a.caf" else (at + 16, 8, "little")
+    content[at] ^= 1  # no sound, so that it is passed over
+    content[start : start + width] = (2**63 - 1).to_bytes(width, order)  # type: ignore[arg-type]
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=r"is not audio|is empty"):
+        read(path)
 
 
 def info(content: bytes) -> int:
