@@ -19,7 +19,7 @@ from flowsep_eval.mel import SAMPLE_RATE, Floats, mel_magnitudes
 from flowsep_eval.scores import ItemScore, Scores
 from flowsep_runtime import Options, Separator
 from flowsep_runtime.audio.checks import SILENCE, centred
-from flowsep_runtime.errors import AudioError, BackendError, FlowSepWarning, OptionError
+from flowsep_runtime.errors import AudioError, BackendError, FlowSepWarning, OptionError, QueryWarning
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -162,7 +162,9 @@ def separated(separator: Separator, mixture: Floats, query: str, options: Option
     """One separation; silence if the backend fails or the output is not finite."""
     start = time.perf_counter()
     try:
-        result = separator.separate(mixture, SAMPLE_RATE, query, **options.fields())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", QueryWarning)  # the scores tell how well it was understood
+            result = separator.separate(mixture, SAMPLE_RATE, query, **options.fields())
     except BackendError as error:
         return Output(np.zeros_like(mixture), time.perf_counter() - start, str(error))
     seconds = time.perf_counter() - start - result.timings.get("load", 0.0)

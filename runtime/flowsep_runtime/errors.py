@@ -47,6 +47,10 @@ class FlowSepWarning(UserWarning):
     """Something that a user should know of and that did not stop the separation."""
 
 
+class QueryWarning(FlowSepWarning):
+    """A query that the model may not understand, or that hardly anything in the recording is like."""
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     """A path as it may stand in a one-line message: quoted with escapes if it holds control or broken
     characters."""

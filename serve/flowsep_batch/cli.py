@@ -115,6 +115,7 @@ def command(
     flowsep-batch recordings --query "dog barking" --output out
     flowsep-batch s3://bucket/in --query rain --output s3://bucket/out --address auto
     """
+    _set_up_ray(address)
     # Imported here, so that --help answers at once.
     try:
         from flowsep_batch.dispatch import Dispatch, devices
@@ -208,6 +209,18 @@ def _witness(output: str) -> Iterator[Path | None]:
         file.unlink(missing_ok=True)
 
 
+def _set_up_ray(address: str) -> None:
+    """Sets the variables that Ray reads when it is imported."""
+    # Ray would report to its makers; a cluster that others started has its own setting.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == "local":
+        # Nobody else on this machine or its network may use it, and its token is in no file.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Ray would give its workers only what other programs leave.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+
+
 @contextmanager
 def _cluster(address: str) -> Iterator[None]:
     """A connection to a Ray cluster, or one of this process's own that ends with the block.
@@ -215,19 +228,11 @@ def _cluster(address: str) -> Iterator[None]:
     Raises:
         OptionError: If there is none at the address.
     """
-    # Ray would report to its makers; a cluster that others started has its own setting.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    of_our_own: dict[str, Any] = {}
-    if address == "local":
-        # Nobody else on this machine or its network may use it, and its token is in no file.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # Ray would give its workers only what other programs leave.
-        os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     from flowsep_runtime.processors import usable_processors
 
+    of_our_own: dict[str, Any] = {}
     if address == "local":
         of_our_own = {
             "num_cpus": usable_processors(),

@@ -45,7 +45,7 @@ class Store:
         """
         self._address = address
         #: Without the name and password that an address may hold, which no report or message shows.
-        self.address = re.sub(r"(?<=://)[^/@]*@", "", address)
+        self.address = re.sub(r"(?<=://)[^/]*@", "", address)
         is_local = "://" not in address or address.startswith("file://")
         self.local = Path(address.removeprefix("file://")) if is_local else None
         if self.local is None:

@@ -91,7 +91,7 @@ class Order:
         if not store.is_folder():
             base, name = split(self.source)
             if not name or not Store(base).exists(name):
-                raise AudioError(f"{shown(self.source)} does not exist.")
+                raise AudioError(f"{shown(store.address)} does not exist.")
             yield self._named(base, name, is_found=False)
             return
         is_empty = True
@@ -99,7 +99,7 @@ class Order:
             yield self._named(self.source, name, is_found=True)
             is_empty = False
         if is_empty:
-            raise OptionError(f"{shown(self.source)} has no recordings in it with a known extension.")
+            raise OptionError(f"{shown(store.address)} has no recordings in it with a known extension.")
 
     def _named(self, base: str, name: str, is_found: bool) -> Task:
         path = Path(name)

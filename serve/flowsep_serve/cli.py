@@ -98,7 +98,7 @@ def command(
     finally:
         service.close()
         listener.close()
-        if service.worker.is_alive:
+        if sys.exc_info()[0] is None and service.worker.is_alive:
             # Python would end the model's libraries under the thread that is inside of them.
             sys.stdout.flush()
             sys.stderr.flush()

@@ -91,6 +91,7 @@ OTHER_PROGRAMS = {
     "--no_mixed",
     "--config_yaml",
     "--read-only",
+    "--generate",
     "--tmpfs",
     "--target",
     "--build-arg",

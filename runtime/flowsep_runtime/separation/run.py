@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import DeviceBackend
 from flowsep_runtime.bundle.manifest import ModelEntry
-from flowsep_runtime.errors import FlowSepWarning
+from flowsep_runtime.errors import FlowSepWarning, QueryWarning
 from flowsep_runtime.options import Joining, ResolvedOptions
 from flowsep_runtime.pipeline import Pipeline
 from flowsep_runtime.separation.queries import EncodedQuery
@@ -142,7 +142,7 @@ class Run:
             warnings.warn(
                 f"The model was not trained on the word{plural} {', '.join(unknown)}: it may not understand "
                 "the query.",
-                FlowSepWarning,
+                QueryWarning,
                 stacklevel=4,
             )
         if any(query.truncated for query in encoded):

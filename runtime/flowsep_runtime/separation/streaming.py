@@ -12,7 +12,7 @@ import numpy as np
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import SILENCE, centred
 from flowsep_runtime.audio.resampling import BlockResampler, resampled
-from flowsep_runtime.errors import FlowSepWarning
+from flowsep_runtime.errors import FlowSepWarning, QueryWarning
 from flowsep_runtime.separation.longform import LongForm, Piece
 from flowsep_runtime.separation.masking import MaskFilter
 from flowsep_runtime.separation.run import Run
@@ -107,7 +107,7 @@ def parts(blocks: Iterable[Floats], sample_rate: float, run: Run) -> Generator[P
             level = f"{10 * np.log10(whole / energy):.0f} dB below it" if energy else "silent"
             warnings.warn(
                 f'Hardly anything in the recording is like "{query}": the result is {level}.',
-                FlowSepWarning,
+                QueryWarning,
                 stacklevel=4,
             )
 
