@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from flowsep_runtime.audio.content import Content, Piece
 
+MOST_RECORDINGS = 10_000  # in one file
 STRAY = 1 << 14  # bytes behind the sound that are not worth a word: padding, or a tag that somebody appended
 
 
@@ -130,11 +132,30 @@ def kind_of(content: Content, start: int = 0) -> Kind | None:
 
 def chunk_pieces(content: Content, kind: Kind) -> Iterator[Piece]:
     """The recordings of a file that begins as this kind does, one or more."""
-    start = 0
-    while start < content.length:
+    start = count = 0
+    while start < content.length and count < MOST_RECORDINGS:
         piece = _recording(content, start, kind)
-        yield piece
-        start = piece.end
+        yield _without_endless_lists(content, piece) if kind is _KINDS[0] else piece
+        start, count = piece.end, count + 1
+    if start < content.length:
+        yield Piece(start, content.length, remark=goes_on(content.length - start))
+
+
+def _without_endless_lists(content: Content, piece: Piece) -> Piece:
+    """A WAV whose damaged lists of texts are hidden: in one whose texts are longer than the list, libsndfile
+    goes round for ever."""
+    patches = dict(piece.patches)
+    chunk, place = _KINDS[0].chunk, piece.start + _KINDS[0].first
+    while (found := chunk(content, place)) is not None and found.end <= piece.end:
+        if found.name == b"LIST":
+            inner = found.body + 4
+            while inner + 8 <= found.end:
+                size = int.from_bytes(content.at(inner + 4, 4), "little")
+                inner += 8 + size + size % 2
+            if inner > found.end + 1:
+                patches[found.start] = b"JUNK"
+        place = found.end + (found.end - piece.start) % 2
+    return replace(piece, patches=patches)
 
 
 def _recording(content: Content, start: int, kind: Kind) -> Piece:

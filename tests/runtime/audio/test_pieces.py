@@ -218,3 +218,19 @@ def test_a_file_of_many_parts_takes_no_memory(tmp_path: Path) -> None:
     content = file(path, sound(50_000))
     path.write_bytes(content + bytes(3 << 20) + content)
     assert len(calmly(path)) == 100_000
+
+
+def test_a_list_of_tags_that_is_damaged_is_passed_over(tmp_path: Path) -> None:
+    """libsndfile would read it for ever."""
+    path = tmp_path / "a.wav"
+    content = file(path, sound(10_000))
+    tags = b"INFOIAR\x99" + (0xFFFFFFF8).to_bytes(4, "little") + bytes(range(1, 41))
+    path.write_bytes(content[:36] + b"LIST" + len(tags).to_bytes(4, "little") + tags + content[36:])
+    assert len(read(path)) == 10_000
+
+
+def test_a_file_of_nothing_but_beginnings_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF\x04\0\0\0WAVE" * 20_000)
+    with pytest.raises(AudioError):
+        AudioReader(path)
