@@ -1,9 +1,8 @@
 """The seven stages of FlowSep on a backend, with numpy arrays in and out.
 
 The same methods, names and shapes as the PyTorch reference, so that any stage of one can be checked against
-the other. Arithmetic: docs/model.md; what stays the same inside the solver loop (a query's keys and
-values, the mixture's share of the first convolution, the time features of a schedule) is computed once,
-outside it.
+the other. Arithmetic: docs/model.md; what all steps of a solver share (a query's keys and values, the
+mixture's share of the first convolution, the time features of a schedule) is computed once.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +40,15 @@ from flowsep_runtime.device_pipeline import (
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import solver_taking
-from flowsep_runtime.stage_arrays import floats, integers, latent_of, log_mel_of, of_batch, waveform_of
-
-
-@dataclass(frozen=True)
-class QueryFeatures:
-    """Features of queries for the velocity network, the same at every step: [B, 50, K] and [B, 1, 1, 50]."""
-
-    keys_values: Floats
-    mask_bias: Floats
+from flowsep_runtime.stage_arrays import (
+    QueryFeatures,
+    floats,
+    integers,
+    latent_of,
+    log_mel_of,
+    of_batch,
+    waveform_of,
+)
 
 
 class Pipeline:
@@ -277,15 +275,7 @@ class Pipeline:
         time_features = self.time_features(method.times(steps))
         mixture, query = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
         if isinstance(self.backend, SolverLoop):
-            schedule = Schedule(
-                solver,
-                steps,
-                x,
-                time_features,
-                mixture,
-                query.keys_values,
-                query.mask_bias,
-            )
+            schedule = Schedule(solver, steps, x, time_features, mixture, query.keys_values, query.mask_bias)
             return self.backend.solve(schedule, progress)
 
         def velocity(x: Floats, k: int) -> Floats:
@@ -336,9 +326,8 @@ class Pipeline:
             log_mels: False to leave the log-mel spectrograms where they are; in the host's memory they are
                 given in any case.
         """
-        queries = [(clip.text, clip.mask)]
-        (result,) = self.run_each(clip, queries, steps, solver, progress, stage, vocode, log_mels)
-        return result
+        query = clip.text, clip.mask
+        return self.run_each(clip, [query], steps, solver, progress, stage, vocode, log_mels)[0]
 
     def run_each(
         self,

@@ -1,12 +1,22 @@
-"""Arrays that callers give to the stages: dtypes and shapes, with a sentence where they do not fit."""
+"""Arrays of the stages: dtypes and shapes of what callers give, with a sentence where they do not fit."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from flowsep_runtime.arrays import Floats, Ints
 from flowsep_runtime.bundle.model_entry import ModelEntry
+
+
+@dataclass(frozen=True)
+class QueryFeatures:
+    """Features of queries for the velocity network, the same at every step: [B, 50, K] and [B, 1, 1, 50]."""
+
+    keys_values: Floats
+    mask_bias: Floats
 
 
 def waveform_of(waveform: ArrayLike, model: ModelEntry) -> Floats:

@@ -23,13 +23,13 @@ from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import DeviceBackend
 from flowsep_runtime.device_pipeline import Clip, ClipResult
 from flowsep_runtime.errors import BackendError
-from flowsep_runtime.pipeline import QueryFeatures
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.queries import EncodedQuery
 from flowsep_runtime.separation.run import Run
 from flowsep_runtime.separation.twins import leaders
 from flowsep_runtime.separation.windows import window_weights
 from flowsep_runtime.solvers import solver_named
+from flowsep_runtime.stage_arrays import QueryFeatures
 
 
 class Group(NamedTuple):
