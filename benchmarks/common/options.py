@@ -28,7 +28,7 @@ sizes_option = click.option(
 work_option = click.option(
     "--work", type=FILE, help="Folder of weights and exports.  [default: the user's cache folder]"
 )
-#: What is measured, as every benchmark of speed or cost says it.
+#: The clip that is measured, with the same options in every benchmark of speed or cost.
 steps_option = click.option("--steps", type=click.IntRange(1), default=20, help="Solver steps of a clip.")
 batch_option = click.option("--batch", type=click.IntRange(1), default=1, help="Batch size.")
 clip_options = options(

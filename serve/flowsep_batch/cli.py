@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flowsep_runtime.options import OptionFields
 
 PROGRAM = "flowsep-batch"
-WITHOUT_MEMORY = "There is not enough memory for so many names: give the folders one by one."
+WITHOUT_MEMORY = "There is not enough memory for the names of all recordings: give the folders one by one."
 OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
 
 
@@ -127,12 +127,10 @@ def command(
         if (error.name or "").partition(".")[0] in ("flowsep_batch", "flowsep_runtime"):
             raise
         raise OptionError("Batches need Ray, run: pip install 'flowsep-engine[cluster]'.") from None
+    from flowsep_runtime.app.jobs import queries_or_removed
     from flowsep_runtime.app.naming import check_template
 
-    if remove is not None:
-        if queries:
-            raise OptionError("--remove and --query exclude each other: leave one out.")
-        queries = (remove,)
+    queries = queries_or_removed(queries, remove)
     if table is not None and queries:
         raise OptionError("--table takes queries from its rows: leave out --query and --remove.")
     if table is None and source is None:

@@ -13,10 +13,8 @@ from flowsep_batch.work import Row
 from flowsep_runtime.app.console import one_line
 
 EVERY = 30.0  # seconds between two lines where nobody watches
-BETWEEN, MARKS = (
-    5.0,
-    60,
-)  # seconds between two marks, and marks that are kept: the pace is that of five minutes
+#: Seconds between two marks, and the marks that are kept: the pace is that of the last five minutes.
+BETWEEN, MARKS = 5.0, 60
 
 
 class Progress:

@@ -125,7 +125,7 @@ _JOB = _object(
 )
 _EVENT = _object(event={"type": "string", "enum": ["progress", "end"]}, data=_TEXT)
 _REFUSALS = (401, 404, 408, 413, 415, 422, 429, 503, 507)
-#: Of a result that is not there: the job runs, or ended without one.
+#: Refusals of a result that is not there, because the job still runs or ended without one.
 _NO_RESULT = (401, 404, 409, 422, 503, 507)
 _SOUNDS = tuple(dict.fromkeys(MEDIA_TYPES.values()))
 _WARNINGS = {
@@ -135,7 +135,7 @@ _WARNINGS = {
         "example": '["The audio is silent: so is the result."]',
     }
 }
-#: What can be asked about a job, for the answer that has its name.
+#: The requests that follow an answer with the name of a job.
 _LINKS = {
     name: {"operationId": name, "parameters": {"job": "$response.body#/id"}}
     for name in ("one_job", "job_events", "all_stems", "delete_job")

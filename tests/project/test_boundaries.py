@@ -17,7 +17,7 @@ import pytest
 
 from tests.project.packages import FOLDERS, ROOT
 
-#: What a machine that only separates does not have.
+#: Packages that are missing on a machine that only separates.
 NOT_LEAN = {
     "flowsep_ref",
     "flowsep_train",
@@ -39,7 +39,7 @@ FORBIDDEN = {
     "flowsep_serve": {"flowsep_batch", *NOT_LEAN},
     "flowsep_batch": {"flowsep_serve", *NOT_LEAN},
 }
-# What a user who only asks for --help need not wait for.
+# Packages that --help does not wait for.
 HEAVY = {
     "ray",
     "pyarrow",

@@ -15,8 +15,9 @@ from flowsep_train.options import (
     FILE,
     PROGRAM,
     Model,
+    TrainingData,
+    data_options,
     model_options,
-    query_options,
     run_options,
     sound_options,
 )
@@ -46,8 +47,7 @@ def command() -> None:
 @command.command()
 @click.argument("part", type=click.Choice(["text", "vae", "vocoder", "flow"]))
 @model_options
-@sound_options
-@query_options
+@data_options
 @run_options
 @click.option("--skew", type=click.FloatRange(0, min_open=True), default=1.0, help="Flow: times are u^SKEW.")
 @click.option(
@@ -78,13 +78,7 @@ def command() -> None:
 def fit(
     part: str,
     model: Model,
-    sounds: Path | None,
-    root: Path | None,
-    skip_missing: bool,
-    latents: Path | None,
-    captions: Path | None,
-    sentences: Path | None,
-    tokenizer: Path | None,
+    data: TrainingData,
     skew: float,
     naming: float,
     mean: float,
@@ -108,18 +102,18 @@ def fit(
     run = loop.Run(**settings)
     parts = model.parts()
     if part in ("vae", "vocoder"):
-        bank = bank_of(part, sounds, root, skip_missing)
+        bank = bank_of(part, data.sounds, data.root, data.skip_missing)
         if part == "vae":
             loop.train_vae(parts, bank, run)
         else:
             loop.train_vocoder(parts, bank, run, adversarial_from, width)
         return
-    phrases, more = phrases_of(part, sounds, root, skip_missing, captions, sentences)
-    file = needed(part, "--tokenizer", tokenizer or own_tokenizer(parts))
+    phrases, more = phrases_of(part, data)
+    file = needed(part, "--tokenizer", data.tokenizer or own_tokenizer(parts))
     if part == "text":
         loop.train_text(parts, file, phrases, more, settings["steps"], settings["seed"], run.learning_rate)
     else:
-        cache = LatentCache(needed(part, "--latents", latents))
+        cache = LatentCache(needed(part, "--latents", data.latents))
         loop.train_flow(
             parts, cache, file, loop.mixed(phrases, more), run, skew, naming, mean, masking, complements
         )
@@ -127,8 +121,7 @@ def fit(
 
 @command.command()
 @model_options
-@sound_options
-@query_options
+@data_options
 @run_options
 @click.option(
     "--evaluations",
@@ -150,13 +143,7 @@ def fit(
 )
 def distill(
     model: Model,
-    sounds: Path | None,
-    root: Path | None,
-    skip_missing: bool,
-    latents: Path | None,
-    captions: Path | None,
-    sentences: Path | None,
-    tokenizer: Path | None,
+    data: TrainingData,
     evaluations: int,
     teacher_steps: int,
     mean: float,
@@ -170,11 +157,11 @@ def distill(
     from flowsep_train.latents import LatentCache
 
     parts = model.parts()
-    phrases, more = phrases_of("flow", sounds, root, skip_missing, captions, sentences)
+    phrases, more = phrases_of("flow", data)
     loop.distill_flow(
         parts,
-        LatentCache(needed("flow", "--latents", latents)),
-        needed("flow", "--tokenizer", tokenizer or own_tokenizer(parts)),
+        LatentCache(needed("flow", "--latents", data.latents)),
+        needed("flow", "--tokenizer", data.tokenizer or own_tokenizer(parts)),
         loop.mixed(phrases, more),
         loop.Run(**settings),
         evaluations,
@@ -239,22 +226,16 @@ def collect(model: Model, tokenizer: Path | None, output: Path, float32: bool, k
     click.echo(f"{output}: model.safetensors, config.yaml, tokenizer.json", err=True)
 
 
-def phrases_of(
-    part: str,
-    sounds: Path | None,
-    root: Path | None,
-    skip_missing: bool,
-    captions: Path | None,
-    sentences: Path | None,
-) -> tuple[Phrases, Phrases | None]:
+def phrases_of(part: str, data: TrainingData) -> tuple[Phrases, Phrases | None]:
     """The captions to learn from, and the generated sentences, if there are any."""
     from flowsep_train.mixtures import Captions
 
-    if captions is not None:
-        phrases = Captions.read(captions).trained
+    if data.captions is not None:
+        phrases = Captions.read(data.captions).trained
     else:
-        phrases = bank_of(part, sounds, root, skip_missing, "--captions or --sounds").captions
-    return phrases, Captions.read(sentences).trained if sentences is not None else None
+        option = "--captions or --sounds"
+        phrases = bank_of(part, data.sounds, data.root, data.skip_missing, option).captions
+    return phrases, Captions.read(data.sentences).trained if data.sentences is not None else None
 
 
 def own_tokenizer(parts: ModelParts) -> Path | None:

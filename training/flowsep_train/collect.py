@@ -35,7 +35,7 @@ def collect(
     # a copy, for the trained weights go into the base model's modules
     before = copy.deepcopy(parts.base.unet.state_dict()) if kept and parts.base is not None else {}
     for name in PARTS:
-        if name == "flow" and parts.checkpoint(DISTILLED) is not None:
+        if name == "flow" and parts.is_trained(DISTILLED):
             parts.check_teacher(parts.trained("flow"))
             if kept:
                 raise ValueError("a distilled flow has no average with one of many steps: leave --keep out")

@@ -77,46 +77,50 @@ class Distillation(FlowTraining):
     def training_step(self, batch: FlowBatch, _: int) -> Tensor:
         text, mask = self.queries(batch.captions, self.device)
         mixture = self.scale_factor * batch.mixture
-        flows = (batch.noise != 0).any(dim=3).any(dim=2).any(dim=1)
-        losses = []
-        for rows, evaluations in ((flows, self.grid["evaluations"]), (~flows, 0)):
-            if rows.any():
-                losses.append(
-                    self.errors(batch.noise[rows], mixture[rows], text[rows], mask[rows], evaluations)
-                )
+        evaluations, teacher_steps = self.grid.values()
+        losses = [
+            self.errors(batch.noise[rows], mixture[rows], text[rows], mask[rows], steps, inner)
+            # one step from zero, of the teacher as of the network, is the posterior mean
+            for rows, steps, inner in (
+                (~batch.means, evaluations, teacher_steps // evaluations),
+                (batch.means, 1, 1),
+            )
+            if rows.any()
+        ]
         loss = torch.cat(losses).mean()
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.t))
         return loss
 
-    def errors(self, x: Tensor, mixture: Tensor, text: Tensor, mask: Tensor, evaluations: int) -> Tensor:
-        """Mean squared errors of the velocity `[B * max(1, evaluations)]`.
+    def errors(
+        self, x: Tensor, mixture: Tensor, text: Tensor, mask: Tensor, steps: int, inner: int
+    ) -> Tensor:
+        """Mean squared errors of the velocity `[B * steps]`.
 
         Args:
-            x: `[B, 8, n, 16]`, noise, or zeros of rows that keep the posterior mean.
+            x: `[B, 8, n, 16]`, where the solver starts.
             mixture: `[B, 8, n, 16]`, scaled.
             text: hidden states of the queries `[B, L, d]`.
             mask: their mask `[B, L]`.
-            evaluations: steps of the short grid; 0 for rows that keep the posterior mean.
+            steps: of the network.
+            inner: the teacher's steps in each of them.
         """
         # Lightning moves only what is a module of its own
         teacher = self.teachers[0].to(x.device)
         states, wanted, times = [], [], []
-        inner = self.grid["teacher_steps"] // max(1, self.grid["evaluations"]) if evaluations else 1
         with torch.no_grad():
-            for step in range(max(1, evaluations)):
-                state, distance = x, 1 / max(1, evaluations)
+            for step in range(steps):
+                state = x
                 for part in range(inner):
-                    t = torch.full((len(x),), distance * (step + part / inner), device=x.device)
-                    x = x + distance / inner * teacher(x, mixture, t, text, mask).float()
+                    t = torch.full((len(x),), (step + part / inner) / steps, device=x.device)
+                    x = x + teacher(x, mixture, t, text, mask).float() / (steps * inner)
                 states.append(state)
-                wanted.append((x - state) / distance)
-                times.append(torch.full((len(x),), distance * step, device=x.device))
-        n = len(states)
+                wanted.append((x - state) * steps)
+                times.append(torch.full((len(x),), step / steps, device=x.device))
         velocity = self.unet(
             torch.cat(states).contiguous(memory_format=torch.channels_last),
-            mixture.repeat(n, 1, 1, 1),
+            mixture.repeat(steps, 1, 1, 1),
             torch.cat(times),
-            text.repeat(n, 1, 1),
-            mask.repeat(n, 1),
+            text.repeat(steps, 1, 1),
+            mask.repeat(steps, 1),
         ).float()
         return (velocity - torch.cat(wanted)).square().mean(dim=(1, 2, 3))

@@ -50,6 +50,11 @@ class FlowBatch(NamedTuple):
     captions: list[str]
     present: Tensor
 
+    @property
+    def means(self) -> Tensor:
+        """True for the rows that learn the posterior mean `[B]`."""
+        return (self.noise == 0).all(dim=(1, 2, 3))
+
 
 class FlowBatches:
     """Draws the batches; each piece of a mixture comes with a query for a sound and one for the rest.
@@ -247,7 +252,7 @@ class FlowTraining(lightning.LightningModule):
         ).float()
         loss = (velocity - (x_1 - (1 - SIGMA_MIN) * batch.noise)).square().mean()
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.t))
-        means = (batch.noise == 0).all(dim=(1, 2, 3))
+        means = batch.means
         if self.imitations and means.any():
             loss = loss + self.masking * self.mask_error(velocity[means], batch.target[means])
         if self.namer is None:

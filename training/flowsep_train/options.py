@@ -150,6 +150,39 @@ query_options = _in_order(
 )
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """The options for what a part learns from."""
+
+    sounds: Path | None
+    root: Path | None
+    skip_missing: bool
+    latents: Path | None
+    captions: Path | None
+    sentences: Path | None
+    tokenizer: Path | None
+
+
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `TrainingData`, which the command takes as `data`."""
+
+    @functools.wraps(command)
+    def taking_data(
+        sounds: Path | None,
+        root: Path | None,
+        skip_missing: bool,
+        latents: Path | None,
+        captions: Path | None,
+        sentences: Path | None,
+        tokenizer: Path | None,
+        **others: Any,
+    ) -> Any:
+        data = TrainingData(sounds, root, skip_missing, latents, captions, sentences, tokenizer)
+        return command(data=data, **others)
+
+    return sound_options(query_options(taking_data))
+
+
 #: Options of `loop.Run`, by the names of its fields.
 run_options = _in_order(
     click.option("--steps", type=click.IntRange(1), default=2000, help="Number of optimiser steps."),

@@ -144,11 +144,15 @@ class ModelParts:
             entries: State = NEW[name](self.config).state_dict()
         return entries
 
+    def is_trained(self, name: str) -> bool:
+        """True if a part was trained here."""
+        return (self.work / name / "last.ckpt").exists()
+
     def checkpoint(self, name: str) -> State | None:
         """The tensors of a part's last checkpoint, if it was trained here."""
-        path = self.work / name / "last.ckpt"
-        if not path.exists():
+        if not self.is_trained(name):
             return None
+        path = self.work / name / "last.ckpt"
         # weights_only=False: the loop's own file, written by this program
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
         state: State = content["state_dict"]

@@ -167,7 +167,7 @@ def command(
     # Imported here, so that --help answers at once.
     from flowsep_runtime.app.demo import DEMO_QUERIES, write_demo
     from flowsep_runtime.app.file_runs import Extras, check_done
-    from flowsep_runtime.app.jobs import plan, sources_and_queries
+    from flowsep_runtime.app.jobs import INPUTS, is_there, plan, queries_or_removed, sources_and_queries
     from flowsep_runtime.app.naming import check_template
     from flowsep_runtime.app.outputs import make_folder
     from flowsep_runtime.app.plot import check_plot
@@ -175,14 +175,10 @@ def command(
     from flowsep_runtime.app.table import jobs_of_table
     from flowsep_runtime.audio.reading import Span
 
-    if remove is not None:
-        if queries:
-            raise OptionError("--remove and --query exclude each other: leave one out.")
-        queries = (remove,)
-        if len(arguments) > 1 and not Path(arguments[-1]).exists():
-            raise OptionError(
-                f"--remove says what to take out, and {shown(Path(arguments[-1]))} is no file: leave it out."
-            )
+    queries = queries_or_removed(queries, remove)
+    last = arguments[-1] if arguments else ""
+    if remove is not None and len(arguments) > 1 and last not in INPUTS and not is_there(last):
+        raise OptionError(f"--remove says what to take out, and {shown(last)} is no file: leave it out.")
     wanted = Options(**options)
 
     @cache

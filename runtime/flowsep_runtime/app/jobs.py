@@ -44,6 +44,19 @@ class Job:
         return "standard input" if self.source is None else shown(self.source)
 
 
+def queries_or_removed(queries: tuple[str, ...], removed: str | None) -> tuple[str, ...]:
+    """The queries of `--query` or the one of `--remove`.
+
+    Raises:
+        OptionError: If both are given.
+    """
+    if removed is None:
+        return queries
+    if queries:
+        raise OptionError("--remove and --query exclude each other: leave one out.")
+    return (removed,)
+
+
 def sources_and_queries(
     arguments: Sequence[str], queries: Sequence[str]
 ) -> tuple[list[Path | None], list[str]]:
@@ -68,7 +81,7 @@ def sources_and_queries(
         if not query.strip():
             raise QueryError("The query is empty: say in a few words what to separate.")
         # The shell made several files of mix*.wav.
-        if not queries and Path(query).suffix.lower() in CONTAINERS and _is_there(query):
+        if not queries and Path(query).suffix.lower() in CONTAINERS and is_there(query):
             raise OptionError(f"{shown(query)} is a file and no query: give queries with --query.")
     sources = [None if file in INPUTS else Path(file) for file in files]
     if sources.count(None) > 1:
@@ -185,7 +198,8 @@ def check_places(paths: Iterable[Path]) -> set[Path]:
     return seen
 
 
-def _is_there(name: str) -> bool:
+def is_there(name: str) -> bool:
+    """True for the name of a file or folder that exists."""
     try:
         return Path(name).exists()
     except (OSError, ValueError):

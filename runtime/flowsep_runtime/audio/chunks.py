@@ -98,8 +98,9 @@ def _block(content: Content, start: int) -> Chunk | None:
 
 
 _SOUND = (b"data", b"SSND", b"BODY")
+_WAV = Kind(re.compile(rb"(RIFF|RF64)....WAVE", re.DOTALL), 12, _chunks(4, 4, "little"), _SOUND, 2)
 _KINDS = (
-    Kind(re.compile(rb"(RIFF|RF64)....WAVE", re.DOTALL), 12, _chunks(4, 4, "little"), _SOUND, 2),
+    _WAV,
     # An AVI beyond 1 GB goes on in further RIFFs.
     Kind(re.compile(rb"RIFF....AVI ", re.DOTALL), 12, _chunks(4, 4, "little"), (b"LIST", b"RIFF"), 2),
     Kind(re.compile(rb"FORM....(AIF[FC]|8SVX|16SV)", re.DOTALL), 12, _chunks(4, 4, "big"), _SOUND, 2),
@@ -134,32 +135,26 @@ def chunk_pieces(content: Content, kind: Kind) -> Iterator[Piece]:
     """The recordings of a file that begins as this kind does, one or more."""
     start = count = 0
     while start < content.length and count < MOST_RECORDINGS:
-        piece = _recording(content, start, kind)
-        yield _without_endless_lists(content, piece) if kind is _KINDS[0] else piece
+        hidden: dict[int, bytes] = {}
+        piece = _recording(content, start, kind, hidden)
+        yield replace(piece, patches={**piece.patches, **hidden})
         start, count = piece.end, count + 1
     if start < content.length:
         yield Piece(start, content.length, remark=goes_on(content.length - start))
 
 
-def _without_endless_lists(content: Content, piece: Piece) -> Piece:
-    """A WAV whose damaged lists of texts are hidden: in one whose texts are longer than the list, libsndfile
-    goes round for ever."""
-    patches = dict(piece.patches)
-    chunk, place = _KINDS[0].chunk, piece.start + _KINDS[0].first
-    while (found := chunk(content, place)) is not None and found.end <= piece.end:
-        if found.name == b"LIST":
-            inner = found.body + 4
-            while inner + 8 <= found.end:
-                size = int.from_bytes(content.at(inner + 4, 4), "little")
-                inner += 8 + size + size % 2
-            if inner > found.end + 1:
-                patches[found.start] = b"JUNK"
-        place = found.end + (found.end - piece.start) % 2
-    return replace(piece, patches=patches)
+def _is_endless(content: Content, texts: Chunk) -> bool:
+    """True for a list whose texts are longer than the list: libsndfile reads it for ever."""
+    place = texts.body + 4
+    while place + 8 <= texts.end:
+        size = int.from_bytes(content.at(place + 4, 4), "little")
+        place += 8 + size + size % 2
+    return place > texts.end + 1
 
 
-def _recording(content: Content, start: int, kind: Kind) -> Piece:
-    """The recording that begins here: up to the next one, or to the end of the file."""
+def _recording(content: Content, start: int, kind: Kind, hidden: dict[int, bytes]) -> Piece:
+    """The recording that begins here: up to the next one, or to the end of the file. Chunks that libsndfile
+    must not see get another name in `hidden`."""
     place, long_size = start + kind.first, 0
     sound: Chunk | None = None
     while place < content.length:
@@ -178,6 +173,8 @@ def _recording(content: Content, start: int, kind: Kind) -> Piece:
             return Piece(start, content.length, remark=missing(content.length, chunk.body, chunk.end, width))
         if is_sound:
             sound = chunk
+        elif chunk.name == b"LIST" and kind is _WAV and _is_endless(content, chunk):
+            hidden[chunk.start] = b"JUNK"
         place = chunk.end
         if not kind.beginning.match(content.at(place, 32)):  # not all programs fill up at the end
             place += -(place - start) % kind.multiple

@@ -28,7 +28,7 @@ from tests.export.conftest import Exported
 
 SIZES = {"batch": 2, "t": 16}
 LOWEST = float(np.finfo(np.float32).min)
-#: What TensorRT's step has beside the velocity's inputs.
+#: The inputs of TensorRT's step that the velocity does not have.
 SUM: dict[str, Any] = {
     "weights": np.array([0.5, -0.25], np.float32),
     "before": np.full((2, 8, 16, 16), 2, np.float32),

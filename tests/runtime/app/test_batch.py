@@ -231,6 +231,7 @@ def test_a_sound_is_removed_from_several_recordings_and_not_asked_for_too(
     assert names == ["a.without-rain.wav", "c.without-rain.wav"]
     refused(run(several[0], "--query", "dog", *options), "--remove and --query")
     refused(run(several[0], "dog", *options), "--remove says what to take out, and dog is no file")
+    refused(run(several[0], "d" * 5000, *options), "is no file: leave it out")  # no OSError
 
 
 def test_json_has_an_object_for_every_result(run: Run, mixture: Path, toy_bundle: Path) -> None:
