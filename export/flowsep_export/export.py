@@ -24,10 +24,18 @@ from flowsep_export.onnx import convert as onnx_export
 from flowsep_export.onnx.cuda_variant import pad_as_before, rewrite_for_cuda
 from flowsep_export.onnx.loop_parts import named_axes, split_loop
 from flowsep_export.precision import halve, mixed_nodes
+from flowsep_export.quick_text import bears_bf16
 from flowsep_export.ranges import LIMIT, graph_inputs, largest_activation
-from flowsep_export.stage_inputs import LONG_FRAMES, QUERY, SHORT_FRAMES, random_inputs, recorded_inputs
+from flowsep_export.stage_inputs import (
+    LONG_FRAMES,
+    QUERY,
+    SHORT_FRAMES,
+    StageInputs,
+    random_inputs,
+    recorded_inputs,
+)
 from flowsep_export.tokenizer import FILE, pad_id
-from flowsep_ref import FlowSep
+from flowsep_ref import FlowSep, FlowSepConfig
 from flowsep_runtime import __version__
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import open_backend
@@ -100,7 +108,8 @@ def export_bundle(
     """
     precision: verify.Precision = "float16" if half else "float32"
     with new_bundle(destination, force) as folder:
-        cases = _cases(source) if half or verified else []
+        runs = _runs(source) if half or verified else []
+        cases = _cases(source, runs) if runs else []
         model = halve(source.model) if half else source.model
         exported, ranges = _write_graphs(source.model, model, folder, range_limit, cases, progress)
         variants = _write_variants(model, folder, exported)
@@ -131,8 +140,11 @@ def export_bundle(
             verify.require_tolerance(stages)
             progress("computing expected outputs", 1.0)
             plain = replace(manifest, variants={})
-            expected = write_expected(folder, plain, open_backend("cpu", folder, plain), LARGE_GRAPHS)
-            manifest = replace(manifest, stages=stages, expected=expected)
+            quick_text = bears_bf16(source.model, runs)
+            large = (*LARGE_GRAPHS, "encode_text") if quick_text else LARGE_GRAPHS
+            expected = write_expected(folder, plain, open_backend("cpu", folder, plain), large)
+            sizes = replace(manifest.model, quick_text=quick_text)
+            manifest = replace(manifest, stages=stages, expected=expected, model=sizes)
         manifest.write(folder)
     progress("done", 1.0)
     return manifest
@@ -257,21 +269,32 @@ def _model_entry(model: FlowSep, defaults: Mapping[str, Any]) -> ModelEntry:
     )
 
 
-def _cases(source: Source) -> list[verify.Case]:
-    config = source.model.config
+def _lengths(config: FlowSepConfig) -> tuple[int, int]:
+    """Mel frames of a short and a long input that the model accepts."""
     multiple = config.frame_multiple
     short, long = (
         min(frames, config.clip_frames) // multiple * multiple for frames in (SHORT_FRAMES, LONG_FRAMES)
     )
-    ids, mask = _tokens(source.tokenizer, config.text.max_length)
-    cases = [
+    return short, long
+
+
+def _runs(source: Source) -> list[StageInputs]:
+    """The reference's own separations of the recording, a short and a long one."""
+    ids, mask = _tokens(source.tokenizer, source.model.config.text.max_length)
+    return [
+        recorded_inputs(source.model, source.recording, ids, mask, frames, seed)
+        for seed, frames in enumerate(_lengths(source.model.config), 3)
+    ]
+
+
+def _cases(source: Source, runs: Sequence[StageInputs]) -> list[verify.Case]:
+    config = source.model.config
+    short, long = _lengths(config)
+    return [
         verify.Case("random", random_inputs(config, short, batch=2, seed=1)),
         verify.Case("random", random_inputs(config, long, batch=1, seed=2)),
+        *(verify.Case("recording" if source.is_real else "random", inputs) for inputs in runs),
     ]
-    for seed, frames in ((3, short), (4, long)):
-        inputs = recorded_inputs(source.model, source.recording, ids, mask, frames, seed)
-        cases.append(verify.Case("recording" if source.is_real else "random", inputs))
-    return cases
 
 
 def _tokens(tokenizer: Tokenizer, length: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,6 +65,7 @@ class ModelEntry:
     #: Power of the magnitudes from which a sound and its complement get their shares; below 1 where a model
     #: is too sure of them.
     mask_exponent: float = 1.0
+    quick_text: bool = False  # the export found that the text encoder bears bf16 (`--precision fast`)
     words: str | None = None  # of the training's captions, with blanks between them; None: not known
 
     @property

@@ -18,7 +18,7 @@ class RecordError(ValueError):
 def from_json(record: type[Record], value: object, where: str = "") -> Record:
     """Builds a dataclass from a JSON object.
 
-    Fields may be str, int, float, Literal, unions of these with None, `tuple[X, ...]`, `dict[str, X]` and
+    Fields may be str, bool, int, float, Literal, unions of these with None, `tuple[X, ...]`, `dict[str, X]` and
     dataclasses. Keys that the dataclass does not know are ignored, so that a later version may add some
     without a new format.
 
@@ -74,8 +74,10 @@ def _read_scalar(kind: Any, value: Any, where: str) -> Any:
         return None
     if kind is str and isinstance(value, str):
         return value
-    if isinstance(value, bool):  # JSON's true is an int to Python
+    if (kind is bool) != isinstance(value, bool):  # JSON's true is an int to Python
         raise RecordError(f"{where} has the wrong type")
+    if kind is bool:
+        return value
     if kind is int and isinstance(value, int):
         return value
     if kind is float and isinstance(value, (int, float)) and abs(value) <= sys.float_info.max:

@@ -45,7 +45,7 @@ from flowsep_runtime.backends.openvino.accuracy import (
 )
 from flowsep_runtime.backends.openvino.compiled_cache import Compiled
 from flowsep_runtime.backends.openvino.mapped_files import give_back, mappings, repeated
-from flowsep_runtime.backends.openvino.settings import EXACT, FAST, QUICK_GRAPHS, CompileSettings, choices
+from flowsep_runtime.backends.openvino.settings import EXACT, FAST, CompileSettings, choices, is_quick
 from flowsep_runtime.backends.openvino.weights import keep_half
 from flowsep_runtime.backends.samples import Shapes, clip_shapes, sample_inputs
 from flowsep_runtime.bundle.manifest import Manifest
@@ -165,7 +165,7 @@ class OpenVino:
         others = [
             f"{graph} {setting}"
             for graph, setting in sorted(self._settings.copy().items())
-            if setting != usual and (not self._fast or graph in QUICK_GRAPHS)
+            if setting != usual and self._is_quick(graph) == self._fast
         ]
         words = f"{usual} ({', '.join(others)})" if others else usual
         return f"openvino, {words}, {threads_in_words(self._threads)}"
@@ -202,9 +202,12 @@ class OpenVino:
             models.move_to_end(key)
             return models[key]
 
+    def _is_quick(self, graph: str) -> bool:
+        return self._fast and is_quick(graph, self._manifest.model)
+
     def _tried(self, graph: str, shapes: Shapes) -> _Model:
         """The graph in the first setting that is right: finite, and close to float32 as exported."""
-        settings = choices(graph, self._fast)
+        settings = choices(graph, self._is_quick(graph))
         others, plain = settings[:-2], settings[-2:]
         least = least_snr(graph), LEAST_EXACT_SNR
         key = self._key(graph, shapes, str(least), *(setting.identity for setting in settings))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from flowsep_runtime.backends.openvino import channels_last
+from flowsep_runtime.bundle.model_entry import ModelEntry
 
 
 class CompileSettings(NamedTuple):
@@ -47,17 +48,28 @@ FAST_REWRITTEN = (
 )
 
 #: The graphs that take most of the time. The others run once for a window or a query and stay in float32:
-#: their rounding would affect every step of the solver and save no time.
+#: their rounding would affect every step of the solver and save no time. A large text encoder is an
+#: exception, if the export found that it bears bf16 (`ModelEntry.quick_text`).
 QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
 #: Those that work on images, and the processors on which rewriting them was measured to pay (not ARM's).
 REWRITTEN_GRAPHS = ("encode_mixture", "velocity", "decode_latent")
 REWRITTEN_ON = ("x86_64", "amd64")
 
 
-def choices(graph: str, fast: bool) -> tuple[CompileSettings, ...]:
-    """The settings of a graph in the order of preference; the last two compute it in float32 as exported."""
+def is_quick(graph: str, model: ModelEntry) -> bool:
+    """True for a graph that `--precision fast` computes in bf16, if it passes its test."""
+    return graph in QUICK_GRAPHS or (graph == "encode_text" and model.quick_text)
+
+
+def choices(graph: str, quick: bool) -> tuple[CompileSettings, ...]:
+    """The settings of a graph in the order of preference; the last two compute it in float32 as exported.
+
+    Args:
+        graph: Its name.
+        quick: With bf16 before float32.
+    """
     rewritten = graph in REWRITTEN_GRAPHS and platform.machine().lower() in REWRITTEN_ON
     exact = EXACT_REWRITTEN if rewritten else EXACT
-    if not fast or graph not in QUICK_GRAPHS:
+    if not quick:
         return exact
     return (FAST_REWRITTEN if rewritten else FAST) + exact

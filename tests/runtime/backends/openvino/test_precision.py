@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def test_fast_arithmetic_is_another_and_close(toy_bundle: Path) -> None:
         assert 25 < worst_snr_db(expected, found) < 80
 
 
+@needs_bf16
+def test_a_text_encoder_is_computed_in_bf16_only_if_the_export_allows_it(tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "bundle", {"encode_text": layered})
+    manifest = Manifest.read(bundle)
+    allowing = replace(manifest, model=replace(manifest.model, quick_text=True))
+    given = inputs(manifest, "encode_text")
+    exact, usual, quick = (
+        open_backend("openvino", bundle, found, precision, cache=False).run("encode_text", given)
+        for found, precision in ((allowing, "exact"), (manifest, "fast"), (allowing, "fast"))
+    )
+    assert worst_snr_db(exact, usual) == np.inf
+    assert 25 < worst_snr_db(exact, quick) < 80
+
+
 @pytest.mark.slow
 @needs_bf16
 def test_the_bundled_velocity_is_right_in_bf16_with_fusion() -> None:
@@ -94,6 +109,14 @@ def delicate(b: Builder) -> None:
     still_high = b.node("Abs", [high], "still_high")
     through = b.node("MatMul", [still_high, b.constant("identity", np.eye(256, dtype=np.float32))], "through")
     b.reshape(b.node("Sub", [through, "thousand"], "low"), (0, -1, 64), "log_mel")
+
+
+def layered(b: Builder) -> None:
+    """`encode_text` with a linear layer."""
+    words = b.node("Gather", [b.weight("embedding"), "input_ids"], "words")
+    width = weights()["embedding"].shape[1]
+    weight = np.random.default_rng(0).standard_normal((width, width)).astype(np.float32)
+    b.node("MatMul", [words, b.constant("layer", weight)], "text")
 
 
 def undefined(b: Builder) -> None:
