@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from flowsep_export.rewrites.fourier import FoldedFrontEnd
 from flowsep_export.rewrites.snake import Sine
 from flowsep_export.rewrites.upsample import transpose_upsamples
 from flowsep_export.rewrites.vocoder import PlanarVocoder
@@ -229,7 +230,12 @@ def graphs(model: FlowSep, backend: str | None = None) -> dict[str, Graph]:
 
     ids = tuple(TensorSpec(name, ("batch", tokens), torch.int64) for name in ("input_ids", "attention_mask"))
     table = [
-        graph("log_mel", model.front_end, (TensorSpec("waveform", ("batch", "samples")),), (log_mel,)),
+        graph(
+            "log_mel",
+            FoldedFrontEnd(model.front_end),
+            (TensorSpec("waveform", ("batch", "samples")),),
+            (log_mel,),
+        ),
         graph("encode_text", model.text_encoder, ids, (text,)),
         graph("encode_mixture", EncodeMixture(model), (log_mel,), (latent("mean"), latent("std"))),
         graph(

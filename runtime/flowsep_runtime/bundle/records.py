@@ -18,9 +18,9 @@ class RecordError(ValueError):
 def from_json(record: type[Record], value: object, where: str = "") -> Record:
     """Builds a dataclass from a JSON object.
 
-    Fields may be str, bool, int, float, Literal, unions of these with None, `tuple[X, ...]`, `dict[str, X]` and
-    dataclasses. Keys that the dataclass does not know are ignored, so that a later version may add some
-    without a new format.
+    Fields may be str, bool, int, float, Literal, unions of these with None, `tuple[X, ...]`,
+    `dict[str, X]` and dataclasses. Keys that the dataclass does not know are ignored, so that a later
+    version may add some without a new format.
 
     Raises:
         RecordError: With the path of the first field that does not fit.

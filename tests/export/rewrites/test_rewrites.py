@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from flowsep_export.rewrites import replaced
+from flowsep_export.rewrites.fourier import FoldedFrontEnd
 from flowsep_export.rewrites.snake import DEGREE, PolyphaseSnake, Sine, sin_squared_polynomial
 from flowsep_export.rewrites.upsample import TransposedUpsample, transpose_upsamples
 from flowsep_export.rewrites.vocoder import PlanarVocoder
-from flowsep_ref.config import VocoderConfig
+from flowsep_ref.config import AudioConfig, VocoderConfig
 from flowsep_ref.layers import Upsample
+from flowsep_ref.mel import FrontEnd
 from flowsep_ref.vocoder import AntiAliasedSnake, Vocoder
 
 ROUNDING = 2e-6
@@ -100,3 +102,14 @@ def test_a_pass_replaces_one_kind_alone() -> None:
     rewritten = replaced(root, nn.ReLU, lambda _: nn.Identity())
     kinds = [type(module).__name__ for module in rewritten.modules()]
     assert kinds == ["Sequential", "Identity", "Sequential", "Identity", "GELU"]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("hop, length, window", [(160, 1024, 1024), (96, 512, 400), (64, 256, 256)])
+def test_the_folded_fourier_transform_is_the_transform(hop: int, length: int, window: int) -> None:
+    audio = AudioConfig(hop_length=hop, filter_length=length, win_length=window)
+    original = FrontEnd(audio)
+    # quiet, loud and silent passages
+    waveform = torch.randn(2, 32 * hop) * torch.linspace(0, 1, 32 * hop).square()
+    waveform[1, 12 * hop :] = 0
+    assert distance(FoldedFrontEnd(original)(waveform), original(waveform)) < ROUNDING

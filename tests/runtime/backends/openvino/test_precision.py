@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 from flowsep_runtime import BackendError, FlowSepWarning, Manifest, Pipeline
-from flowsep_runtime.backends import open_backend
+from flowsep_runtime.backends import Arithmetic, open_backend
 from flowsep_runtime.backends.openvino.accuracy import worst_snr_db
 from flowsep_runtime.separator import BUNDLED
 from tests.runtime.backends.openvino.test_openvino import inputs, needs_bf16
@@ -60,9 +60,10 @@ def test_a_text_encoder_is_computed_in_bf16_only_if_the_export_allows_it(tmp_pat
     manifest = Manifest.read(bundle)
     allowing = replace(manifest, model=replace(manifest.model, quick_text=True))
     given = inputs(manifest, "encode_text")
+    cases: list[tuple[Manifest, Arithmetic]] = [(allowing, "exact"), (manifest, "fast"), (allowing, "fast")]
     exact, usual, quick = (
         open_backend("openvino", bundle, found, precision, cache=False).run("encode_text", given)
-        for found, precision in ((allowing, "exact"), (manifest, "fast"), (allowing, "fast"))
+        for found, precision in cases
     )
     assert worst_snr_db(exact, usual) == np.inf
     assert 25 < worst_snr_db(exact, quick) < 80
