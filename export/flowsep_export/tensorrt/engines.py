@@ -128,7 +128,7 @@ def _build(
     old = _old(folder)
     cache = folder / TIMING_CACHE
     builder, loader = PlanBuilder(settings, read_checked(cache) or b""), Loader()
-    graphs = [source for name in (*GRAPHS, *BETWEEN_STAGES) for source in _sources(bundle, manifest, name)]
+    graphs = [source for name in (*BETWEEN_STAGES, *GRAPHS) for source in _sources(bundle, manifest, name)]
     for index, (name, path, digests, inputs, spell) in enumerate(graphs):
         ranges = graph_ranges(manifest, name, result.batch, result.frames, result.loop_batch)
         key = _key(result.machine, settings, digests, inputs, ranges)

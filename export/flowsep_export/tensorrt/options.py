@@ -40,8 +40,8 @@ engine_options = options(
         "--batch",
         callback=parsed_range,
         metavar="N|MIN:OPT:MAX",
-        help="Batch to build engines for; a fixed one is fastest.  [default: 1, and in the solver's loop 1:2:2 "
-        "where a query has a complement]",
+        help="Batch to build engines for; a fixed one is fastest.  [default: 1, and 1:2:2 in the "
+        "solver's loop where a query has a complement]",
     ),
     click.option(
         "--frames",
