@@ -166,7 +166,7 @@ def test_a_replica_that_is_killed_in_the_middle_costs_no_job(
 
 
 def test_a_terminated_server_finishes_what_runs_and_leaves_no_process(
-    client: httpx.Client, server: subprocess.Popen[str], token: str
+    client: httpx.Client, server: subprocess.Popen[str], token: str, folder: Path
 ) -> None:
     place = started(client, LONG, {"query": "rain", "steps": "100"})
     server.send_signal(signal.SIGTERM)
