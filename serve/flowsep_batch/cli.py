@@ -74,7 +74,7 @@ WITHOUT_MEMORY = "There is not enough memory for the names of all recordings: gi
 @bundle_option
 @backend_options
 @clip_mode_option
-@click.option("--force", is_flag=True, help="Make results again that exist.")
+@click.option("--force", is_flag=True, help="Make existing results again.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
     source: str | None,
