@@ -22,7 +22,7 @@ LEAST_WEIGHTS = 1 << 25
 
 @torch.inference_mode()
 def bears_bf16(model: FlowSep, runs: Iterable[StageInputs]) -> bool:
-    """Whether `--precision fast` may compute the text encoder in bf16.
+    """Judge a text encoder in bf16.
 
     Args:
         model: The reference, in float32.

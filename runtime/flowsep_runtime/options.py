@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flowsep_runtime.bundle.manifest import ModelEntry
 
 MOST_STEPS = 10_000
+MOST_GUIDANCE = 100.0  # far beyond what separates; much more leaves the range of float32
 
 #: How the windows of a long recording are put together; docs/long-recordings.md compares them.
 Joining: TypeAlias = Literal["joint", "cross-fade", "none"]
@@ -54,7 +55,7 @@ class Options:
         mono: Separate only the mean of all channels: the target is the same in all channels, and one mask
             filters them all.
         guidance: Extrapolation from the velocity for the negative query to that for the query: 1 is the query
-            alone, more exaggerates the difference. Values other than 1 double the solver's work.
+            alone, more exaggerates the difference, up to 100. Values other than 1 double the solver's work.
         negative: A description of sounds to keep out; None is the empty query. Needs a guidance other than 1.
         windows: Way in which the windows of a long recording are put together.
         window: Length of the windows in seconds, rounded up to what the model takes. A short window saves the
@@ -86,7 +87,8 @@ class Options:
             from flowsep_runtime.solvers import solver_named  # not above: --help needs no numpy
 
             solver_named(self.solver)
-        real_number("guidance", self.guidance)
+        if abs(real_number("guidance", self.guidance)) > MOST_GUIDANCE:
+            raise OptionError(f"guidance must be at most {MOST_GUIDANCE:g} and not {self.guidance:g}.")
         if self.window is not None:
             real_number("window", self.window)
         if not isinstance(self.negative, str | None):

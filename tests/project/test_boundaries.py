@@ -90,6 +90,7 @@ ROOMS = {
         "stage_inputs",
         "tokenizer",
         "ranges",
+        "quick_text",
         "verify",
         "onnx",
         "tensorrt",

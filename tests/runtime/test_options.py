@@ -56,6 +56,7 @@ def test_no_method_lists_an_option_again(method: Any) -> None:
         {"seed": -1},
         {"solver": "guess"},
         {"guidance": float("inf")},
+        {"guidance": 1e30},
         {"negative": "wind"},
         {"windows": "glued"},
         {"kind": "painted"},

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import click
 
 from flowsep_runtime.errors import FlowSepError
-from flowsep_runtime.options import JOININGS, KINDS, Options
+from flowsep_runtime.options import JOININGS, KINDS, MOST_GUIDANCE, Options
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -85,7 +85,7 @@ separation_options = options(
     click.option("--solver", help="Solver of the flow.  [default: the bundle's, euler as published]"),
     click.option(
         "--guidance",
-        type=click.FloatRange(min=0),
+        type=click.FloatRange(0, MOST_GUIDANCE),
         default=Options.guidance,
         help="Guidance scale. Above 1, the difference to the result for no query, or for --negative, is "
         "exaggerated.",
