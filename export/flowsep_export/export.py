@@ -183,8 +183,7 @@ def _write_variants(
         variants[backend] = entries
     if any(weight.dtype == torch.float16 for weight in model.unet.parameters()):  # the first stay float32
         variants["cuda"] = _cuda_loop(folder, exported["velocity"])
-    else:
-        variants["cpu"] = write_for_cpu(folder, exported)
+    variants["cpu"] = write_for_cpu(folder, exported)
     return variants
 
 

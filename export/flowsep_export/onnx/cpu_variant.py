@@ -1,4 +1,4 @@
-"""Variants of float32 graphs for ONNX Runtime's CPU provider.
+"""Variants of graphs for ONNX Runtime's CPU provider.
 
 What the passes make of weights is written as operators on the common graph's weights, which ONNX Runtime
 folds into constants when it loads the graph: a variant adds no weights to those that it shares.
@@ -101,7 +101,7 @@ GRAPHS = ("encode_mixture", "velocity", "decode_latent")
 
 
 def write_for_cpu(folder: Path, exported: Mapping[str, GraphEntry]) -> dict[str, GraphEntry]:
-    """Write the variants of a float32 bundle's graphs into its folder.
+    """Write the variants of a bundle's graphs into its folder.
 
     Args:
         folder: Where the graphs are.
