@@ -39,7 +39,16 @@ CMD ["flowsep-serve", "--host", "0.0.0.0", "--api-key-file", "/run/secrets/flows
 FROM common AS cpu
 ARG EXTRAS=cpu,media,serve
 RUN --mount=type=bind,from=wheel,source=/,target=/wheel \
-    pip install --no-cache-dir --constraint /wheel/source/constraints.txt "$(ls /wheel/wheels/*.whl)[${EXTRAS}]"
+    pip install --no-cache-dir --constraint /wheel/source/constraints.txt "$(ls /wheel/wheels/*.whl)[${EXTRAS}]" \
+    # What is never loaded here: OpenVINO for GPUs, NPUs and models of other kinds, a second copy of ONNX Runtime, its
+    # tools, tests, and the weights of the reference. tests/project/test_images.py runs the model without it.
+    && cd "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+    && rm -rf openvino/include openvino/libs/cache.json openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
+        openvino/libs/libopenvino_gguf_frontend.so.* openvino/libs/libopenvino_jax_frontend.so.* \
+        openvino/libs/libopenvino_paddle_frontend.so.* openvino/libs/libopenvino_pytorch_frontend.so.* \
+        openvino/libs/libopenvino_tensorflow_lite_frontend.so.* \
+        onnxruntime/capi/libonnxruntime.so.* onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
+        numpy/tests numpy/*/tests flowsep_ref/assets
 USER flowsep
 # What is compiled here is used on processors of the same kind; others compile at their start.
 RUN flowsep-run --prepare

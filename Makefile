@@ -47,7 +47,8 @@ lint: $(DEV_READY) ## ruff and mypy --strict
 	$(DEV)/bin/mypy --strict $(CHECKED)
 
 # UTF-8 mode, since a library that a test loads may set the C locale for its whole process
-PYTEST := PYTHONUTF8=1 $(DEV)/bin/pytest --numprocesses logical --dist loadfile
+# tests/conftest.py orders the files
+PYTEST := PYTHONUTF8=1 $(DEV)/bin/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 check: lint ## lint, types and the fast tests: what to run while you work
 	$(PYTEST) -m "not slow"

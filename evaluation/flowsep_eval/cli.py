@@ -94,7 +94,9 @@ def build(
 @backend_options
 @click.option("--limit", type=click.IntRange(1), help="Score only the first queries of each manifest.")
 @click.option(
-    "--clap", type=FILE, help="Folder of a CLAP checkpoint (transformers): CLAPScore and FAD as well."
+    "--clap",
+    type=FILE,
+    help="Also compute CLAPScore and FAD, with the CLAP checkpoint (transformers) in this folder.",
 )
 @click.option("--no-ceiling", is_flag=True, help="Do not score the ceilings, which is faster.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")

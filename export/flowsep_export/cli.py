@@ -101,14 +101,14 @@ FAST_STEPS, FAST_SOLVER = 4, "euler-start"  # see docs/benchmarks.md, Quality
     "--mask-exponent",
     type=click.FloatRange(0, MOST_EXPONENT, min_open=True),
     default=1.0,
-    help="Power of the magnitudes that a sound and its complement are masked by.",
+    help="Power of the magnitudes in the mask of a sound and its complement.",
 )
 @click.option(
     "--captions",
     type=FILE,
     multiple=True,
     help="Table of label, caption, use that the model was trained on; may be repeated. flowsep-run warns of "
-    "words that are in none.  [default: none, it warns of no word]",
+    "words that no caption has.  [default: none, it warns of no word]",
 )
 @engine_options
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -133,7 +133,7 @@ def command(
     captions: tuple[Path, ...],
     tensorrt: bool,
     bundle: Path | None,
-    batch: Range,
+    batch: Range | None,
     frames: Range | None,
     builder_level: int,
     workspace: float | None,

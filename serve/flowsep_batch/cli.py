@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
-import sys
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from flowsep_batch.cluster import LOCAL, connected, device_options, devices, set_up_ray
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import (
     FILE,
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "flowsep-batch"
 WITHOUT_MEMORY = "There is not enough memory for the names of all recordings: give the folders one by one."
-OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
 
 
 @click.command(name=PROGRAM, context_settings=SETTINGS)
@@ -64,7 +61,7 @@ OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
 @click.option(
     "--address",
     envvar="RAY_ADDRESS",
-    default="local",
+    default=LOCAL,
     help="Ray cluster: an address, auto for the one of this machine, or local for a new one here.",
 )
 @click.option(
@@ -72,21 +69,12 @@ OBJECT_STORE = 200 << 20  # bytes; only rows of the report pass through it
     type=click.IntRange(min=1),
     help="Number of workers.  [default: one for each GPU, or for each node]",
 )
-@click.option(
-    "--cpus",
-    type=click.IntRange(min=1),
-    help="Processors of a worker, and its threads.  [default: all of a node; 1 beside a GPU]",
-)
-@click.option(
-    "--gpus",
-    type=click.FloatRange(min=0, min_open=True),
-    help="GPUs of a worker; 0.5 lets two share one.  [default: 1 where there are GPUs]",
-)
+@device_options("worker")
 @separation_options
 @bundle_option
 @backend_options
 @clip_mode_option
-@click.option("--force", is_flag=True, help="Make results again that exist.")
+@click.option("--force", is_flag=True, help="Make existing results again.")
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
     source: str | None,
@@ -115,10 +103,10 @@ def command(
     flowsep-batch recordings --query "dog barking" --output out
     flowsep-batch s3://bucket/in --query rain --output s3://bucket/out --address auto
     """
-    _set_up_ray(address)
+    set_up_ray(address)
     # Imported here, so that --help answers at once.
     try:
-        from flowsep_batch.dispatch import Dispatch, devices
+        from flowsep_batch.dispatch import Dispatch
         from flowsep_batch.progress import Progress
         from flowsep_batch.report import Report
         from flowsep_batch.tasks import Order, checked_queries, count
@@ -150,7 +138,7 @@ def command(
     )
     rows = Report(report)
     total = count(order)
-    with _witness(order.output) as witness, _cluster(address):
+    with _witness(order.output) as witness, connected(address):
         places = devices(backend, cpus, gpus, workers)
         settings = Settings(
             order.output,
@@ -205,53 +193,6 @@ def _witness(output: str) -> Iterator[Path | None]:
         yield file
     finally:
         file.unlink(missing_ok=True)
-
-
-def _set_up_ray(address: str) -> None:
-    """Sets the variables that Ray reads when it is imported."""
-    # Ray would report to its makers; a cluster that others started has its own setting.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address == "local":
-        # Nobody else on this machine or its network may use it, and its token is in no file.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # Ray would give its workers only what other programs leave.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-
-
-@contextmanager
-def _cluster(address: str) -> Iterator[None]:
-    """A connection to a Ray cluster, or one of this process's own that ends with the block.
-
-    Raises:
-        OptionError: If there is none at the address.
-    """
-    import ray
-
-    from flowsep_runtime.processors import usable_processors
-
-    of_our_own: dict[str, Any] = {}
-    if address == "local":
-        of_our_own = {
-            "num_cpus": usable_processors(),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE,
-        }
-    # Ray puts others in their place, which end the process on the spot.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(address, log_to_driver=False, logging_level="ERROR", **of_our_own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise OptionError(f"There is no Ray cluster at {address}: {error}") from None
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    try:
-        with redirect_stdout(sys.stderr):  # where Ray's own messages belong
-            yield
-    finally:
-        ray.shutdown()
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ counts blocks where the report needs single files. What it would add is here: a 
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,23 +15,16 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from flowsep_batch.cluster import Device
 from flowsep_batch.tasks import Task
 from flowsep_batch.work import Row, Settings, Worker, failed
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import one_line
-from flowsep_runtime.errors import BackendError, FlowSepError, OptionError
+from flowsep_runtime.errors import BackendError, FlowSepError
 
 AHEAD = 2  # tasks that a worker has in hand: the one it computes, and the next, so that it never waits
 TRIES = 3  # workers that may die over one task, or while they load the model
 PATIENCE = 30.0  # seconds without any worker after which that is said
-
-
-@dataclass(frozen=True)
-class Device:
-    """Processors and GPUs that Ray keeps free for one worker."""
-
-    cpus: float
-    gpus: float
 
 
 class Holder:
@@ -75,36 +67,6 @@ class Hand:
     waiting: deque[tuple[Attempt, Any]] = field(default_factory=deque)
 
 
-def devices(backend: str, cpus: int | None, gpus: float | None, workers: int | None) -> list[Device]:
-    """One device for each worker of the cluster.
-
-    Args:
-        backend: "auto" takes GPUs where there are any.
-        cpus: Processors of a worker; None is all of a node, or one beside a GPU.
-        gpus: GPUs of a worker, or a part of one; None is one.
-        workers: Their number; None is as many as the nodes that are there hold.
-
-    Raises:
-        OptionError: If no node holds one.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    has_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
-    found = []
-    if gpus is not None or backend in ("cuda", "tensorrt") or (backend == "auto" and has_gpu):
-        device = Device(cpus or 1, gpus or 1)
-        for node in nodes:
-            count = min(node.get("GPU", 0) / device.gpus, node.get("CPU", 0) / device.cpus)
-            found += [device] * int(count + 1e-6)
-    else:
-        for node in nodes:
-            here = int(node.get("CPU", 0))
-            each = cpus or here
-            found += [Device(each, 0)] * (here // each if each else 0)
-    if not found:
-        raise OptionError("No node has what a worker needs: give fewer --cpus or --gpus.")
-    return found if workers is None else list(itertools.islice(itertools.cycle(found), workers))
-
-
 class Dispatch:
     """Gives tasks to workers, and takes the rows.
 
@@ -125,6 +87,7 @@ class Dispatch:
         self._hands: list[Hand] = []
         self._again: deque[Attempt] = deque()
         self._refusal: str | None = None
+        self._end: FlowSepError | None = None
         for place in places:
             self._start(place, 0)
 
@@ -133,8 +96,9 @@ class Dispatch:
 
         Raises:
             BackendError: If no worker is left.
+            FlowSepError: Of `tasks`, when what was in hand before it is done.
         """
-        fresh = (Attempt(task) for task in tasks)
+        fresh = self._attempts(tasks)
         quiet_since = time.monotonic()
         try:
             while True:
@@ -144,6 +108,8 @@ class Dispatch:
                 if busy:
                     quiet_since = time.monotonic()
                 elif self._is_over(fresh):
+                    if self._end is not None:
+                        raise self._end
                     return
                 elif not self._hands:
                     raise BackendError(self._refusal or "No worker is left.")
@@ -163,6 +129,14 @@ class Dispatch:
             for hand in self._hands:
                 ray.kill(hand.actor)
             self._hands.clear()
+
+    def _attempts(self, tasks: Iterator[Task]) -> Iterator[Attempt]:
+        """The tasks up to an error, which waits for those that are in hand."""
+        try:
+            for task in tasks:
+                yield Attempt(task)
+        except FlowSepError as error:
+            self._end = error
 
     def _is_over(self, fresh: Iterator[Attempt]) -> bool:
         """True if nothing is left to be taken in hand."""

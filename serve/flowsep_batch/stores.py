@@ -8,11 +8,13 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from flowsep_runtime.app.made import made_by, mark_in
+from flowsep_runtime.app.outputs import ABANDONED
 from flowsep_runtime.app.recordings import AUDIO, files_in, is_folder
 from flowsep_runtime.errors import AudioError, OptionError, OutputError, shown
 
@@ -46,6 +48,7 @@ class Store:
         self._address = address
         #: Without the name and password that an address may hold, which no report or message shows.
         self.address = re.sub(r"(?<=://)[^/]*@", "", address)
+        self._tidied: set[str] = set()
         is_local = "://" not in address or address.startswith("file://")
         self.local = Path(address.removeprefix("file://")) if is_local else None
         if self.local is None:
@@ -168,6 +171,7 @@ class Store:
         try:
             if not is_atomic:
                 system.makedirs(folder, exist_ok=True)
+                self._remove_abandoned(folder)
             try:
                 system.put_file(str(file), temporary)
                 if not is_atomic:
@@ -177,5 +181,23 @@ class Store:
                     with suppress(Exception):
                         system.rm_file(temporary)
                 raise
+        except NotImplementedError:
+            raise OutputError(
+                f"{shown(self.at(name))} cannot be written: its store cannot write or rename files, so that "
+                "results would appear in parts; give another folder for results."
+            ) from None
         except Exception as error:  # of any library
             raise OutputError(f"{shown(self.at(name))} cannot be written: {error}.") from None
+
+    def _remove_abandoned(self, folder: str) -> None:
+        """Removes what killed workers have left in a folder, when it is a day old; it is looked at once."""
+        if folder in self._tidied:
+            return
+        self._tidied.add(folder)
+        system, _ = self._system
+        with suppress(Exception):  # tidying up is no reason to fail
+            for path in system.glob(f"{folder}/.flowsep-*.tmp"):
+                written = system.modified(path)
+                zone = written.tzinfo or timezone.utc
+                if (datetime.now(zone) - written.replace(tzinfo=zone)).total_seconds() > ABANDONED:
+                    system.rm_file(path)

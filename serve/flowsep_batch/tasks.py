@@ -113,6 +113,8 @@ class Order:
         return Task(base, name, outputs, self.removes, is_found=is_found)
 
     def _of_table(self, table: Path) -> Iterator[Task]:
+        if table.exists() and not table.is_file():
+            raise OptionError(f"{shown(table)} can be read only once: write the table to a file first.")
         base = str(table.parent) if self.source is None else self.source
         root = common_folder({Path(_joined(base, row.recording)).parent for row in rows(table)})
         number = 0

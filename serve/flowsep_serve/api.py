@@ -113,7 +113,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", **documents.METRICS)
     async def figures() -> Response:
         metrics.waiting.set(worker.waiting)
-        metrics.running.set(worker.running is not None)
+        metrics.running.set(len(worker.running))
+        metrics.ready.set(await anyio.to_thread.run_sync(worker.ready))
         metrics.disk.set(store.used)
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
-from dataclasses import fields
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from flowsep_batch.cluster import LOCAL, connected, device_options, devices, set_up_ray
 from flowsep_runtime import __version__
 from flowsep_runtime.app.console import FILE, SETTINGS, backend_options, options, run
 from flowsep_runtime.errors import OptionError
 from flowsep_serve.addresses import hosts_for, is_loopback
 from flowsep_serve.limits import Limits
+
+if TYPE_CHECKING:
+    from flowsep_serve.models import Settings
+    from flowsep_serve.worker import Owner
 
 PROGRAM = "flowsep-serve"
 WITHOUT_MEMORY = "There is not enough memory for this model: give a smaller one."
@@ -49,6 +57,22 @@ limit_options = options(
 @backend_options
 @click.option("--api-key-file", type=FILE, help="Keys, one per line; requests must then give one of them.")
 @click.option("--insecure", is_flag=True, help="Let other machines in without a key.")
+@click.option(
+    "--ray",
+    "cluster",
+    is_flag=False,
+    flag_value=LOCAL,
+    metavar="[ADDRESS]",
+    help="Compute in replicas on a Ray cluster: an address, auto for the one of this machine, or local (as "
+    "without an address) for a new one here.",
+)
+@click.option("--min-replicas", type=click.IntRange(min=1), help="Replicas that always run.  [default: 1]")
+@click.option(
+    "--max-replicas",
+    type=click.IntRange(min=1),
+    help="Replicas that run when there is work for them.  [default: one for each GPU, or for each node]",
+)
+@device_options("replica")
 @limit_options
 @click.version_option(__version__, prog_name=PROGRAM)
 def command(
@@ -61,6 +85,11 @@ def command(
     threads: int | None,
     api_key_file: Path | None,
     insecure: bool,
+    cluster: str | None,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    cpus: int | None,
+    gpus: float | None,
     **limits: Any,
 ) -> None:
     """Serve separation over HTTP: a page at /, and an API below /v1 that /openapi.json describes."""
@@ -69,6 +98,8 @@ def command(
             f"{host} can be reached from other machines: give --api-key-file, or --insecure if everybody may "
             "use it."
         )
+    if cluster is not None:
+        set_up_ray(cluster)
     # Imported here, so that --help answers at once.
     try:
         from flowsep_serve.api import create_app
@@ -78,31 +109,75 @@ def command(
         if (error.name or "").partition(".")[0] in ("flowsep_serve", "flowsep_runtime"):
             raise
         raise OptionError("The server needs FastAPI, run: pip install 'flowsep-engine[serve]'.") from None
-    from flowsep_runtime.separator import Separator
     from flowsep_serve.guard import Rules, read_keys
-    from flowsep_serve.models import Models
+    from flowsep_serve.models import Settings
 
+    def tell(sentence: str) -> None:
+        click.echo(f"{PROGRAM}: {sentence}", err=True)
+
+    if cluster is None and (min_replicas or max_replicas or cpus or gpus):
+        raise OptionError("Replicas, and what they take, are for a cluster: add --ray.")
     keys = () if api_key_file is None else read_keys(api_key_file)
-    models = Models(bundle, bundle_dir, lambda path: Separator.load(path, backend, precision, threads))
-    listener = _listen(host, port)
-    rules = Rules(keys, hosts_for(host, keys))
-    service = Service(
-        models, Limits(**limits), rules, tell=lambda sentence: click.echo(f"{PROGRAM}: {sentence}", err=True)
-    )
+    settings = Settings(bundle, bundle_dir, backend, precision, threads)
+    out = sys.stdout  # the cluster's own messages go elsewhere
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(host, port))
+        port = listener.getsockname()[1]
+        models = settings.models()
+        owner: Owner | None = None
+        if cluster is not None:
+            stack.enter_context(_cluster(cluster))
+            owner = _replicas(port, settings, cpus, gpus, min_replicas or 1, max_replicas, tell)
+        rules = Rules(keys, hosts_for(host, keys))
+        service = Service(models, Limits(**limits), rules, tell=tell, owner=owner)
+        try:
+            service.worker.start()
+            service.worker.wait_until_ready()
+            shown = f"[{host}]" if ":" in host else host
+            click.echo(f"{PROGRAM}: http://{shown}:{port}", file=out)
+            Server(create_app(service), service).run([listener])
+        finally:
+            service.close()
+            if sys.exc_info()[0] is None and service.worker.is_alive:
+                # Python would end the model's libraries under the thread that is inside of them.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
+
+
+def _cluster(address: str) -> AbstractContextManager[None]:
+    """A connection to a cluster.
+
+    Raises:
+        OptionError: If there is none, or Ray Serve is missing.
+    """
     try:
-        service.worker.start()
-        service.worker.wait_until_ready()
-        shown = f"[{host}]" if ":" in host else host
-        click.echo(f"{PROGRAM}: http://{shown}:{listener.getsockname()[1]}")
-        Server(create_app(service), service).run([listener])
-    finally:
-        service.close()
-        listener.close()
-        if sys.exc_info()[0] is None and service.worker.is_alive:
-            # Python would end the model's libraries under the thread that is inside of them.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
+        importlib.import_module("ray.serve")
+    except ImportError:
+        raise OptionError("Replicas need Ray, run: pip install 'flowsep-engine[cluster]'.") from None
+    return connected(address)
+
+
+def _replicas(
+    port: int,
+    settings: Settings,
+    cpus: int | None,
+    gpus: float | None,
+    fewest: int,
+    most: int | None,
+    tell: Callable[[str], None],
+) -> Owner:
+    """The replicas of this server on the cluster that it is connected to, not yet deployed."""
+    from flowsep_serve.replicas import Replicas
+
+    places = devices(settings.backend, cpus, gpus, None)
+    device = min(places, key=lambda place: place.cpus)  # the same for all, and nodes differ
+    threads = settings.threads or (int(device.cpus) if device.gpus == 0 else None)
+    bundle, folder = (path and path.absolute() for path in (settings.bundle, settings.bundle_dir))
+    settings = replace(settings, bundle=bundle, bundle_dir=folder, threads=threads)
+    # The one who restarts a server that was killed gets its replicas out of the way.
+    name = f"flowsep-serve-{socket.gethostname()}-{port}"
+    return Replicas(name, settings, device, fewest, max(fewest, most or len(places)), tell)
 
 
 def _listen(host: str, port: int) -> socket.socket:

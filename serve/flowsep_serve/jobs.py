@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -56,7 +57,7 @@ class Job:
         self.warnings = list(sound.warnings)
         self.error: ServeError | None = None
         self.created, self.finished = time.time(), None  # type: float, float | None
-        self.queued_at = time.monotonic()
+        self.queued_at = self.begun_at = time.monotonic()
         self.is_fetched = self.is_discarded = False
         self.streams = streams
         self.stems = self._named()
@@ -64,7 +65,11 @@ class Job:
             self.stems = [self.stems[-1 if order.remove else 0]]
         #: Bytes of the stem that streams: they are final.
         self.written = 0
-        self._cancel = threading.Event()
+        #: Why it is cancelled, if that is not its client's wish.
+        self.refusal: ServeError | None = None
+        #: Called by the one who cancels.
+        self.on_cancel: Callable[[], None] = lambda: None
+        self._cancel, self._lock = threading.Event(), threading.Lock()
 
     def _named(self) -> list[Stem]:
         stems: list[Stem] = []
@@ -84,12 +89,41 @@ class Job:
         return Stem(f"{name}.{ending}", query, number, self.folder / f"stem-{number}.{ending}")
 
     @property
+    def wanted(self) -> list[int | None]:
+        """The number of the query of each stem; None is the rest."""
+        return [None if stem.query is None else stem.number for stem in self.stems]
+
+    @property
     def is_over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def has_begun(self) -> bool:
+        return self.state != "queued"
+
+    def begin(self) -> None:
+        """Marks the moment when a model has taken it.
+
+        Raises:
+            CancelledError: If nobody wants it any more.
+        """
+        with self._lock:
+            self.go_on()
+            self.begun_at, self.state = time.monotonic(), "running"
+
+    def refuse(self, error: ServeError) -> None:
+        """Ends a job that no model has taken yet."""
+        with self._lock:
+            if self.has_begun:
+                return
+            self.refusal = error
+            self._cancel.set()
+        self.on_cancel()
 
     def cancel(self) -> None:
         """Asks for the end; the work stops within one solver step."""
         self._cancel.set()
+        self.on_cancel()
 
     def go_on(self) -> None:
         """Raises `CancelledError` if nobody wants the result any more."""

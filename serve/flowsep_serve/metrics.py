@@ -27,7 +27,8 @@ class Metrics:
         )
         self.audio = Counter("flowsep_audio_seconds", "Audio that was separated.", registry=registry)
         self.waiting = Gauge("flowsep_waiting", "Jobs that wait.", registry=registry)
-        self.running = Gauge("flowsep_running", "Jobs in the model: 0 or 1.", registry=registry)
+        self.running = Gauge("flowsep_running", "Jobs that models compute.", registry=registry)
+        self.ready = Gauge("flowsep_models", "Models that can compute: 0, 1, or replicas.", registry=registry)
         self.disk = Gauge("flowsep_disk_bytes", "Disk in use or promised.", registry=registry)
 
     def text(self) -> bytes:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from flowsep_runtime.arrays import Floats
+from flowsep_runtime.backends import Precision
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.errors import BundleError, shown
+from flowsep_runtime.separation.run import Progress
 from flowsep_runtime.separator import BUNDLED, Separator
+from flowsep_serve.decoding import Sound, read_samples
+from flowsep_serve.jobs import Job
+from flowsep_serve.orders import Order
+
+#: Consecutive pieces of a result: float32 [n, channels] for each stem of the job.
+Blocks: TypeAlias = Iterator[Sequence[Floats]]
 
 
 class Models(Mapping[str, Manifest]):
-    """Names and manifests of the models, the default first. A name is looked up and is never a path."""
+    """Names and manifests of the models, the default first. A name is looked up and is never a path.
+
+    Opened, they compute in the thread that opened them.
+    """
+
+    side_by_side = 1
 
     def __init__(self, bundle: Path | None, folder: Path | None, load: Callable[[Path], Separator]) -> None:
         """Reads the manifests.
@@ -49,10 +65,73 @@ class Models(Mapping[str, Manifest]):
     def __len__(self) -> int:
         return len(self._manifests)
 
-    def separator(self, name: str) -> Separator:
-        """The model, opened and warm from its first use on; for the worker's thread alone."""
+    def open(self) -> None:
+        """Opens and warms the default model."""
+        self._separator(next(iter(self)))
+
+    def blocks(self, job: Job) -> Blocks:
+        """The results of a job."""
+        job.begin()
+        samples = read_samples(job.folder, job.sound)
+        return self.separated(samples, job.sound, job.order, job.wanted, job.advance)
+
+    def separated(
+        self,
+        samples: Iterable[Floats],
+        sound: Sound,
+        order: Order,
+        wanted: Sequence[int | None],
+        progress: Progress,
+    ) -> Blocks:
+        """The results of an order.
+
+        Args:
+            samples: Of the recording, in blocks [n, channels].
+            sound: What it is.
+            order: What to make of it.
+            wanted: The numbers of queries whose sounds are given; None is the rest.
+            progress: As for `Separator.stream`.
+        """
+        parts = self._separator(order.model).stream(
+            samples,
+            sound.sample_rate,
+            order.queries,
+            samples=sound.frames,
+            progress=progress,
+            **order.options.fields(),
+        )
+        for part in parts:
+            yield [part.rest if number is None else part.targets[number] for number in wanted]
+
+    def ready(self) -> int:
+        return int(bool(self._open))
+
+    def close(self) -> None:
+        """Does nothing: all of it is in this process."""
+
+    def _separator(self, name: str) -> Separator:
+        """The model, opened and warm from its first use on."""
         if name not in self._open:
             separator = self._load(self._folders[name])
             separator.warm_up()
             self._open[name] = separator
         return self._open[name]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The models to open, as for `Models`, and how, as for `Separator.load`."""
+
+    bundle: Path | None
+    bundle_dir: Path | None
+    backend: str
+    precision: Precision
+    threads: int | None
+
+    def models(self) -> Models:
+        """The models, of which none is open yet."""
+
+        def load(path: Path) -> Separator:
+            return Separator.load(path, self.backend, self.precision, self.threads)
+
+        return Models(self.bundle, self.bundle_dir, load)

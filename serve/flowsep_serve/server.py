@@ -80,6 +80,7 @@ class Server(uvicorn.Server):
             app,
             http=connection,
             ws="none",
+            loop="asyncio",  # the same whatever is installed: Ray Serve brings another one
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=service.limits.grace,

@@ -26,7 +26,7 @@ from flowsep_serve.limits import MIB, Limits
 from flowsep_serve.metrics import Metrics
 from flowsep_serve.models import Models
 from flowsep_serve.orders import Order, read_order
-from flowsep_serve.worker import Worker, stopping
+from flowsep_serve.worker import Owner, Worker, stopping
 
 LOG = logging.getLogger("flowsep_serve")
 DECODERS = 2  # at a time
@@ -48,10 +48,12 @@ class Service:
     #: Set by a signal: what runs then comes to its end, and nothing else begins.
     asked_to_end: bool = False
     on_drained: Callable[[], None] = lambda: None
+    #: Computes in the place of `models`, whose manifests are read all the same.
+    owner: Owner | None = None
 
     def __post_init__(self) -> None:
         self.store = Store(self.limits)
-        self.worker = Worker(self.models, self.store, self.limits, self.metrics)
+        self.worker = Worker(self.owner or self.models, self.store, self.limits, self.metrics)
         self._uploads: set[CancelScope] = set()
 
     def begin(self) -> None:
@@ -188,14 +190,15 @@ class Service:
             upload.cancel()
         decoding.stop()
         running = self.worker.running
-        if running is not None:
-            self.tell(f"The separation that runs is finished before the end. {AT_ONCE}")
+        if running:
+            self.tell(f"What runs is finished before the end. {AT_ONCE}")
         while not self.worker.is_idle:
             await anyio.sleep(PAUSE)
-        if running is not None and running in self.store.all() and running.state == "done":
-            self.tell(f"The result can be fetched for {self.limits.grace} s more. {AT_ONCE}")
+        results = [job for job in running if job in self.store.all() and job.state == "done"]
+        if results:
+            self.tell(f"The results can be fetched for {self.limits.grace} s more. {AT_ONCE}")
             with anyio.move_on_after(self.limits.grace):
-                while not running.is_fetched:
+                while not all(job.is_fetched for job in results):
                     await anyio.sleep(PAUSE)
         self.on_drained()
 

@@ -1,4 +1,4 @@
-"""The one thread that owns the models, and the bounded queue in front of it."""
+"""The bounded queue in front of the models, and the threads that take jobs from it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import logging
 import math
 import threading
 import time
-import warnings
 from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from flowsep_runtime.audio.writing import AudioWriter, WavStream, encoding_for
 from flowsep_runtime.errors import (
     AudioError,
     FlowSepError,
-    FlowSepWarning,
     OptionError,
     OutputError,
     QueryError,
 )
-from flowsep_serve.decoding import read_samples
 from flowsep_serve.errors import CancelledError, ServeError, full_disk, is_full_disk
 from flowsep_serve.jobs import Job, State, Stem, Store
 from flowsep_serve.limits import Limits
 from flowsep_serve.metrics import Metrics
-from flowsep_serve.models import Models
+from flowsep_serve.models import Blocks
+from flowsep_serve.remarks import Remarks
 
 LOG = logging.getLogger("flowsep_serve")
 PATIENCE = 2.0  # seconds that the end waits for a solver step
@@ -36,27 +35,57 @@ def stopping() -> ServeError:
     return ServeError(503, "The server is shutting down: try again in a while.", 30)
 
 
-class Worker:
-    """Takes jobs one after the other.
+class Owner(Protocol):
+    """Owns models: `Models` in this process, or the replicas of a cluster."""
 
-    One thread computes, because captures of a GPU belong to a thread, and because two separations on one
-    processor would only share it.
+    @property
+    def side_by_side(self) -> int:
+        """Jobs that are computed side by side at most."""
+
+    def open(self) -> None:
+        """Makes the default model ready; the thread that calls it asks for `blocks` too."""
+
+    def blocks(self, job: Job) -> Blocks:
+        """The results of a job as they are known; calls `job.begin` when a model has taken it.
+
+        Raises:
+            CancelledError: Within a solver step after the job was cancelled.
+            FlowSepError: If it cannot be separated.
+        """
+
+    def ready(self) -> int:
+        """The models that can compute now, for the figures."""
+
+    def close(self) -> None:
+        """Lets go of everything outside of this process."""
+
+
+class Worker:
+    """Takes jobs one after the other, each of its threads as many as its owner computes side by side.
+
+    In this process one thread computes, because captures of a GPU belong to a thread, and because two
+    separations on one processor would only share it.
     """
 
-    def __init__(self, models: Models, store: Store, limits: Limits, metrics: Metrics) -> None:
-        self._models, self._store, self._limits, self._metrics = models, store, limits, metrics
+    def __init__(self, owner: Owner, store: Store, limits: Limits, metrics: Metrics) -> None:
+        self._owner, self._store, self._limits, self._metrics = owner, store, limits, metrics
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
+        self._taken: list[Job] = []  # by the threads; the owner may let them wait too
         self._admitted = 0  # requests that upload, wait or run
         self._seconds = 2.0  # of a job, for Retry-After
         self._is_draining = self._is_stopped = False
-        self.running: Job | None = None
+        self._remarks = Remarks()
         self.is_ready = False
         self.failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="flowsep-worker", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, args=(number == 0,), name="flowsep-worker", daemon=True)
+            for number in range(owner.side_by_side)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def wait_until_ready(self) -> None:
         """Waits for the default model.
@@ -75,7 +104,21 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._queue())
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that models compute now."""
+        with self._changed:
+            return [job for job in self._taken if job.has_begun]
+
+    def _queue(self) -> list[Job]:
+        with self._changed:
+            return [*(job for job in self._taken if not job.has_begun), *self._waiting]
+
+    def ready(self) -> int:
+        """The models that can compute now."""
+        return self._owner.ready() if self.is_ready else 0
 
     @property
     def is_idle(self) -> bool:
@@ -90,8 +133,9 @@ class Worker:
         with self._changed:
             if self._is_draining:
                 raise stopping()
-            if self._admitted > self._limits.queue:
-                after = min(600, max(1, math.ceil(self._seconds * self._admitted / 2)))
+            if self._admitted >= self._limits.queue + len(self._threads):
+                seconds = self._seconds * self._admitted / 2 / len(self._threads)
+                after = min(600, max(1, math.ceil(seconds)))
                 raise ServeError(429, f"The server is busy: try again in {after} s.", after)
             self._admitted += 1
 
@@ -112,8 +156,8 @@ class Worker:
 
     def position(self, job: Job) -> int | None:
         """A job's place in the queue, from 1; None if it does not wait."""
-        with self._changed:
-            return self._waiting.index(job) + 1 if job in self._waiting else None
+        queue = self._queue()
+        return queue.index(job) + 1 if job in queue else None
 
     def drop(self, job: Job) -> None:
         """Cancels a job; one that waits ends at once."""
@@ -128,15 +172,19 @@ class Worker:
 
     def drop_late(self) -> None:
         """Ends the jobs that have waited too long."""
+        error = ServeError(503, f"The job has waited more than {self._limits.max_wait} s.", 60)
         with self._changed:
             oldest = time.monotonic() - self._limits.max_wait
             late = [job for job in self._waiting if job.queued_at < oldest]
             for job in late:
                 self._waiting.remove(job)
                 self._admitted -= 1
+            taken = [job for job in self._taken if job.queued_at < oldest]
         for job in late:
-            job.end("failed", ServeError(503, f"The job has waited more than {self._limits.max_wait} s.", 60))
+            job.end("failed", error)
             self._metrics.jobs.labels("failed").inc()
+        for job in taken:
+            job.refuse(error)
 
     def drain(self) -> None:
         """Takes no more requests, ends those that wait, and lets the one that runs come to its end."""
@@ -145,57 +193,62 @@ class Worker:
             waiting = list(self._waiting)
             self._waiting.clear()
             self._admitted -= len(waiting)
+            taken = list(self._taken)
         for job in waiting:
             job.end("failed", stopping())
+        for job in taken:
+            job.refuse(stopping())
 
     def stop(self) -> None:
-        """Ends the thread, and what runs within a solver step; one that takes long ends with the process."""
+        """Ends the threads, and what runs within a solver step; one that takes long ends with the process."""
         self.drain()
         with self._changed:
             self._is_stopped = True
-            if self.running is not None:
-                self.running.cancel()
+            taken = list(self._taken)
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(PATIENCE)
+        for job in taken:
+            job.cancel()
+        end = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
+        self._owner.close()
 
     @property
     def is_alive(self) -> bool:
-        """True while its thread runs, which after `stop` may be in the middle of a step."""
-        return self._thread.is_alive()
+        """True while a thread runs, which after `stop` may be in the middle of a step."""
+        return any(thread.is_alive() for thread in self._threads)
 
-    def _work(self) -> None:
-        try:
-            self._models.separator(next(iter(self._models)))
-        except BaseException as error:
+    def _work(self, opens: bool) -> None:
+        if opens:
+            try:
+                self._owner.open()
+            except BaseException as error:
+                with self._changed:
+                    self.failure = error
+                    self._is_stopped = True
+                    self._changed.notify_all()
+                return
             with self._changed:
-                self.failure = error
+                self.is_ready = True
                 self._changed.notify_all()
-            return
-        with self._changed:
-            self.is_ready = True
-            self._changed.notify_all()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._is_stopped)
+                self._changed.wait_for(lambda: (self._waiting and self.is_ready) or self._is_stopped)
                 if self._is_stopped:
                     return
-                job = self.running = self._waiting.popleft()
+                job = self._waiting.popleft()
+                self._taken.append(job)
             self._run(job)
 
     def _run(self, job: Job) -> None:
-        start = time.monotonic()
         error: ServeError | None = None
-        job.state = "running"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                warnings.simplefilter("always", FlowSepWarning)
-                # At once: an answer that streams tells those that are known when it begins.
-                warnings.showwarning = lambda message, *_, **__: job.warnings.append(str(message))
+            # At once: an answer that streams tells those that are known when it begins.
+            with self._remarks.told(job.warnings.append):
                 self._separate(job)
         except CancelledError:
-            pass
+            error = job.refusal
         except OutputError:
             error = full_disk()
         except FlowSepError as known:
@@ -207,10 +260,11 @@ class Worker:
             LOG.error("A separation failed.", exc_info=unknown)
             unexpected = f"Unexpected {type(unknown).__name__}: the server's log has the details."
             error = full_disk() if is_full_disk(unknown) else ServeError(500, unexpected)
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - job.begun_at if job.has_begun else 0.0
         outcome: State = "failed" if error is not None else "cancelled" if job.is_cancelled else "done"
         self._metrics.jobs.labels(outcome).inc()
-        self._metrics.seconds.observe(seconds)
+        if job.has_begun:
+            self._metrics.seconds.observe(seconds)
         if outcome == "done":
             self._metrics.audio.inc(job.sound.seconds)
         job.end(outcome, error)
@@ -218,29 +272,19 @@ class Worker:
             self._store.discard(job)
         # At last: whoever finds the worker idle finds the job closed.
         with self._changed:
-            self.running = None
+            self._taken.remove(job)
             self._admitted -= 1
             if outcome == "done":
                 self._seconds += (seconds - self._seconds) / 4
 
     def _separate(self, job: Job) -> None:
         job.go_on()
-        order, sound = job.order, job.sound
-        separator = self._models.separator(order.model)
-        parts = separator.stream(
-            read_samples(job.folder, sound),
-            sound.sample_rate,
-            order.queries,
-            samples=sound.frames,
-            progress=job.advance,
-            **order.options.fields(),
-        )
         with ExitStack() as stack:
-            writers = [(self._writer(stack, job, stem), stem) for stem in job.stems]
-            for part in parts:
+            writers = [self._writer(stack, job, stem) for stem in job.stems]
+            for blocks in self._owner.blocks(job):
                 job.go_on()
-                for writer, stem in writers:
-                    writer.write(part.rest if stem.query is None else part.targets[stem.number])
+                for writer, block in zip(writers, blocks, strict=True):
+                    writer.write(block)
         job.go_on()
 
     def _writer(self, stack: ExitStack, job: Job, stem: Stem) -> AudioWriter | WavStream:

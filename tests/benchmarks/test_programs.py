@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
+from runpy import run_module
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
-from tests.benchmarks.conftest import Program
+from tests.benchmarks.conftest import ROOT, Program
+from tests.conftest import Ended
 from tests.export.conftest import *  # noqa: F403
 from tests.export.conftest import Exported
 
@@ -145,7 +148,11 @@ def test_quality_of_the_bundled_model(program: Program, test_set: Path, tmp_path
         ("quality", ["--manifest", "none.jsonl"], "none.jsonl cannot be read"),
     ],
 )
-def test_misuse_is_one_sentence(program: Program, name: str, options: list[str], sentence: str) -> None:
-    answer = program(name, *options)
-    assert answer.returncode == 2
-    assert sentence in answer.stderr and answer.stderr.count("\n") == 1 and answer.stdout == ""
+def test_misuse_is_one_sentence(
+    ended: Ended, name: str, options: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    program = partial(run_module, f"benchmarks.{name}", run_name="__main__")
+    code, out, err = ended(program, *options)
+    assert code == 2
+    assert sentence in err and err.count("\n") == 1 and out == ""

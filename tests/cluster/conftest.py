@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +47,23 @@ def finished(*arguments: object) -> tuple[int, str, str]:
     process = started(*arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def processes(token: str, name: str = "") -> list[int]:
+    """The processes with the token, whose command begins with a name."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_ours = token.encode() in (process / "environ").read_bytes().split(b"\0")
+            if is_ours and (process / "cmdline").read_bytes().startswith(name.encode()):
+                found.append(int(process.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.05)

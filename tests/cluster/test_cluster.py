@@ -10,14 +10,23 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 
-from tests.cluster.conftest import RATE, SECONDS, environment, finished, started, write_sound
+from tests.cluster.conftest import (
+    RATE,
+    SECONDS,
+    environment,
+    finished,
+    processes,
+    started,
+    wait_for,
+    write_sound,
+)
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="batches need Ray: pip install '.[cluster]'")
 
@@ -49,48 +58,28 @@ def cluster(token: str) -> Iterator[Any]:
         finally:
             cluster.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
-    _wait_for(lambda: not _processes(token))
-
-
-def _processes(token: str, name: str = "") -> list[int]:
-    """The processes with the token, whose command begins with a name."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            is_ours = token.encode() in (process / "environ").read_bytes().split(b"\0")
-            if is_ours and (process / "cmdline").read_bytes().startswith(name.encode()):
-                found.append(int(process.name))
-        except OSError:  # it has ended meanwhile
-            continue
-    return found
+    wait_for(lambda: not processes(token))
 
 
 def _kill_a_worker(token: str) -> bool:
     """Kills a worker that separates, and waits until it is gone; False if there is none now."""
-    workers = _processes(token, "ray::Holder.work")
+    workers = processes(token, "ray::Holder.work")
     if not workers:
         return False
     os.kill(workers[0], signal.SIGKILL)
-    _wait_for(lambda: workers[0] not in _processes(token))
+    wait_for(lambda: workers[0] not in processes(token))
     return True
 
 
 def _readers(token: str, pipe: Path) -> list[int]:
     found = []
-    for worker in _processes(token, "ray::Holder"):
+    for worker in processes(token, "ray::Holder"):
         try:
             names = [os.readlink(each) for each in Path("/proc", str(worker), "fd").iterdir()]
         except OSError:  # it has ended meanwhile
             continue
         found += [worker] if str(pipe) in names else []
     return found
-
-
-def _wait_for(condition: Callable[[], object], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.05)
 
 
 def _rows(report: Path) -> list[dict[str, Any]]:
@@ -119,9 +108,9 @@ def test_a_dead_worker_and_a_lost_node_cost_nothing_but_time(
 
     process = started(*arguments)
     try:
-        _wait_for(lambda: process.poll() is not None or len(results()) >= 20)
-        _wait_for(lambda: process.poll() is not None or _kill_a_worker(token))
-        _wait_for(lambda: process.poll() is not None or len(results()) >= 60)
+        wait_for(lambda: process.poll() is not None or len(results()) >= 20)
+        wait_for(lambda: process.poll() is not None or _kill_a_worker(token))
+        wait_for(lambda: process.poll() is not None or len(results()) >= 60)
         cluster.remove_node(node, allow_graceful=False)
         assert process.poll() is None, "it was over before the node went away"
         _, err = process.communicate(timeout=240)

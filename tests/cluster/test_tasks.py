@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,10 @@ def test_a_template_that_leaves_its_folder_gives_no_name_twice(tmp_path: Path) -
     order = Order(str(tmp_path), ("rain",), str(tmp_path / "out"), template="{folder}/../{stem}.{query}")
     with pytest.raises(OptionError, match="Two results would go to"):
         list(order.tasks())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_table_from_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "jobs.csv")
+    with pytest.raises(OptionError, match=r"jobs\.csv can be read only once: write the table to a file"):
+        count(Order(None, (), "out", tmp_path / "jobs.csv"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flowsep_batch.report import Report
 from flowsep_batch.stores import Store
 from flowsep_batch.tasks import Order, Task
 from flowsep_batch.work import Row, Settings, Worker, failed
-from flowsep_runtime import BackendError, OptionError
+from flowsep_runtime import BackendError, OptionError, OutputError
 from flowsep_runtime.app import cli as run_cli
 from flowsep_runtime.options import Options
 from tests.cluster.conftest import RATE, SECONDS, write_sound
@@ -122,6 +123,28 @@ def test_an_upload_that_breaks_off_leaves_nothing(
     with pytest.raises(Exception, match=r"memory://bucket/x/1.wav cannot be written: the line is cut"):
         Store("memory://bucket").put(tmp_path / "file", "x/1.wav")
     assert memory.find("/bucket") == []
+
+
+def test_a_store_that_cannot_rename_is_refused_and_keeps_nothing(
+    tmp_path: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(memory), "cp_file", refuse)
+    with pytest.raises(OutputError, match=r"memory://bucket/x/1.wav cannot be written: .* give another"):
+        Store("memory://bucket").put(tmp_path / "file", "x/1.wav")
+    assert memory.find("/bucket") == []
+
+
+def test_what_a_killed_worker_left_elsewhere_goes_after_a_day(tmp_path: Path, memory: Any) -> None:
+    (tmp_path / "file").write_bytes(b"0123456789")
+    memory.pipe({"/bucket/x/.flowsep-0.tmp": b"old", "/bucket/x/.flowsep-1.tmp": b"new"})
+    memory.store["/bucket/x/.flowsep-0.tmp"].modified -= timedelta(days=2)
+    Store("memory://bucket").put(tmp_path / "file", "x/1.wav")
+    assert memory.find("/bucket") == ["/bucket/x/.flowsep-1.tmp", "/bucket/x/1.wav"]
 
 
 def test_a_worker_that_sees_another_folder_for_results_is_refused(settings: Settings) -> None:

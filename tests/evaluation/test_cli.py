@@ -14,10 +14,12 @@ import soundfile
 from PIL import Image
 
 from flowsep_eval import evaluate, read_manifest
+from flowsep_eval.cli import main
 from flowsep_eval.writing import set_names
 from flowsep_runtime import Separator
 from flowsep_runtime.errors import OptionError
 from flowsep_runtime.separator import BUNDLED
+from tests.conftest import Ended
 from tests.evaluation.conftest import write_manifest
 
 pytestmark = pytest.mark.slow
@@ -131,14 +133,14 @@ def test_a_report_is_replaced_on_demand(
     ],
 )
 def test_wrong_calls_are_one_sentence(
-    arguments: list[str], words: str, scripts: Path, test_set: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], words: str, ended: Ended, test_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(test_set.parent)
     known = {"MANIFEST": test_set.name}
-    answer = call(scripts, *(known.get(argument, argument) for argument in arguments))
-    assert answer.returncode == 2
-    assert answer.stderr.startswith("flowsep-eval: ") and answer.stderr.count("\n") == 1
-    assert words in answer.stderr and answer.stdout == ""
+    code, out, err = ended(main, *(known.get(argument, argument) for argument in arguments))
+    assert code == 2
+    assert err.startswith("flowsep-eval: ") and err.count("\n") == 1
+    assert words in err and out == ""
 
 
 def test_audio_is_looked_at_before_anything_is_separated(

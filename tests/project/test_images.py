@@ -5,8 +5,11 @@ from __future__ import annotations
 import configparser
 import fnmatch
 import json
+import os
+import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "Dockerfile"
+ON_LINUX_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 @dataclass
@@ -141,11 +145,67 @@ def test_the_extras_of_a_target_are_those_of_setup_cfg(
     (chosen,) = [text.partition("=")[2] for text in stages[target].all("ARG")]
     assert set(chosen.split(",")) <= extras
     (install,) = [text for text in stages[target].all("RUN") if "pip install" in text]
-    assert install.endswith('"$(ls /wheel/wheels/*.whl)[${EXTRAS}]"')
+    assert install.split(" && ")[0].endswith('"$(ls /wheel/wheels/*.whl)[${EXTRAS}]"')
     assert "from=wheel,source=/,target=/wheel" in install
     assert "--wheel-dir /wheels " in stages["wheel"].all("RUN")[0]
     assert stages["wheel"].all("WORKDIR") == ["/source"]
     assert "/wheel/source/constraints.txt" in install
+
+
+def left_out(stages: dict[str, Stage]) -> list[str]:
+    """Patterns of the paths below the libraries' folder that the image for processors does not keep."""
+    (install,) = [text for text in stages["cpu"].all("RUN") if "pip install" in text]
+    folder, words = install.split(" && ")[1:]
+    assert folder == """cd "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')\""""
+    remove, option, *patterns = words.split()
+    assert (remove, option) == ("rm", "-rf")
+    return patterns
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ON_LINUX_X86, reason="the names of the libraries are those of Linux on x86")
+def test_the_model_runs_without_what_is_left_out(stages: dict[str, Stage], tmp_path: Path) -> None:
+    patterns = left_out(stages)
+    packages = {pattern.partition("/")[0] for pattern in patterns}
+    libraries = tmp_path / "libraries"
+    for package in packages - {"flowsep_ref"}:
+        source = Path(import_module(package).__path__[0])
+        shutil.copytree(source, libraries / package, copy_function=linked)
+        if (source.parent / f"{package}.libs").is_dir():
+            (libraries / f"{package}.libs").symlink_to(source.parent / f"{package}.libs")
+    for pattern in patterns:
+        found = list((ROOT if pattern.startswith("flowsep_ref/") else libraries).glob(pattern))
+        assert found, f"the installed version has no {pattern}"
+        for path in found:
+            if path.is_relative_to(libraries):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for backend in ("openvino", "cpu"):
+        environment = os.environ | {"PYTHONPATH": f"{libraries}:{ROOT / 'runtime'}"}
+        code = (
+            "import numpy, onnxruntime, openvino, sys\n"
+            "for each in (numpy, onnxruntime, openvino):\n"
+            f"    assert each.__file__.startswith({str(libraries)!r})\n"
+            "from flowsep_runtime.app.cli import main\nsys.exit(main())"
+        )
+        command = [sys.executable, "-c", code, str(ROOT / "examples/mix.wav"), "dog barking"]
+        output = tmp_path / f"{backend}.wav"
+        answer = subprocess.run(
+            [*command, "-o", str(output), "--backend", backend],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment,
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert output.stat().st_size > 44
+
+
+def linked(source: str, destination: str) -> None:
+    """A file in a second folder, without a copy if both are on one disk."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copy2(source, destination)
 
 
 def commands(stages: dict[str, Stage]) -> Iterator[list[str]]:

@@ -291,7 +291,7 @@ def test_a_wav_is_sent_while_it_is_computed(serve: Serve, gate: Gate) -> None:
         while len(content) < 1000:
             content += next(pieces)
         wait_for(lambda: gate.steps == 15)
-        assert service.worker.running is not None
+        assert service.worker.running
         gate.open.set()
         content += b"".join(pieces)
     assert soundfile.info(io.BytesIO(content)).frames == 20 * 16000

@@ -92,7 +92,7 @@ def test_a_client_that_goes_away_stops_its_work_within_a_step(serve: Serve, gate
                 "\r\n".join(["POST /v1/separate HTTP/1.1", *headers, "", ""]).encode() + request.read()
             )
             wait_for(lambda: gate.steps == 1)
-        wait_for(lambda: service.worker.running is not None and service.worker.running.is_cancelled)
+        wait_for(lambda: service.worker.running and service.worker.running[0].is_cancelled)
         gate.open.set()
         wait_for(lambda: service.worker.is_idle)
     assert gate.steps == 1
@@ -109,7 +109,7 @@ def test_a_client_that_goes_away_while_its_sound_comes_stops_its_work(serve: Ser
             pieces = answer.iter_bytes(100)  # held: without its reader the answer closes
             assert len(next(pieces)) == 100
             wait_for(lambda: gate.steps == 15)
-        wait_for(lambda: service.worker.running is not None and service.worker.running.is_cancelled)
+        wait_for(lambda: service.worker.running and service.worker.running[0].is_cancelled)
         gate.open.set()
         wait_for(lambda: service.worker.is_idle)
     assert gate.steps == 15

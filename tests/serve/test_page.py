@@ -205,7 +205,7 @@ def test_cancel_stops_the_work_and_leaves_nothing(browser: Browser, serve: Serve
         page.wait_for_selector("#work", state="hidden")
         until(page, "location.hash === ''")
         for _ in range(100):
-            if service.worker.running is None or service.worker.running.is_cancelled:
+            if not service.worker.running or service.worker.running[0].is_cancelled:
                 break
             page.wait_for_timeout(50)
         gate.open.set()

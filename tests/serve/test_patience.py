@@ -227,8 +227,8 @@ def test_a_server_that_ends_breaks_uploads_off_and_says_what_it_waits_for(serve:
         wait_for(lambda: len(told) == 2)
         assert httpx.get(f"{address}{place}/stems/rain.wav").status_code == 200
         wait_for(lambda: not any(thread.name == "flowsep-http" for thread in threading.enumerate()))
-    assert told[0].startswith("The separation that runs is finished")
-    assert told[1].startswith("The result can be fetched for 30 s")
+    assert told[0].startswith("What runs is finished")
+    assert told[1].startswith("The results can be fetched for 30 s")
 
 
 def test_a_job_that_nobody_knows_is_dropped(serve: Serve, gate: Gate) -> None:

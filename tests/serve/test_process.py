@@ -78,8 +78,8 @@ def test_a_terminated_server_finishes_what_runs_and_leaves_nothing(toy_bundle: P
     assert process.returncode == 0
     running, result = err.splitlines()
     at_once = "A second signal (Ctrl-C) ends at once."
-    assert running == f"flowsep-serve: The separation that runs is finished before the end. {at_once}"
-    assert result == f"flowsep-serve: The result can be fetched for 30 s more. {at_once}"
+    assert running == f"flowsep-serve: What runs is finished before the end. {at_once}"
+    assert result == f"flowsep-serve: The results can be fetched for 30 s more. {at_once}"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("flowsep-serve")]
 
 

@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowsep_train.cli import main
+from tests.conftest import Ended
 from tests.train.training import CONFIG, write_sounds
 
 pytestmark = pytest.mark.slow
-
-
-def run(scripts: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    script = scripts / "flowsep-train"
-    return subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +42,7 @@ def run(scripts: Path, *arguments: str | Path) -> subprocess.CompletedProcess[st
 def test_wrong_calls(
     arguments: list[str],
     words: str,
-    scripts: Path,
+    ended: Ended,
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -54,11 +51,11 @@ def test_wrong_calls(
     captions = tmp_path / "captions.tsv"
     captions.write_text("label\tcaption\tuse\ndog\tdog\ttrain\n")
     known = {"CONFIG": data / "configs" / "tiny.yaml", "CAPTIONS": captions}
-    answer = run(scripts, *(known.get(argument, argument) for argument in arguments))
-    assert answer.returncode == 2
-    message = answer.stderr.splitlines()[-1]
+    code, _, err = ended(main, *(known.get(argument, argument) for argument in arguments))
+    assert code == 2
+    message = err.splitlines()[-1]
     assert message.startswith("flowsep-train: ") and words in message
-    assert "Traceback" not in answer.stderr
+    assert "Traceback" not in err
 
 
 def test_a_killed_command_resumes(scripts: Path, tmp_path: Path) -> None:

@@ -63,7 +63,10 @@ def command() -> None:
     help="Flow: share of mixtures that learn the posterior mean, for masks by one evaluation.",
 )
 @click.option(
-    "--masking", type=click.FloatRange(0), default=0.0, help="Flow: weight of the mask's loss on those."
+    "--masking",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Flow: weight of the mask's loss on the mixtures of --mean.",
 )
 @click.option(
     "--complements",
@@ -133,7 +136,7 @@ def fit(
     "--teacher-steps",
     type=click.IntRange(1),
     default=20,
-    help="Steps of the flow as it is, which the few are to end like.",
+    help="Steps of the flow as it is; the few learn to end where these do.",
 )
 @click.option(
     "--mean",

@@ -189,21 +189,30 @@ run_options = _in_order(
     click.option("--batch", type=click.IntRange(1), default=4, help="Pieces in a batch (flow: clips)."),
     click.option("--accumulate", type=click.IntRange(1), default=1, help="Batches for each step."),
     click.option(
-        "--learning-rate", type=click.FloatRange(0, min_open=True), help="Its peak. Default: the part's own."
+        "--learning-rate",
+        type=click.FloatRange(0, min_open=True),
+        help="Peak of the learning rate. Default: the part's own.",
     ),
     click.option(
-        "--precision", help="Lightning's name, such as bf16-mixed or 32-true. Default: the part's own."
+        "--precision",
+        help="Arithmetic, by Lightning's name: bf16-mixed, 32-true, …. Default: the part's own.",
     ),
-    click.option("--devices", default="auto", help="Lightning's: auto, a number, or a list."),
+    click.option("--devices", default="auto", help="Devices, as for Lightning: auto, a number, or a list."),
     click.option("--nodes", type=click.IntRange(1), default=1, help="Number of machines."),
-    click.option("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, …"),
+    click.option("--strategy", default="auto", help="Strategy, as for Lightning: auto, ddp, fsdp, …"),
     click.option("--workers", type=click.IntRange(0), default=1, help="Processes that load data."),
     click.option("--threads", type=click.IntRange(1), help="CPU threads."),
     click.option("--seed", default=0, help="Seed of weights and all random choices."),
     click.option(
-        "--checkpoint-every", type=click.IntRange(1), default=200, help="Steps from one to the next."
+        "--checkpoint-every",
+        type=click.IntRange(1),
+        default=200,
+        help="Steps from one checkpoint to the next.",
     ),
     click.option(
-        "--pictures-every", type=click.IntRange(1), default=500, help="Batches from one to the next."
+        "--pictures-every",
+        type=click.IntRange(1),
+        default=500,
+        help="Batches from one logged picture to the next.",
     ),
 )

@@ -266,7 +266,8 @@ def command(
     for sentence in failures:
         click.echo(f"{PROGRAM}: {one_line(sentence)}", err=True)
     if failures:
-        click.echo(f"{PROGRAM}: {len(failures)} of {len(jobs)} recordings failed.", err=True)
+        if say.several:
+            click.echo(f"{PROGRAM}: {len(failures)} of {len(jobs)} recordings failed.", err=True)
         click.get_current_context().exit(1)
 
 

@@ -61,9 +61,14 @@ class Report:
 
 
 def mark_of(
-    job: Job, queries: Sequence[str], pipeline: Pipeline, options: ResolvedOptions, clip_mode: ClipMode
+    job: Job,
+    queries: Sequence[str],
+    pipeline: Pipeline,
+    options: ResolvedOptions,
+    clip_mode: ClipMode,
+    **former: object,
 ) -> str:
-    """The mark of a job's result for some of its queries."""
+    """The mark of a job's result for some of its queries; `former` are options that were removed since."""
     # sounds that share the mixture depend on each other
     sharing = [query for query, _ in (*job.outputs, *job.done)] if options.kind == "masked" else []
     asked = {
@@ -75,6 +80,7 @@ def mark_of(
         "bundle": [pipeline.manifest.name, pipeline.manifest.provenance.sha256, pipeline.manifest.precision],
         "precision": pipeline.precision,
         "clip_mode": clip_mode,
+        **former,
     }
     return mark(options.kind, asked)
 
@@ -93,7 +99,9 @@ def check_done(
     """
     for query, path in job.done:
         found = mark_at(path)
-        if found is not None and found != mark_of(job, [query], pipeline, options, clip_mode):
+        asked = (job, [query], pipeline, options, clip_mode)
+        # there was an option for several candidates once, of which 1 did what is done now
+        if found is not None and found not in (mark_of(*asked), mark_of(*asked, candidates=1)):
             raise OptionError(
                 f"{shown(path)} is there from a run with other options or queries: choose another output or"
                 " add --force."

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowsep_runtime.app.made import made_by
 from flowsep_runtime.app.naming import BESIDE, MIRRORED, named
 from flowsep_runtime.app.recordings import Recording
 from flowsep_runtime.audio.reading import WHOLE, Span
@@ -102,9 +103,10 @@ def plan(
 ) -> list[Job]:
     """The work to be done, and where its results go.
 
-    Several recordings or queries, or an output folder, make a batch: there, results of an earlier run are
-    left as they are, and a recording that is itself such a result is left out (`*.wav` finds it the second
-    time).
+    Results of an earlier run are left as they are. Several recordings or queries, or an output folder, make a
+    batch: there, every file in a result's place counts as one, and a recording that is itself a result is
+    left out (`*.wav` finds it the second time). Elsewhere only a file with a mark (`made.py`) does, and never
+    `output`: it may be of another recording, which the mark does not tell.
 
     Args:
         recordings: Where the sound comes from.
@@ -149,7 +151,8 @@ def plan(
             continue
         wanted = [(query, places[recording, query]) for query in queries]
         # Results appear whole or not at all, so one that is there is complete.
-        done = [pair for pair in wanted if batch and not force and pair[1].exists()]
+        is_done = Path.exists if batch else made_by
+        done = [pair for pair in wanted if not force and is_done(pair[1])]
         outputs = tuple(pair for pair in wanted if pair not in done)
         makes_folders = folder is not None or name is not None
         jobs.append(Job(source, outputs, tuple(done), removes, span, makes_folders))

@@ -86,7 +86,7 @@ class FullScale:
         if self._waiting is None:
             sentence = (
                 f"{self._name} has {self._beyond} samples beyond full scale (peak {self._peak:.2f}), which "
-                "are clipped: add --clip-mode rescale or float."
+                "are clipped: choose the clip mode rescale or float."
             )
         else:
             sentence = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 
 from flowsep_runtime import AudioError
+from flowsep_runtime.app import file_runs
 from flowsep_runtime.app.made import made_by
 from flowsep_runtime.audio.reading import AudioReader, Span
 from tests.runtime.command import Run, refused
@@ -85,6 +87,33 @@ def test_masks_that_were_not_shared_with_the_other_queries_are_not_called_done(
     assert run(mixture, "rain", "dog", *options, "--force")[0] == 0
     code, out, _ = run(mixture, "dog", "rain", *options)
     assert code == 0 and out.count("done before") == 2
+
+
+def test_one_result_is_done_before_if_its_mark_says_so(run: Run, mixture: Path, toy_bundle: Path) -> None:
+    options = [mixture, "rain", "--bundle", toy_bundle, "--kind", "generated", "--steps", 1]
+    result = mixture.with_name("mix.rain.wav")
+    assert run(*options)[0] == 0
+    before = result.read_bytes()
+    assert run(*options) == (0, f"{result}: done before; --force does it again\n", "")
+    refused(run(*options, "--seed", 1), "is there from a run with other options", code=1)
+    # the name of its own may have been given to another recording's result
+    refused(run(*options, "-o", result), "exists already")
+    assert result.read_bytes() == before
+    shutil.copy(mixture, result)
+    refused(run(*options), "exists already")
+
+
+def test_a_result_from_before_candidates_were_removed_is_done(
+    run: Run, mixture: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [mixture, "rain", "--bundle", toy_bundle, "--steps", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(file_runs, "mark_of", partial(file_runs.mark_of, candidates=1))
+        assert run(*options)[0] == 0
+        former = made_by(mixture.with_name("mix.rain.wav"))
+    assert "done before" in run(*options)[1]
+    assert run(*options, "--force")[0] == 0
+    assert former != made_by(mixture.with_name("mix.rain.wav"))
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".aiff", ".caf", ".rf64"])

@@ -102,7 +102,7 @@ def test_the_command_says_it_and_has_both_ways_out(run: Run, tmp_path: Path, toy
         tmp_path / "out.wav",
     )
     code, _, err = run(*options)
-    assert code == 0 and "samples beyond full scale" in err and "--clip-mode" in err
+    assert code == 0 and "samples beyond full scale" in err and "the clip mode rescale or float" in err
     clipped = soundfile.read(tmp_path / "out.wav")[0]
     code, _, err = run(*options, "--clip-mode", "rescale")
     assert code == 0 and "dB quieter, so that nothing clips" in err

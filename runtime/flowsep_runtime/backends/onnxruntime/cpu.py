@@ -17,7 +17,7 @@ from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.errors import BackendError, shown
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, RunOptions
 
 
 def why_not() -> str | None:
@@ -49,6 +49,7 @@ class OnnxRuntimeCpu:
         self._manifest = manifest
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
+        self._sizes: dict[str, int] = {}  # of the last inputs, in bytes
         self._locks = GraphLocks()
 
     @property
@@ -61,8 +62,13 @@ class OnnxRuntimeCpu:
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         session = self._session(graph)
         names = [output.name for output in self._manifest.graphs[graph].outputs]
+        size = sum(array.nbytes for array in inputs.values())
+        # A session keeps the memory of its largest run. The first smaller one gives it back, so that one
+        # recording of many channels does not fill a server for good.
+        options = self._giving_back() if size < self._sizes.get(graph, 0) else None
+        self._sizes[graph] = size
         try:
-            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            return dict(zip(names, session.run(names, dict(inputs), options), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise BackendError(f"ONNX Runtime failed in graph {graph}: {_first_line(error)}") from error
 
@@ -72,6 +78,11 @@ class OnnxRuntimeCpu:
         if session is not None:
             del session
             give_memory_back()
+
+    def _giving_back(self) -> RunOptions:
+        options = offline.onnxruntime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def _session(self, graph: str) -> InferenceSession:
         with self._locks(graph):
