@@ -133,7 +133,7 @@ def command(
     captions: tuple[Path, ...],
     tensorrt: bool,
     bundle: Path | None,
-    batch: Range,
+    batch: Range | None,
     frames: Range | None,
     builder_level: int,
     workspace: float | None,

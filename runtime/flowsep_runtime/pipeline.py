@@ -32,14 +32,15 @@ from flowsep_runtime.bundle.stores import without_links
 from flowsep_runtime.device_pipeline import (
     Clip,
     ClipResult,
-    Query,
     StageContext,
     StepProgress,
+    loops_of,
     run_on_device,
+    share_of,
 )
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
-from flowsep_runtime.solvers import solver_taking
+from flowsep_runtime.solvers import guided, solver_taking
 from flowsep_runtime.stage_arrays import (
     QueryFeatures,
     floats,
@@ -254,6 +255,7 @@ class Pipeline:
         steps: int,
         solver: str = "euler",
         progress: StepProgress | None = None,
+        guidance: Floats | None = None,
     ) -> Floats:
         """Follows the velocity from noise at t = 0 to a latent at t = 1 (docs/model.md#solver).
 
@@ -263,9 +265,11 @@ class Pipeline:
             steps: Number of steps, at least 1.
             solver: A name of `solvers.SOLVERS`.
             progress: Called with (steps done, steps) after every step.
+            guidance: Scales [B / 2] of `solvers.guided`: the rows of the second half, from the same noise,
+                say what those of the first are led away from. None: every row for itself.
 
         Returns:
-            Latent [B, 8, t, 16], still times `scale_factor`.
+            Latent [B, 8, t, 16], still times `scale_factor`; with guidance the first half of it.
 
         Raises:
             OptionError: If there is no such solver, or it does not take that many steps.
@@ -274,18 +278,21 @@ class Pipeline:
         x = latent_of(noise, self.manifest.model, "noise")
         time_features = self.time_features(method.times(steps))
         mixture, query = self._invariants(len(x), x.shape[2], mixture_latent, text, mask)
-        if isinstance(self.backend, SolverLoop):
+        if isinstance(self.backend, SolverLoop) and guidance is None:
             schedule = Schedule(solver, steps, x, time_features, mixture, query.keys_values, query.mask_bias)
             return self.backend.solve(schedule, progress)
 
         def velocity(x: Floats, k: int) -> Floats:
-            return self.velocity_from(x, time_features[k : k + 1], mixture, query)
+            rows = self.velocity_from(x, time_features[k : k + 1], mixture, query)
+            if guidance is None:
+                return rows
+            return np.tile(guided(rows, guidance[:, None, None, None]), (2, 1, 1, 1))
 
         for done, state in enumerate(method.integrate(velocity, x, steps), 1):
             x = state
             if progress is not None:
                 progress(done, steps)
-        return x
+        return x if guidance is None else x[: len(guidance)]
 
     def decode_latent(self, latent: ArrayLike) -> Floats:
         """Latent [B, 8, T/4, 16], times `scale_factor` -> log-mel [B, T, 64]."""
@@ -303,7 +310,7 @@ class Pipeline:
         progress: StepProgress | None = None,
         stage: StageContext = lambda name: nullcontext(),
     ) -> Floats:
-        """Waveform [B, 160 T + 32] of the target, at 16 kHz and in [-1, 1]: all of `run`."""
+        """Waveforms [R, 160 T + 32] of the targets, at 16 kHz and in [-1, 1]: all of `run`."""
         return self.run(clip, steps, solver, progress, stage, log_mels=False).waveform
 
     def run(
@@ -315,62 +322,50 @@ class Pipeline:
         stage: StageContext = lambda name: nullcontext(),
         vocode: bool = True,
         log_mels: bool = True,
+        largest_loop: int | None = None,
     ) -> ClipResult:
-        """All stages in a row but for the text's: a mixture's waveform to the target's.
+        """All stages but for the text's: mixtures' waveforms to targets, one for each of the clip's rows.
+
+        Every mixture is encoded once. On a device, rows go through one loop as far as its batch allows;
+        elsewhere as many as there are mixtures.
 
         Args:
-            clip: Normalised waveform, noise and text; see there for shapes.
-            steps, solver, progress: As for `solve`.
+            clip: Normalised waveforms, noise and texts; see there for shapes.
+            steps, solver: As for `solve`.
+            progress: Called with (steps done, steps) as all rows together advance.
             stage: `stage(name)` is entered for every stage's work.
             vocode: False to leave the vocoder out.
             log_mels: False to leave the log-mel spectrograms where they are; in the host's memory they are
                 given in any case.
-        """
-        query = clip.text, clip.mask
-        return self.run_each(clip, [query], steps, solver, progress, stage, vocode, log_mels)[0]
-
-    def run_each(
-        self,
-        clip: Clip,
-        queries: Sequence[Query],
-        steps: int,
-        solver: str = "euler",
-        progress: StepProgress | None = None,
-        stage: StageContext = lambda name: nullcontext(),
-        vocode: bool = True,
-        log_mels: bool = True,
-    ) -> list[ClipResult]:
-        """`run` for each of several queries in place of the clip's own; the mixture is encoded once.
-
-        Args:
-            queries: Text and mask of each, with the shapes that a clip's have.
-            clip, steps, solver, progress, stage, vocode, log_mels: As for `run`.
-
-        Returns:
-            A result for each query, in their order.
+            largest_loop: Rows of a loop on a device at most; None: as many as it takes.
         """
         waveform_of(clip.waveform, self.manifest.model)
         solver_taking(solver, steps)
+        backend, pairs = self.backend, 1 if clip.guidance is None else 2
+        most = pairs * len(clip.waveform)
+        if isinstance(backend, DeviceBackend):
+            most = min(backend.loop_batches.most, largest_loop or backend.loop_batches.most)
+        loops = loops_of(clip, most)
         # With low memory every stage's arrays go with its graphs: the next one gets them from the host.
-        if isinstance(self.backend, DeviceBackend) and not self.low_memory:
-            return run_on_device(
-                self.backend, clip, queries, steps, solver, progress, stage, vocode, log_mels
-            )
+        if isinstance(backend, DeviceBackend) and not self.low_memory and (pairs == 1 or backend.guides):
+            return run_on_device(backend, clip, loops, steps, solver, progress, stage, vocode, log_mels)
         with stage("log_mel"):
             mixture = self.log_mel(clip.waveform)
         with stage("encode_mixture"):
             mean, std = self.encode_mixture(mixture)
-            mixture_latent = mean + std * clip.posterior_noise
-        noise = np.repeat(clip.noise, len(mixture_latent) // len(clip.noise), axis=0)
+            heard = mean + std * clip.posterior_noise
         with stage("solve"):
-            latents = [self.solve(noise, mixture_latent, *q, steps, solver, progress) for q in queries]
+            latents = []
+            for number, rows in enumerate(loops):
+                told, given = share_of(progress, number, len(loops)), (rows.text, rows.mask, steps, solver)
+                latents.append(self.solve(rows.noise, heard[rows.mixtures], *given, told, rows.guidance))
         with stage("decode_latent"):
             targets = [self.decode_latent(latent) for latent in latents]
         waveforms = [np.zeros((len(target), 0), np.float32) for target in targets]
         if vocode:
             with stage("vocode"):
                 waveforms = [self.vocode(target) for target in targets]
-        return [ClipResult(mixture, *result) for result in zip(targets, waveforms, strict=True)]
+        return ClipResult(mixture, np.concatenate(targets), np.concatenate(waveforms))
 
     def _invariants(
         self, batch: int, frames: int, mixture_latent: ArrayLike, text: ArrayLike, mask: ArrayLike

@@ -18,11 +18,11 @@ from flowsep_runtime.audio.checks import checked_rate, checked_samples
 from flowsep_runtime.backends import DeviceBackend, Precision
 from flowsep_runtime.bundle.manifest import STAGES
 from flowsep_runtime.checks import whole_number
-from flowsep_runtime.device_pipeline import Clip
+from flowsep_runtime.device_pipeline import Clip, Guidance
 from flowsep_runtime.errors import AudioError, BundleError, QueryError, shown
 from flowsep_runtime.options import OptionFields, Options
 from flowsep_runtime.pipeline import Pipeline
-from flowsep_runtime.separation.run import Progress, Run, largest_batch
+from flowsep_runtime.separation.run import Progress, Run, largest_batch, largest_loop
 from flowsep_runtime.separation.streaming import Parts, parts
 from flowsep_runtime.separation.texts import Texts
 
@@ -132,9 +132,16 @@ class Separator:
         frames = model.clip_frames // model.latent_stride
         latent = (1, model.latent_channels, frames, model.latent_frequencies)
         noise = np.random.default_rng(0).standard_normal(latent, np.float32)
-        waveform = np.zeros((min(channels, largest_batch(self.pipeline)), model.clip_samples), np.float32)
-        clip = Clip(waveform, noise, noise, text, np.asarray(tokens.attention_mask, np.float32))
-        self.pipeline.run(clip, run.options.steps, run.options.solver, vocode=not run.masked)
+        channels = min(channels, largest_batch(self.pipeline))
+        waveform = np.zeros((channels, model.clip_samples), np.float32)
+        mask = np.asarray(tokens.attention_mask, np.float32)
+        together, guidance = largest_loop(self.pipeline), None
+        if run.guided and together > 1:
+            guidance = Guidance(text, mask, np.ones(1, np.float32))
+        rows = np.repeat(np.arange(channels), len(run.sentences)).tolist()
+        clip = Clip(waveform, noise, noise, text, mask, rows, guidance)
+        steps, solver, vocode = run.options.steps, run.options.solver, not run.masked
+        self.pipeline.run(clip, steps, solver, vocode=vocode, largest_loop=together)
 
     def separate(
         self,

@@ -118,6 +118,20 @@ SOLVERS: Mapping[str, Solver] = {
 }
 
 
+def guided(velocity: Floats, scale: Floats | np.float32) -> Floats:
+    """Guidance: `unwanted + scale (wanted - unwanted)`.
+
+    Args:
+        velocity: [2 N, ...], N rows of what is wanted and as many of what is not.
+        scale: A number, or one a row, [N, 1, ...].
+
+    Returns:
+        [N, ...].
+    """
+    wanted, unwanted = np.split(velocity, 2)
+    return unwanted + scale * (wanted - unwanted)
+
+
 def solver_named(name: str) -> Solver:
     """The row of that name.
 

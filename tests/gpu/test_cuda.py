@@ -24,6 +24,7 @@ from flowsep_runtime.backends import BACKENDS, DeviceBackend, SolverLoop, open_b
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP
 from flowsep_runtime.backends.onnxruntime import cuda
+from flowsep_runtime.backends.onnxruntime.bound import OrtArray
 from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, FileEntry, GraphEntry, Manifest, TensorEntry
 from flowsep_runtime.solvers import SOLVERS
 from tests.gpu.conftest import assert_clips_are_equal, clip, normal
@@ -134,13 +135,13 @@ def test_what_comes_down_is_what_was_asked_for(
     given = clip()
     pipeline.generate(given, 2)  # the schedule's times come down once
     down: list[tuple[int, ...]] = []
-    download = cuda.OrtArray.numpy
+    download = OrtArray.numpy
 
     def watched(self: Any) -> Any:
         down.append(self.shape)
         return download(self)
 
-    monkeypatch.setattr(cuda.OrtArray, "numpy", watched)
+    monkeypatch.setattr(OrtArray, "numpy", watched)
     log_mel = (1, pipeline.manifest.model.clip_frames, pipeline.manifest.model.mel_bins)
     waveform = pipeline.generate(given, 2)
     assert down == [waveform.shape]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from flowsep_runtime.caches import read_checked, write_checked
 from tests.export.conftest import run_export
 from tests.gpu.conftest import normal
 from tests.gpu.doubles import VERSIONS, Machine, installed
-from tests.runtime.toy_bundle import MODEL
+from tests.runtime.toy_bundle import MODEL, write_toy_bundle
 
 ONE = Range(1, 1, 1)
 FRAMES = Range(MODEL.clip_frames, MODEL.clip_frames, MODEL.clip_frames)
@@ -134,7 +135,7 @@ def test_a_build_that_stops_goes_on_where_it_stopped(bundle: Path, machine: Mach
         Pipeline.load(bundle, "tensorrt")
     machine.trt.unsupported = set()
     build_engines(bundle, ONE, FRAMES)
-    assert machine.trt.builds == ENGINES and built == ENGINES - 2
+    assert machine.trt.builds == ENGINES and built == ENGINES - 1
     assert not list(bundle.rglob(".*")), "no temporary files"
 
 
@@ -205,12 +206,37 @@ def test_a_bundle_gets_engines_without_its_checkpoint(
     code, out, err = run_export(capsys, monkeypatch, *arguments)
     assert (code, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()[1:9]] == list(verify.checks())
-    assert "11 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
+    assert "12 engines for NVIDIA Double 1, TensorRT 11.4.0.106, batch 1:1:2, 64 frames" in out
     code, out, _ = run_export(capsys, monkeypatch, *arguments, "--json")
     answer = json.loads(out)
     assert code == 0 and answer["machine"]["gpu"] == "NVIDIA Double 1"
     assert answer["stages"]["chain"]["error"]["real_relative"] < 1e-5
     assert machine.trt.builds == ENGINES
+
+
+def test_by_default_a_query_and_its_complement_fit_into_the_loop(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked = replace(MODEL, default_kind="masked", complement="all but {query}")
+    bundle = write_toy_bundle(tmp_path / "masked", model=masked)
+    code, out, _ = run_export(capsys, monkeypatch, "--tensorrt", f"--bundle={bundle}", "--json")
+    answer = json.loads(out)
+    assert code == 0 and set(answer["stages"]) == set(verify.checks()), "verified at one row and at two"
+    folder, engines = build_engines(bundle, ONE, FRAMES, loop_batch=Range(1, 2, 2))
+    assert machine.trt.builds == ENGINES, "that is the default"
+    profiles = {
+        name: [shape[0] for shape in next(iter(header(folder / entry.plan.name)["shapes"].values()))]
+        for name, entry in engines.engines.items()
+    }
+    assert profiles.pop("velocity_time")[0] == 1
+    assert {name for name, rows in profiles.items() if rows == [1, 2, 2]} == {
+        *(CONSTANTS, STEP, "guide", "velocity_text", "decode_latent")
+    }
+    assert {name for name, rows in profiles.items() if rows == [1, 1, 1]} == {
+        *("log_mel", "encode_mixture", "posterior")
+    }
+    code, out, _ = run_export(capsys, monkeypatch, "--tensorrt", f"--bundle={bundle}")
+    assert code == 0 and "batch 1 (1:2:2 in the loop), 64 frames" in out
 
 
 def test_misuse_is_one_sentence(

@@ -16,6 +16,7 @@ import pytest
 from flowsep_runtime import BackendError, OptionError, Pipeline
 from flowsep_runtime.backends import BACKENDS, nvidia_driver, open_backend, open_chosen, why_not
 from flowsep_runtime.backends.onnxruntime import cuda
+from flowsep_runtime.backends.onnxruntime.bound import failure
 from flowsep_runtime.backends.tensorrt import backend as tensorrt_backend
 from flowsep_runtime.bundle.manifest import Manifest
 from tests.gpu.conftest import clip
@@ -142,11 +143,11 @@ def test_the_first_stage_runs_before_the_backend_is_taken(toy: Path, libraries: 
 
 
 def refuses_to_load(path: Path, sizes: Any, options: Any) -> Any:
-    raise cuda.failure("ONNX Runtime cannot load x.onnx", RuntimeError("CUDA failure 35: too old\nmore"))
+    raise failure("ONNX Runtime cannot load x.onnx", RuntimeError("CUDA failure 35: too old\nmore"))
 
 
 def has_no_memory(path: Path, sizes: Any, options: Any) -> Any:
-    raise cuda.failure("ONNX Runtime cannot load x.onnx", RuntimeError("CUDA failure 2: out of memory ; GPU"))
+    raise failure("ONNX Runtime cannot load x.onnx", RuntimeError("CUDA failure 2: out of memory ; GPU"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Script that makes the two graphs of the runtime (`flowsep_runtime.backends.device_graphs`).
+"""Script that makes the small graphs of the runtime (`flowsep_runtime.backends.device_graphs`).
 
 python -m flowsep_export.onnx.device_graphs
 """
@@ -9,14 +9,27 @@ import onnx
 from onnx import TensorProto, helper
 
 from flowsep_export.onnx.convert import OPSET
-from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path, device_graph_shape
+from flowsep_runtime.backends.device_graphs import (
+    DEVICE_GRAPHS,
+    INDICES,
+    device_graph_path,
+    device_graph_shape,
+)
 
 
 def device_graphs() -> dict[str, onnx.ModelProto]:
-    """Both graphs by name."""
+    """The graphs by name."""
     posterior = [
         helper.make_node("Mul", ["std", "noise"], ["deviation"]),
         helper.make_node("Add", ["mean", "deviation"], ["mixture_latent"]),
+    ]
+    pick = [helper.make_node("Gather", ["values", "index"], ["picked"], axis=0)]
+    guide = [
+        helper.make_node("Gather", ["rows", "wanted"], ["towards"], axis=0),
+        helper.make_node("Gather", ["rows", "unwanted"], ["from"], axis=0),
+        helper.make_node("Sub", ["towards", "from"], ["way"]),
+        helper.make_node("Mul", ["way", "scale"], ["farther"]),
+        helper.make_node("Add", ["from", "farther"], ["guided"]),
     ]
     advance = [
         *sum_nodes(),
@@ -26,7 +39,12 @@ def device_graphs() -> dict[str, onnx.ModelProto]:
         helper.make_node("Expand", ["row", "rows"], ["time_features"]),
     ]
     one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
-    return {"posterior": _model("posterior", posterior, []), "advance": _model("advance", advance, [one])}
+    return {
+        "posterior": _model("posterior", posterior, []),
+        "pick": _model("pick", pick, []),
+        "guide": _model("guide", guide, []),
+        "advance": _model("advance", advance, [one]),
+    }
 
 
 def sum_nodes() -> list[onnx.NodeProto]:
@@ -43,7 +61,11 @@ def sum_nodes() -> list[onnx.NodeProto]:
 def _model(name: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> onnx.ModelProto:
     inputs, outputs = (
         [
-            helper.make_tensor_value_info(tensor, TensorProto.FLOAT, device_graph_shape(tensor))
+            helper.make_tensor_value_info(
+                tensor,
+                TensorProto.INT64 if tensor in INDICES else TensorProto.FLOAT,
+                device_graph_shape(tensor),
+            )
             for tensor in tensors
         ]
         for tensors in DEVICE_GRAPHS[name]

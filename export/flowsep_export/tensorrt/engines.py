@@ -21,12 +21,13 @@ from flowsep_export.tensorrt.passes import PASSES, fixed, prepared, prepared_loo
 from flowsep_runtime.backends import why_not
 from flowsep_runtime.backends.axes import Range, axis_ranges
 from flowsep_runtime.backends.device_graphs import DEVICE_GRAPHS, device_graph_path, device_graph_shape
-from flowsep_runtime.backends.loop_parts import engines_of
+from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP, engines_of
 from flowsep_runtime.backends.tensorrt.backend import this_machine
 from flowsep_runtime.backends.tensorrt.cuda_device import Device
 from flowsep_runtime.backends.tensorrt.engines import (
     BACKEND,
     BETWEEN_STAGES,
+    GUIDE,
     SIDECAR,
     EngineEntry,
     EngineSet,
@@ -36,14 +37,24 @@ from flowsep_runtime.backends.tensorrt.engines import (
 )
 from flowsep_runtime.backends.tensorrt.plans import Loader
 from flowsep_runtime.bundle.checksums import sha256_of
-from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest
+from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry, Manifest, ModelEntry
 from flowsep_runtime.caches import read_checked, write_checked, write_whole
 from flowsep_runtime.errors import BackendError, OptionError, shown
 
 TIMING_CACHE = "timings.cache"
 
-#: What runs once for a query or a mixture, whatever the batch of everything else is.
-SERVE_ANY_BATCH = ("encode_text", "velocity_text", "velocity_mixture")
+#: What runs for the rows of the loop; the rest runs for mixtures, or once for a text or a mixture.
+OF_ROWS = (CONSTANTS, STEP, GUIDE, "decode_latent", "vocode")
+
+
+def default_batches(model: ModelEntry) -> tuple[Range, Range]:
+    """The batches to build for where none is asked for: of mixtures, and of rows of the loop.
+
+    A channel at a time; and its query and the complement together where that is what the bundle gives.
+    """
+    one = Range(1, 1, 1)
+    asks_twice = model.default_kind == "masked" and model.complement is not None
+    return one, Range(1, 2, 2) if asks_twice else one
 
 
 def check_shapes(manifest: Manifest, batch: Range, frames: Range) -> None:
@@ -67,6 +78,7 @@ def build_engines(
     level: int = 3,
     workspace: int | None = None,
     progress: Callable[[str, float], None] = lambda doing, done: None,
+    loop_batch: Range | None = None,
 ) -> tuple[Path, EngineSet]:
     """Builds what is missing or was built from something else.
 
@@ -76,6 +88,7 @@ def build_engines(
         level: Of TensorRT's optimisation, 0 to 5.
         workspace: Bytes of device memory for building; None is all of it.
         progress: Called before each piece of work.
+        loop_batch: Rows of the loop to build for, at least those of `batch`; None: those.
 
     Returns:
         The folder of the engines, and what is in it; its errors are not measured yet.
@@ -95,7 +108,10 @@ def build_engines(
         folder = engines_folder(bundle, machine)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return folder, _build(bundle, folder, manifest, machine, batch, frames, settings, progress)
+            empty = EngineSet(
+                machine, manifest.precision, batch, frames, settings.words(), {}, loop_batch=loop_batch
+            )
+            return folder, _build(bundle, folder, manifest, empty, settings, progress)
         except OSError as error:
             raise OptionError(f"{shown(folder)} cannot be written ({error.strerror}).") from None
 
@@ -104,20 +120,18 @@ def _build(
     bundle: Path,
     folder: Path,
     manifest: Manifest,
-    machine: Machine,
-    batch: Range,
-    frames: Range,
+    result: EngineSet,
     settings: BuilderSettings,
     progress: Callable[[str, float], None],
 ) -> EngineSet:
+    """Adds the engines to an empty set."""
     old = _old(folder)
     cache = folder / TIMING_CACHE
     builder, loader = PlanBuilder(settings, read_checked(cache) or b""), Loader()
-    result = EngineSet(machine, manifest.precision, batch, frames, settings.words(), {})
-    graphs = [source for name in (*GRAPHS, *BETWEEN_STAGES) for source in _sources(bundle, manifest, name)]
+    graphs = [source for name in (*BETWEEN_STAGES, *GRAPHS) for source in _sources(bundle, manifest, name)]
     for index, (name, path, digests, inputs, spell) in enumerate(graphs):
-        ranges = graph_ranges(manifest, name, batch, frames)
-        key = _key(machine, settings, digests, inputs, ranges)
+        ranges = graph_ranges(manifest, name, result.batch, result.frames, result.loop_batch)
+        key = _key(result.machine, settings, digests, inputs, ranges)
         entry = old.engines.get(name) if old is not None else None
         if entry is None or entry.key != key:
             progress(f"building {name}", index / len(graphs))
@@ -143,11 +157,19 @@ def _build(
     return result
 
 
-def graph_ranges(manifest: Manifest, name: str, batch: Range, frames: Range) -> dict[str, Range]:
+def graph_ranges(
+    manifest: Manifest, name: str, batch: Range, frames: Range, loop_batch: Range | None = None
+) -> dict[str, Range]:
     """The range of every axis of a graph."""
-    ranges = dict(axis_ranges(manifest, batch, frames))
-    if name in SERVE_ANY_BATCH:
-        ranges["batch"] = Range(1, 1 if name == "encode_text" else batch.best, batch.most)
+    ranges, loop = dict(axis_ranges(manifest, batch, frames)), loop_batch or batch
+    # what runs once for a text or a mixture, whatever the batch of everything else is
+    once = {"encode_text": 1, "velocity_text": loop.best, "velocity_mixture": batch.best}
+    if name in once:
+        ranges["batch"] = Range(1, once[name], loop.most)
+    elif name in OF_ROWS:
+        # a mask needs no vocoder, and without a complement there is a row for each mixture
+        best = batch.best if name == "vocode" else loop.best
+        ranges["batch"] = Range(loop.least, best, loop.most)
     (shifts,) = (tensor.shape[1] for tensor in manifest.graphs["velocity_time"].outputs)
     model = manifest.model
     for axis, size in (

@@ -40,8 +40,8 @@ engine_options = options(
         "--batch",
         callback=parsed_range,
         metavar="N|MIN:OPT:MAX",
-        default="1",
-        help="Batch to build engines for; a fixed one is fastest.",
+        help="Batch to build engines for; a fixed one is fastest.  [default: 1, and 1:2:2 in the "
+        "solver's loop where a query has a complement]",
     ),
     click.option(
         "--frames",
@@ -84,9 +84,11 @@ class Answer:
             click.echo("not verified: the engines were not measured against the reference")
         size = sum(entry.plan.bytes for entry in self.engines.engines.values()) / 1e6
         machine = self.engines.machine
+        loop = "" if self.engines.loop_batch is None else f" ({self.engines.loop_batch} in the loop)"
         click.echo(
             f"{shown(self.folder)}: {len(self.engines.engines)} engines for {machine.gpu}, TensorRT "
-            f"{machine.tensorrt}, batch {self.engines.batch}, {self.engines.frames} frames, {size:.0f} MB"
+            f"{machine.tensorrt}, batch {self.engines.batch}{loop}, {self.engines.frames} frames, "
+            f"{size:.0f} MB"
         )
 
 
@@ -94,7 +96,7 @@ class Answer:
 class EngineRequest:
     """Engines requested by the options."""
 
-    batch: Range
+    batch: Range | None
     frames: Range | None
     level: int
     workspace: float | None  # GiB
@@ -122,12 +124,13 @@ class EngineRequest:
         """
         from flowsep_export.report import export_progress
         from flowsep_export.stage_inputs import read_recording
-        from flowsep_export.tensorrt.engines import build_engines
+        from flowsep_export.tensorrt.engines import build_engines, default_batches
         from flowsep_export.tensorrt.verify import verify_engines
         from flowsep_export.verify import checks, reference_judge
         from flowsep_runtime.bundle.manifest import Manifest
 
         sizes = Manifest.read(bundle).model
+        batch, loop_batch = (self.batch, None) if self.batch else default_batches(sizes)
         frames = self.frames or Range(sizes.clip_frames, sizes.clip_frames, sizes.clip_frames)
         workspace = None if self.workspace is None else int(self.workspace * (1 << 30))
         recording = (
@@ -138,11 +141,12 @@ class EngineRequest:
         with export_progress() as progress:
             folder, engines = build_engines(
                 bundle,
-                self.batch,
+                batch,
                 frames,
                 self.level,
                 workspace,
                 lambda doing, done: progress(doing, 0.8 * done),
+                None if loop_batch == batch else loop_batch,
             )
             if self.is_verified and not engines.stages:
                 names = list(checks())

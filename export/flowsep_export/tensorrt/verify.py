@@ -19,7 +19,6 @@ from flowsep_export.stage_inputs import CHECK_STEPS, QUERY, StageInputs
 from flowsep_export.verify import Case, Judge, bundle_judge, measure, require_tolerance
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import open_backend
-from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.tensorrt.engines import BACKEND, SIDECAR, EngineSet
 from flowsep_runtime.bundle.manifest import Manifest, ModelEntry
 from flowsep_runtime.pipeline import Pipeline
@@ -49,7 +48,7 @@ def verify_engines(
     """
     manifest = Manifest.read(bundle)
     on_cpu = Pipeline(bundle, manifest, open_backend("cpu", bundle, manifest))
-    cases = engine_cases(on_cpu, engines.batch, engines.frames, recording)
+    cases = engine_cases(on_cpu, engines, recording)
     backend = open_backend(BACKEND, bundle, manifest, "fast")
     try:
         on_gpu = Pipeline(bundle, manifest, backend)
@@ -68,53 +67,67 @@ def verify_engines(
     return verified
 
 
-def engine_cases(on_cpu: Pipeline, batch: Range, frames: Range, recording: Floats | None) -> list[Case]:
+def engine_cases(on_cpu: Pipeline, engines: EngineSet, recording: Floats | None) -> list[Case]:
     """Inputs at the preferred shapes, and at the smallest where that is another."""
+    batch, loop, frames = engines.batch, engines.loop_batch or engines.batch, engines.frames
+    best, least = (batch.best, loop.best, frames.best), (batch.least, loop.least, frames.least)
     tokens = Tokenizer(on_cpu.folder, on_cpu.manifest)(QUERY)
     ids, mask = (torch.from_numpy(array.copy()) for array in (tokens.input_ids, tokens.attention_mask))
-    shapes = dict.fromkeys([(batch.best, frames.best), (batch.least, frames.least)])
     cases = [
-        Case("random", _random(on_cpu.manifest.model, ids, mask, rows, length, seed))
-        for seed, (rows, length) in enumerate(shapes, 1)
+        Case("random", _random(on_cpu.manifest.model, ids, mask, *shape, seed))
+        for seed, shape in enumerate(dict.fromkeys([best, least]), 1)
     ]
     if recording is not None:
-        inputs = _recorded(on_cpu, recording, ids, mask, batch.best, frames.best)
+        inputs = _recorded(on_cpu, recording, ids, mask, *best)
         cases.append(Case("recording", inputs))
     return cases
 
 
 def _random(
-    model: ModelEntry, ids: torch.Tensor, mask: torch.Tensor, batch: int, frames: int, seed: int
+    model: ModelEntry,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    batch: int,
+    rows: int,
+    frames: int,
+    seed: int,
 ) -> StageInputs:
+    """Random numbers for a batch of mixtures, one or as many as the loop has rows."""
     rng = torch.Generator().manual_seed(seed)
-    latent = (batch, model.latent_channels, frames // model.latent_stride, model.latent_frequencies)
+    latent = (rows, model.latent_channels, frames // model.latent_stride, model.latent_frequencies)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=rng)
 
-    def log_mel() -> torch.Tensor:
+    def log_mel(batch: int) -> torch.Tensor:
         # log-mels of recordings lie about -5 ± 2.5, with the floor at log(1e-5)
         return (normal(batch, frames, model.mel_bins) * 2.5 - 5.0).clamp(min=float(np.log(1e-5)))
 
     waveform = normal(batch, frames * model.hop_length)
     return StageInputs(
         waveform=float(PEAK) * waveform / waveform.abs().amax(dim=1, keepdim=True),
-        input_ids=ids.repeat(batch, 1),
-        attention_mask=mask.repeat(batch, 1),
-        log_mel=log_mel(),
-        posterior_noise=normal(*latent),
+        input_ids=ids.repeat(rows, 1),
+        attention_mask=mask.repeat(rows, 1),
+        log_mel=log_mel(batch),
+        posterior_noise=normal(batch, *latent[1:]),
         noise=normal(*latent),
         x=normal(*latent),
-        t=torch.rand(batch, generator=rng),
+        t=torch.rand(rows, generator=rng),
         mixture_latent=normal(1, *latent[1:]),
-        text=0.3 * normal(batch, model.text_length, model.text_width),
+        text=0.3 * normal(rows, model.text_length, model.text_width),
         latent=normal(*latent),
-        target_log_mel=log_mel(),
+        target_log_mel=log_mel(rows),
     )
 
 
 def _recorded(
-    on_cpu: Pipeline, recording: Floats, ids: torch.Tensor, mask: torch.Tensor, batch: int, frames: int
+    on_cpu: Pipeline,
+    recording: Floats,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    batch: int,
+    rows: int,
+    frames: int,
 ) -> StageInputs:
     """Every stage's input in the bundle's own separation of a recording, the same in every row."""
     length = frames * on_cpu.manifest.model.hop_length
@@ -129,20 +142,20 @@ def _recorded(
     text = on_cpu.encode_text(ids.numpy(), mask.numpy())
     latent = on_cpu.solve(noise, mixture_latent, text, mask.numpy(), CHECK_STEPS)
 
-    def rows(array: Floats) -> torch.Tensor:
-        return torch.from_numpy(np.repeat(array, batch, axis=0))
+    def times(array: Floats, count: int = rows) -> torch.Tensor:
+        return torch.from_numpy(np.repeat(array, count, axis=0))
 
     return StageInputs(
-        waveform=rows(waveform),
-        input_ids=ids.repeat(batch, 1),
-        attention_mask=mask.repeat(batch, 1),
-        log_mel=rows(log_mel),
-        posterior_noise=rows(posterior_noise),
-        noise=rows(noise),
-        x=rows(0.5 * (noise + latent)),
+        waveform=times(waveform, batch),
+        input_ids=ids.repeat(rows, 1),
+        attention_mask=mask.repeat(rows, 1),
+        log_mel=times(log_mel, batch),
+        posterior_noise=times(posterior_noise, batch),
+        noise=times(noise),
+        x=times(0.5 * (noise + latent)),
         t=torch.full((batch,), 0.5),
         mixture_latent=torch.from_numpy(mixture_latent),
-        text=rows(text),
-        latent=rows(latent),
-        target_log_mel=rows(on_cpu.decode_latent(latent)),
+        text=times(text),
+        latent=times(latent),
+        target_log_mel=times(on_cpu.decode_latent(latent)),
     )

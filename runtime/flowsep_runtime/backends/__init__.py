@@ -8,7 +8,7 @@ whole solver loop itself, such as in one CUDA graph, by being a `SolverLoop` as 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -105,6 +105,14 @@ class DeviceBackend(Protocol):
     def batches(self) -> Range:
         """The batches that it can run."""
 
+    @property
+    def loop_batches(self) -> Range:
+        """The batches of the loop and of all graphs that run for a row of it: text, decoder, vocoder."""
+
+    @property
+    def guides(self) -> bool:
+        """True if `keep_solution` takes guidance."""
+
     def session(self) -> AbstractContextManager[None]:
         """Context with exclusive use of the device; arrays on the device are valid only inside it."""
 
@@ -113,10 +121,29 @@ class DeviceBackend(Protocol):
         to every row. The outputs are valid until the graph runs again."""
 
     def keep_solution(
-        self, solver: str, steps: int, noise: Floats, invariants: Mapping[str, Any]
+        self,
+        solver: str,
+        steps: int,
+        noise: Floats,
+        invariants: Mapping[str, Any],
+        mixtures: Sequence[int] | None = None,
+        guidance: Floats | None = None,
     ) -> ArrayOnDevice:
-        """Solve on the device, like `SolverLoop.solve`; `invariants` are the velocity's inputs that no step
-        changes."""
+        """Solve on the device, like `SolverLoop.solve`.
+
+        Args:
+            solver: A name of `solvers.SOLVERS`.
+            steps: At least 1.
+            noise: [B, 8, t, 16].
+            invariants: The velocity's inputs that no step changes, of batch B.
+            mixtures: For every row, the one of `mixture_features` that it hears; those may then be of
+                another batch. None: each its own.
+            guidance: Scales [B / 2] of `solvers.guided`: rows of the second half, from the same noise, say
+                what those of the first are led away from. None: every row for itself.
+
+        Returns:
+            [B, 8, t, 16]; with guidance the first half of it.
+        """
 
     def synchronize(self) -> None:
         """Waits until all work is done."""

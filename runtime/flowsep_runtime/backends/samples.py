@@ -27,6 +27,8 @@ def sample(name: str, shape: tuple[int, ...], dtype: DTypeLike, random: np.rando
             values = np.broadcast_to(heard, shape)
         case "mask_bias":
             values = np.broadcast_to(np.where(heard, 0, np.finfo(np.float32).min), shape)
+        case "wanted" | "unwanted":  # every array has a first row
+            values = np.zeros(shape)
         case "t":
             values = random.uniform(0, 1, shape)
         case "log_mel":

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends import DeviceBackend
-from flowsep_runtime.device_pipeline import Clip, ClipResult
+from flowsep_runtime.device_pipeline import Clip, ClipResult, Guidance
 from flowsep_runtime.errors import BackendError
 from flowsep_runtime.separation.noise import NoiseTrack
 from flowsep_runtime.separation.queries import EncodedQuery
 from flowsep_runtime.separation.run import Run
 from flowsep_runtime.separation.twins import leaders
 from flowsep_runtime.separation.windows import window_weights
-from flowsep_runtime.solvers import solver_named
+from flowsep_runtime.solvers import guided, solver_named
 from flowsep_runtime.stage_arrays import QueryFeatures
 
 
@@ -94,7 +94,12 @@ class GroupSolver:
     """Log-mel spectrograms of the targets, from the waveforms of windows."""
 
     def __init__(
-        self, run: Run, queries: Sequence[EncodedQuery], negative: EncodedQuery | None, batch: int
+        self,
+        run: Run,
+        queries: Sequence[EncodedQuery],
+        negative: EncodedQuery | None,
+        batch: int,
+        loop_batch: int,
     ) -> None:
         """
         Args:
@@ -102,9 +107,12 @@ class GroupSolver:
             queries: Those that targets are wanted of.
             negative: With a guidance other than 1, the velocity is `unwanted + guidance (wanted - unwanted)`,
                 where `unwanted` answers this query; None with guidance 1.
-            batch: Rows that go through a graph together; twice as many where guidance asks twice.
+            batch: Mixtures that are encoded together.
+            loop_batch: Rows that go through the velocity network, the decoder and the vocoder together; where
+                guidance asks twice, both count.
         """
-        self._run, self._texts, self._negative, self._batch = run, queries, negative, batch
+        self._run, self._texts, self._negative = run, queries, negative
+        self._batch, self._loop_batch = batch, loop_batch
         self._noise = NoiseTrack(run.model, run.options.seed)
         self._queries: list[QueryFeatures] = []
         self._times: Floats | None = None
@@ -141,15 +149,15 @@ class GroupSolver:
             log_mels = np.zeros((*group.sounding.shape, len(self._texts), *size), np.float32)
             waveforms = np.zeros((*log_mels.shape[:3], run.model.clip_samples), np.float32)
             return Solved(log_mels[:, :, 0], log_mels, waveforms if vocode else None)
-        stays_on_device = isinstance(pipeline.backend, DeviceBackend) and self._negative is None
-        if stays_on_device and not joined:
+        is_one_loop = self._negative is None or self._loop_batch > 1
+        if isinstance(pipeline.backend, DeviceBackend) and is_one_loop and not joined:
             return self._solve_on_device(group, vocode)
         with run.stage("log_mel"):
             (mixtures,) = self._in_batches(
-                lambda w: (pipeline.log_mel(w),), group.waveforms[windows, channels]
+                lambda w: (pipeline.log_mel(w),), group.waveforms[windows, channels], self._batch
             )
         with run.stage("encode_mixture"):
-            mean, std = self._in_batches(pipeline.encode_mixture, mixtures)
+            mean, std = self._in_batches(pipeline.encode_mixture, mixtures, self._batch)
         log_mels, past = self._log_mels(group, mean, std, self._past if joined else None)
         self._past = past if joined else None
         if not vocode:
@@ -162,26 +170,44 @@ class GroupSolver:
         run, (start,) = self._run, group.starts
         posterior, noise = self._noise.frames(start, start + run.window)
         sounding = group.waveforms[group.sounding]
-        queries = [(query.text, np.asarray(query.mask, np.float32)) for query in self._texts]
-        batches: list[list[ClipResult]] = []
+        queries = len(self._texts)
+        results: list[ClipResult] = []
         for first in range(0, len(sounding), self._batch):
-            clip = Clip(sounding[first : first + self._batch], posterior, noise, *queries[0])
-            told = (lambda done, steps: run.advance(1)) if first == 0 else None
+            clip = self._clip(sounding[first : first + self._batch], posterior, noise)
+            told = (lambda done, steps: run.advance(queries)) if first == 0 else None
             steps, solver = run.options.steps, run.options.solver
-            batches.append(run.pipeline.run_each(clip, queries, steps, solver, told, run.stage, vocode))
-        mixtures = np.concatenate([results[0].mixture for results in batches])
-        log_mels = np.concatenate([np.stack([r.log_mel for r in results], axis=1) for results in batches])
+            results.append(
+                run.pipeline.run(clip, steps, solver, told, run.stage, vocode, largest_loop=self._loop_batch)
+            )
+        mixtures = np.concatenate([result.mixture for result in results])
+        log_mels = np.concatenate([result.log_mel for result in results])
+        log_mels = log_mels.reshape(len(mixtures), queries, *log_mels.shape[1:])
         self.check(log_mels)
         if not vocode:
             return Solved(group.spread(mixtures), group.spread(log_mels), None)
-        vocoded = np.concatenate([np.stack([r.waveform for r in results], axis=1) for results in batches])
+        vocoded = np.concatenate([result.waveform for result in results])
+        vocoded = vocoded.reshape(len(mixtures), queries, -1)
         self.check(vocoded)
         return Solved(group.spread(mixtures), group.spread(log_mels), group.spread(vocoded))
+
+    def _clip(self, waveform: Floats, posterior: Floats, noise: Floats) -> Clip:
+        """Mixtures [M, S], a row for every query of each."""
+        mixtures, texts = len(waveform), len(self._texts)
+        text = np.concatenate([query.text for query in self._texts] * mixtures)
+        mask = np.concatenate([query.mask for query in self._texts] * mixtures).astype(np.float32)
+        guidance = None
+        if self._negative is not None:
+            scale = np.array([self._run.options.guidance], np.float32)
+            guidance = Guidance(self._negative.text, self._negative.mask.astype(np.float32), scale)
+        rows = np.repeat(np.arange(mixtures), texts).tolist()
+        return Clip(waveform, posterior, noise, text, mask, rows, guidance)
 
     def vocode(self, log_mels: Floats) -> Floats:
         """Log-mel spectrograms [R, T, 64] -> waveforms [R, 160 T + 32]."""
         with self._run.stage("vocode"):
-            (waveforms,) = self._in_batches(lambda m: (self._run.pipeline.vocode(m),), log_mels)
+            (waveforms,) = self._in_batches(
+                lambda m: (self._run.pipeline.vocode(m),), log_mels, self._loop_batch
+            )
         self.check(waveforms)
         return waveforms
 
@@ -211,7 +237,9 @@ class GroupSolver:
                 run.advance(len(group.starts) * queries)
         solved = np.stack([x[row.track, :, row.begin : row.begin + frames] for row in rows])
         with run.stage("decode_latent"):
-            (decoded,) = self._in_batches(lambda z: (run.pipeline.decode_latent(z),), solved)
+            (decoded,) = self._in_batches(
+                lambda z: (run.pipeline.decode_latent(z),), solved, self._loop_batch
+            )
         self.check(decoded)
         return decoded.reshape(len(windows), queries, *decoded.shape[1:]), velocity.past(end)
 
@@ -225,8 +253,8 @@ class GroupSolver:
             self._queries = [
                 pipeline.query_features(query.text, np.asarray(query.mask, np.float32)) for query in asked
             ]
-        (features,) = self._in_batches(lambda z: (pipeline.mixture_features(z),), latents)
-        together = max(1, self._batch // (1 if self._negative is None else 2))
+        (features,) = self._in_batches(lambda z: (pipeline.mixture_features(z),), latents, self._batch)
+        together = max(1, self._loop_batch // (1 if self._negative is None else 2))
         chunks = [
             _Chunk(
                 rows[first : first + together],
@@ -236,10 +264,12 @@ class GroupSolver:
             for first in range(0, len(rows), together)
         ]
         unwanted = None if self._negative is None else self._queries[-1]
-        return _Velocity(run, chunks, self._times, unwanted, self._batch, noise, begin, past)
+        return _Velocity(run, chunks, self._times, unwanted, self._loop_batch, noise, begin, past)
 
-    def _in_batches(self, work: Callable[[Floats], tuple[Floats, ...]], rows: Floats) -> tuple[Floats, ...]:
-        pieces = [work(rows[first : first + self._batch]) for first in range(0, len(rows), self._batch)]
+    def _in_batches(
+        self, work: Callable[[Floats], tuple[Floats, ...]], rows: Floats, batch: int
+    ) -> tuple[Floats, ...]:
+        pieces = [work(rows[first : first + batch]) for first in range(0, len(rows), batch)]
         return tuple(np.concatenate(outputs) for outputs in zip(*pieces, strict=True))
 
     def check(self, numbers: Floats) -> None:
@@ -323,11 +353,11 @@ class _Velocity:
         if 2 * len(x) <= self._batch:
             both = _stacked([chunk.queries, unwanted])
             features = np.concatenate([chunk.mixture_features] * 2)
-            wanted_v, unwanted_v = np.split(self._run(np.concatenate([x, x]), features, both, k), 2)
+            velocities = self._run(np.concatenate([x, x]), features, both, k)
         else:
-            wanted_v = self._run(x, chunk.mixture_features, chunk.queries, k)
-            unwanted_v = self._run(x, chunk.mixture_features, unwanted, k)
-        return unwanted_v + self._guidance * (wanted_v - unwanted_v)
+            asked = (self._run(x, chunk.mixture_features, q, k) for q in (chunk.queries, unwanted))
+            velocities = np.concatenate(list(asked))
+        return guided(velocities, self._guidance)
 
     def _run(self, x: Floats, mixture_features: Floats, queries: QueryFeatures, k: int) -> Floats:
         return self._pipeline.velocity_from(x, self._times[k : k + 1], mixture_features, queries)

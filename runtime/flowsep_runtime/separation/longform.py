@@ -23,7 +23,7 @@ from flowsep_runtime.backends import DeviceBackend
 from flowsep_runtime.separation.averaging import WindowMean
 from flowsep_runtime.separation.joint import Group, GroupSolver, Solved
 from flowsep_runtime.separation.levels import LevelCurves, Window, curves, level_of
-from flowsep_runtime.separation.run import Run, largest_batch
+from flowsep_runtime.separation.run import Run, largest_batch, largest_loop
 from flowsep_runtime.separation.shares import shares
 from flowsep_runtime.separation.vocoding import ChunkedVocoder
 from flowsep_runtime.separation.windows import Weights, next_start, window_weights
@@ -57,12 +57,12 @@ class LongForm:
         """
         self._run, self._model, self._frame = run, run.model, run.frame
         sentences, negative = run.encode_queries()
-        batch = largest_batch(run.pipeline)
+        batch, loop_batch = largest_batch(run.pipeline), largest_loop(run.pipeline)
         if not isinstance(run.pipeline.backend, DeviceBackend):
             # Nothing is quicker on a processor for being done together, but memory grows with it.
-            batch = min(batch, channels * len(sentences) * (2 if run.guided else 1))
+            batch = loop_batch = min(batch, channels * len(sentences) * (2 if run.guided else 1))
         self._tracks = (channels, len(run.queries))
-        self._solver = GroupSolver(run, sentences, negative, batch)
+        self._solver = GroupSolver(run, sentences, negative, batch, loop_batch)
         self._windows: list[Window] = []
         #: True if a window held more than silence so far.
         self.heard = False

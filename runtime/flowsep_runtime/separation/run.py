@@ -28,9 +28,17 @@ Progress = Callable[[int, "int | None"], None]
 
 
 def largest_batch(pipeline: Pipeline) -> int:
-    """Rows that go through a graph together at most."""
+    """Mixtures that go through a graph together at most."""
     backend = pipeline.backend
-    return min(LARGEST_BATCH, backend.batches.most) if isinstance(backend, DeviceBackend) else LARGEST_BATCH
+    most = backend.batches.most if isinstance(backend, DeviceBackend) else LARGEST_BATCH
+    return min(LARGEST_BATCH, most)
+
+
+def largest_loop(pipeline: Pipeline) -> int:
+    """Rows that go through the velocity network, the decoder and the vocoder together at most."""
+    backend = pipeline.backend
+    most = backend.loop_batches.most if isinstance(backend, DeviceBackend) else LARGEST_BATCH
+    return min(LARGEST_BATCH, most)
 
 
 @dataclass

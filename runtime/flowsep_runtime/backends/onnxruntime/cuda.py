@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
@@ -22,8 +22,10 @@ import numpy as np
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import Arithmetic, Schedule, offline, refuse_half
 from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.device_graphs import guide_inputs
 from flowsep_runtime.backends.loop_parts import CONSTANTS, STEP, parts_of
 from flowsep_runtime.backends.nvidia_driver import free_bytes, why_no_driver, why_too_full
+from flowsep_runtime.backends.onnxruntime.bound import Bound, OrtArray, failure
 from flowsep_runtime.backends.onnxruntime.cuda_libraries import (
     keeps_captures,
     missing_library,
@@ -41,8 +43,6 @@ FATAL = 4  # of ONNX Runtime's severities
 PROVIDER, DEVICE = "CUDAExecutionProvider", "cuda"
 OPTIONS_VARIABLE = "FLOWSEP_CUDA_OPTIONS"  # provider options to measure with: "prefer_nhwc=1,use_tf32=0"
 BATCHES = Range(1, 1, 64)
-#: Words of ONNX Runtime's allocator and of CUDA.
-OUT_OF_MEMORY = ("out of memory", "Failed to allocate memory", "ALLOC_FAILED")
 
 
 def why_not() -> str | None:
@@ -79,23 +79,6 @@ def open(
     return backend
 
 
-class OrtArray:
-    """An array in the memory of ONNX Runtime's device, until the graph that made it runs again."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape, as in numpy."""
-        return tuple(self.value.shape())
-
-    def numpy(self) -> Array:
-        """A copy on the host."""
-        # numpy() gives a view where the host can see the memory, and the next run would write into it
-        return np.array(self.value.numpy())
-
-
 class _OfSchedule(NamedTuple):
     """Data of a solver's evaluations: the time features, on the host and one row each on the device, and the
     weights."""
@@ -109,7 +92,8 @@ class OnnxRuntimeCuda:
     """Sessions by graph and sizes, bindings by session and addresses."""
 
     name = "cuda"
-    batches = BATCHES
+    batches = loop_batches = BATCHES
+    guides = True
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._folder = folder
@@ -118,7 +102,7 @@ class OnnxRuntimeCuda:
         self._lock = threading.RLock()
         self._sessions: dict[tuple[Any, ...], InferenceSession] = {}
         self._arrays: dict[tuple[Any, ...], OrtArray] = {}
-        self._bindings: dict[tuple[Any, ...], _Binding] = {}
+        self._bindings: dict[tuple[Any, ...], Bound] = {}
         self._numbers = count(1)  # of captured runs
         self._schedules: dict[tuple[str, int], _OfSchedule] = {}
         # ONNX Runtime keeps its handles and what it has captured for each thread: all work is one thread's
@@ -188,7 +172,7 @@ class OnnxRuntimeCuda:
         }
         with self.session():
             return self.keep_solution(
-                schedule.solver, schedule.steps, schedule.x, invariants, progress
+                schedule.solver, schedule.steps, schedule.x, invariants, progress=progress
             ).numpy()
 
     def keep_solution(
@@ -197,9 +181,11 @@ class OnnxRuntimeCuda:
         steps: int,
         noise: Floats,
         invariants: Mapping[str, Array | OrtArray],
+        mixtures: Sequence[int] | None = None,
+        guidance: Floats | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> OrtArray:
-        """The solver's loop on the device.
+        """The solver's loop on the device; see `DeviceBackend`.
 
         Where the bundle has the velocity graph in two parts, the loop repeats the second alone.
 
@@ -209,6 +195,9 @@ class OnnxRuntimeCuda:
         method = solver_named(solver)
         schedule = self._of_schedule(solver, steps)
         graph = "velocity"
+        heard = invariants["mixture_features"]
+        if mixtures is not None and list(mixtures) != list(range(heard.shape[0])):
+            invariants = {**invariants, "mixture_features": self._picked(heard, mixtures)}
         if STEP in self._manifest.variants.get(self.name, {}):
             graph, invariants = STEP, self.keep(CONSTANTS, invariants)
         row = schedule.rows[0].shape
@@ -224,6 +213,14 @@ class OnnxRuntimeCuda:
         velocities = [
             self._array((*scope, name), noise.shape, floats) for name in ("velocity", "other velocity")
         ]
+        guide: dict[str, OrtArray] = {}
+        guided: list[OrtArray] = []
+        if guidance is not None:
+            given = guide_inputs(guidance)
+            pairs = {"rows": noise.shape} | {name: array.shape for name, array in given.items()}
+            guide_sizes = self._shapes.sizes("guide", pairs, noise.shape[0])
+            guide = {name: self._put("guide", name, guide_sizes, array) for name, array in given.items()}
+            guided = [self._array((*scope, name), noise.shape, floats) for name in ("guided", "other guided")]
         before = self._array((*scope, "zeros"), noise.shape, floats)  # nothing writes there
         times = self._array((*scope, "times"), shapes["time_features"], floats)
         times.value.update_inplace(np.repeat(schedule.features[:1], noise.shape[0], axis=0))
@@ -237,6 +234,9 @@ class OnnxRuntimeCuda:
             x, next_x = states if k % 2 == 0 else states[::-1]
             velocity = velocities[k % 2]
             self._bind(graph, sizes, {"x": x, "time_features": times, **fixed}, {"velocity": velocity}).run()
+            if guide:
+                asked, velocity = {"rows": velocity, **guide}, guided[k % 2]
+                self._bind("guide", guide_sizes, asked, {"guided": velocity}).run()
             advance = {"x": x, "velocity": velocity, "before": before, "weights": schedule.weights[k]}
             advance["row"] = schedule.rows[min(k + 1, evaluations - 1)]
             self._bind("advance", advance_sizes, advance, {"next_x": next_x, "time_features": times}).run()
@@ -244,7 +244,11 @@ class OnnxRuntimeCuda:
             done, rest = divmod((k + 1) * steps, evaluations)
             if progress is not None and not rest:
                 progress(done, steps)
-        return states[evaluations % 2]
+        solution = states[evaluations % 2]
+        return solution if guidance is None else self._picked(solution, range(len(guidance)))
+
+    def _picked(self, values: Array | OrtArray, rows: Sequence[int]) -> OrtArray:
+        return self.keep("pick", {"values": values, "index": np.asarray(rows, np.int64)})["picked"]
 
     def _of_schedule(self, solver: str, steps: int) -> _OfSchedule:
         key = (solver, steps)
@@ -280,13 +284,13 @@ class OnnxRuntimeCuda:
         sizes: Mapping[str, int],
         inputs: Mapping[str, OrtArray],
         outputs: Mapping[str, OrtArray],
-    ) -> _Binding:
+    ) -> Bound:
         arrays = {**inputs, **outputs}
         key = (graph, *sizes.items(), *((name, id(array)) for name, array in sorted(arrays.items())))
         if key not in self._bindings:
             session = self._session(graph, sizes)
             number = next(self._numbers)
-            self._bindings[key] = _Binding(graph, session, self._worker, inputs, outputs, number)
+            self._bindings[key] = Bound(graph, session, self._worker, inputs, outputs, number)
         return self._bindings[key]
 
     def _session(self, graph: str, sizes: Mapping[str, int]) -> InferenceSession:
@@ -348,45 +352,3 @@ def open_session(path: Path, sizes: Mapping[str, int], options: Mapping[str, str
             f"ONNX Runtime would run {shown(path)} on the CPU: its CUDA provider did not load."
         )
     return session
-
-
-class _Binding:
-    """A session bound to addresses, which a captured run has in it."""
-
-    def __init__(
-        self,
-        graph: str,
-        session: InferenceSession,
-        worker: Executor,
-        inputs: Mapping[str, OrtArray],
-        outputs: Mapping[str, OrtArray],
-        number: int,
-    ) -> None:
-        onnxruntime = offline.onnxruntime()
-
-        self._graph = graph
-        self._session = session
-        self._worker = worker
-        self._arrays = (inputs, outputs)  # must live as long as their addresses are used
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(number))
-        self._binding = session.io_binding()
-        for name, array in inputs.items():
-            self._binding.bind_ortvalue_input(name, array.value)
-        for name, array in outputs.items():
-            self._binding.bind_ortvalue_output(name, array.value)
-
-    def run(self) -> None:
-        """Runs it to the end."""
-        try:
-            self._worker.submit(self._session.run_with_iobinding, self._binding, self._options).result()
-        except Exception as error:
-            raise failure(f"ONNX Runtime failed in graph {self._graph}", error) from error
-
-
-def failure(what: str, error: Exception) -> BackendError:
-    """One sentence about a failure, with the first line of ONNX Runtime's own words."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if any(sign in str(error) for sign in OUT_OF_MEMORY):
-        return BackendError(f"The GPU has not enough memory ({what}): close what else uses it.")
-    return BackendError(f"{what}: {said}")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,17 @@ from typing import TYPE_CHECKING, Any
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import Arithmetic, Schedule, refuse_half
 from flowsep_runtime.backends.axes import Range
+from flowsep_runtime.backends.device_graphs import guide_inputs
 from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP, engines_of
 from flowsep_runtime.backends.nvidia_driver import why_too_full
 from flowsep_runtime.backends.tensorrt.cuda_device import Buffer, Device, DeviceArray, why_no_device
-from flowsep_runtime.backends.tensorrt.engines import BETWEEN_STAGES, EngineSet, Machine, find_engines
+from flowsep_runtime.backends.tensorrt.engines import (
+    BETWEEN_STAGES,
+    GUIDE,
+    EngineSet,
+    Machine,
+    find_engines,
+)
 from flowsep_runtime.backends.tensorrt.loop import Loop
 from flowsep_runtime.backends.tensorrt.plans import Bound, Loader, Values
 from flowsep_runtime.bundle.manifest import Manifest
@@ -131,6 +139,16 @@ class TensorRt:
         """The batches that the engines were built for."""
         return self._set.batch
 
+    @property
+    def loop_batches(self) -> Range:
+        """The same for those of the loop."""
+        return self._set.loop_batch or self._set.batch
+
+    @property
+    def guides(self) -> bool:
+        """False for engines that were built before there was guidance in the loop."""
+        return GUIDE in self._set.engines
+
     @contextmanager
     def session(self) -> Iterator[None]:
         """Alone with the device: what `keep` gives is valid to its end."""
@@ -201,18 +219,17 @@ class TensorRt:
         return answer
 
     def keep_solution(
-        self, solver: str, steps: int, noise: Floats, invariants: Mapping[str, Values]
+        self,
+        solver: str,
+        steps: int,
+        noise: Floats,
+        invariants: Mapping[str, Values],
+        mixtures: Sequence[int] | None = None,
+        guidance: Floats | None = None,
     ) -> DeviceArray:
-        """The solver's loop in device memory, inside a `session`.
+        """The solver's loop in device memory, inside a `session`; see `DeviceBackend`.
 
-        Args:
-            solver: A name of `solvers.SOLVERS`.
-            steps: At least 1.
-            noise: [B, 8, t, 16].
-            invariants: The other inputs of the velocity graph but for the times, each of batch B or 1.
-
-        Returns:
-            The solution, valid until the next loop or run of the velocity graph.
+        What is given is valid until the next loop or run of the velocity graph.
         """
         method = solver_named(solver)
         batch = noise.shape[0]
@@ -220,7 +237,13 @@ class TensorRt:
             "x": noise.shape,
             **{name: (batch, *values.shape[1:]) for name, values in invariants.items()},
         }
-        key = (solver, steps, *_key(shapes))
+        guide: Bound | None = None
+        if guidance is not None:
+            pairs = guide_inputs(guidance)
+            guide = self._bind(GUIDE, {"rows": noise.shape} | {name: a.shape for name, a in pairs.items()})
+            for name, array in pairs.items():
+                guide.put(name, array)
+        key = (solver, steps, guide is not None, *_key(shapes))
         is_new = key not in self._loops
         if is_new:
             rows = self.keep("velocity_time", {"t": method.times(steps)})["time_features"]
@@ -229,11 +252,13 @@ class TensorRt:
             sides = self._step(shapes, constants), self._step(shapes, constants, is_second=True)
             while len(self._loops) >= LOOPS:
                 self._loops.pop(next(iter(self._loops))).release()
-            self._loops[key] = Loop(self._device, constants, sides, rows, method.weights(steps))
+            self._loops[key] = Loop(self._device, constants, sides, rows, method.weights(steps), guide)
         loop = self._loops[key] = self._loops.pop(key)  # the last used comes last
-        solution = loop.run(method.start(noise), invariants)
+        solution = loop.run(method.start(noise), invariants, mixtures)
         if is_new and not (loop.is_captured or loop.is_long):
             self._warn("the solver's loop")
+        if guidance is not None:
+            return replace(solution, shape=(len(guidance), *solution.shape[1:]))
         return solution
 
     def _constants(self, shapes: Mapping[str, tuple[int, ...]]) -> Bound:

@@ -24,8 +24,9 @@ from flowsep_runtime.errors import BackendError, OptionError, shown
 FORMAT = 2  # since 2 the engine of a step gives the next state
 SIDECAR = "engines.json"
 BACKEND = "tensorrt"  # the name of the backend, and of its variants in a manifest
+GUIDE = "guide"
 #: Graphs of no bundle that have an engine (`device_graphs.py`).
-BETWEEN_STAGES = ("posterior",)
+BETWEEN_STAGES = ("posterior", GUIDE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ class EngineSet:
     """`engines.json`.
 
     Attributes:
+        loop_batch: Of the loop and of all that runs for a row of it; None: as `batch`.
         stages: Errors measured on this GPU; empty if they were not.
     """
 
@@ -69,6 +71,7 @@ class EngineSet:
     settings: dict[str, str]  # of the builder, for people; every engine's key depends on them
     engines: dict[str, EngineEntry]
     stages: dict[str, StageEntry] = dataclasses.field(default_factory=dict)
+    loop_batch: Range | None = None
     format: int = FORMAT
 
     @property

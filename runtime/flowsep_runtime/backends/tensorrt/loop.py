@@ -7,7 +7,7 @@ steps, and a graph of N of them needs no more of TensorRT than N runs at one of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.backends.tensorrt.cuda_device import Captured, Device, DeviceArray
@@ -27,6 +27,8 @@ class Loop:
             other gives.
         rows: The time features of every evaluation [N, E].
         weights: Of `Solver.weights` [N, 2].
+        guide: Guides the next state, and so the velocity: a sum of states whose weights add up to 1 is that
+            of their velocities. None: every row for itself.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Loop:
         sides: tuple[Bound, Bound],
         rows: DeviceArray,
         weights: Floats,
+        guide: Bound | None = None,
     ) -> None:
         self._device = device
         self._constants = constants
         self._sides = sides
+        self._guide = guide
         self._evaluations = len(weights)
         x = sides[0].arrays["x"]
         self._start = DeviceArray(device.allocate(x.nbytes), x.shape, x.dtype)
@@ -55,11 +59,16 @@ class Loop:
         """True if it runs as one graph."""
         return self._graph is not None
 
-    def run(self, start: Values, invariants: Mapping[str, Values]) -> DeviceArray:
+    def run(
+        self, start: Values, invariants: Mapping[str, Values], mixtures: Sequence[int] | None
+    ) -> DeviceArray:
         """Solve from a state [B, 8, t, 16]. The solution stays until the velocity engine runs again;
-        `invariants` are the inputs of the velocity that no step changes."""
+        `invariants` are the inputs of the velocity that no step changes, `mixtures` the rows of
+        `mixture_features` that go to each row."""
         put(self._device, self._start, start)
-        self._constants.run(invariants)
+        for name, values in invariants.items():
+            self._constants.put(name, values, mixtures if name == "mixture_features" else None)
+        self._constants.launch()
         if not self._is_tried:
             self._is_tried = True
             self._graph = self._captured()
@@ -73,7 +82,8 @@ class Loop:
         # whatever a step leaves for the next: a lost step could pass on what the run before left there
         passed_on = [array for side in self._sides for array in side.outputs.values()]
         graph = captured(self._device, lambda: self._enqueue(Bound.enqueue), passed_on)
-        if graph is not None and graph.nodes < self._evaluations * self._sides[0].nodes:
+        of_a_step = self._sides[0].nodes + (0 if self._guide is None else self._guide.nodes)
+        if graph is not None and graph.nodes < self._evaluations * of_a_step:
             self._device.discard(graph)
             return None
         return graph
@@ -85,7 +95,12 @@ class Loop:
         for k in range(self._evaluations):
             put(self._device, first["time_features"], _row(self._rows, k, (1, self._rows.shape[1])))
             put(self._device, first["weights"], _row(self._weights, k, (2,)))
-            work(self._sides[k % 2])
+            side = self._sides[k % 2]
+            work(side)
+            if self._guide is not None:
+                put(self._device, self._guide.arrays["rows"], side.outputs["next_x"])
+                work(self._guide)
+                put(self._device, side.outputs["next_x"], self._guide.outputs["guided"])
 
     def release(self) -> None:
         """Frees its buffers and its captured graph; it cannot be used again."""

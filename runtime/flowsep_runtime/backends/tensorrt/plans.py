@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -183,24 +183,35 @@ class Bound:
             self._device.free(buffer)
         self._own.clear()
 
-    def put(self, tensor: str, values: Values) -> None:
-        """Enqueues a copy into an input's buffer; values of batch 1 go to every row."""
-        put(self._device, self.arrays[tensor], values)
+    def put(self, tensor: str, values: Values, rows: Sequence[int] | None = None) -> None:
+        """Enqueues a copy into an input's buffer, like `put`."""
+        put(self._device, self.arrays[tensor], values, rows)
 
 
-def put(device: Device, target: DeviceArray, values: Values) -> None:
-    """Enqueues a copy into an array; values whose first axis is 1 are repeated along it."""
+def put(device: Device, target: DeviceArray, values: Values, rows: Sequence[int] | None = None) -> None:
+    """Enqueues a copy into an array.
+
+    Args:
+        device: Where it is.
+        target: [N, ...].
+        values: [M, ...].
+        rows: Those of `values` that go there, N of them; None: all, or the only one to every row.
+    """
     if values.dtype != target.dtype or values.shape[1:] != target.shape[1:]:
         raise ValueError(f"{values.dtype} {values.shape} does not go into {target.dtype} {target.shape}")
-    repeats = 1 if values.shape[0] == target.shape[0] else target.shape[0]
-    if repeats != 1 and values.shape[0] != 1:
-        raise ValueError(f"batch {values.shape[0]} does not go into {target.shape[0]}")
-    if isinstance(values, DeviceArray):
-        for row in range(repeats):
-            offset = row * values.nbytes
-            device.copy(target.buffer.pointer + offset, values.buffer.pointer, values.nbytes)
+    count, given = target.shape[0], values.shape[0]
+    if rows is None:
+        rows = range(count) if given == count else [0] * count
+        if given not in (1, count):
+            raise ValueError(f"batch {given} does not go into {count}")
+    if not isinstance(values, DeviceArray):
+        target.buffer.upload(values[list(rows)])
+    elif list(rows) == list(range(given)):
+        device.copy(target.buffer.pointer, values.buffer.pointer, values.nbytes)
     else:
-        target.buffer.upload(np.ascontiguousarray(np.broadcast_to(values, target.shape)))
+        width = values.nbytes // given
+        for place, row in enumerate(rows):
+            device.copy(target.buffer.pointer + place * width, values.buffer.pointer + row * width, width)
 
 
 def captured(device: Device, run: Callable[[], None], outputs: list[DeviceArray]) -> Captured | None:
