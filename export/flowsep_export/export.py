@@ -21,6 +21,7 @@ from flowsep_export.bundle import new_bundle
 from flowsep_export.errors import ExportError
 from flowsep_export.graphs import VARIANTS, Graph, TensorSpec, graphs, vocoder_tail
 from flowsep_export.onnx import convert as onnx_export
+from flowsep_export.onnx.cpu_variant import write_for_cpu
 from flowsep_export.onnx.cuda_variant import pad_as_before, rewrite_for_cuda
 from flowsep_export.onnx.loop_parts import named_axes, split_loop
 from flowsep_export.precision import halve, mixed_nodes
@@ -180,10 +181,9 @@ def _write_variants(
             shared = onnx_export.share_weights(folder, entry.files, exported[name].files)
             entries[name] = replace(entry, files=shared)
         variants[backend] = entries
-    if any(
-        weight.dtype == torch.float16 for weight in model.unet.parameters()
-    ):  # the first ones stay float32
+    if any(weight.dtype == torch.float16 for weight in model.unet.parameters()):  # the first stay float32
         variants["cuda"] = _cuda_loop(folder, exported["velocity"])
+    variants["cpu"] = write_for_cpu(folder, exported)
     return variants
 
 

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.cost.operators import count
-from flowsep_export.onnx.attention import soften_in_half
-from flowsep_export.onnx.cuda_variant import ATTENTION, fuse_attention, pad_as_before
+from flowsep_export.onnx.attention import ATTENTION, fuse_attention, soften_in_half
+from flowsep_export.onnx.cuda_variant import pad_as_before
 from flowsep_export.onnx.editing import MICROSOFT
 from flowsep_runtime.backends.loop_parts import CONSTANTS, INVARIANTS, STEP
 from flowsep_runtime.bundle.manifest import GraphEntry, Manifest
@@ -80,6 +80,8 @@ def run(model: onnx.ModelProto) -> Any:
     onnx.checker.check_model(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).standard_normal((2, TOKENS, WIDTH)).astype(np.float16)
+    if model.graph.input[0].type.tensor_type.elem_type == FLOAT:
+        x = x.astype(np.float32)
     return session.run(None, {"x": x})[0].astype(np.float32)
 
 
@@ -119,12 +121,15 @@ def other_heads(model: onnx.ModelProto) -> None:
     node.input[1] = "fewer"
 
 
-@pytest.mark.parametrize(
-    "model",
-    [attention(FLOAT), attention(biased=True), attention(scale=False)],
-    ids=["float", "bias", "plain"],
-)
-def test_attention_in_float32_or_with_a_bias_stays(model: onnx.ModelProto) -> None:
+def test_attention_in_float32_keeps_its_values_too() -> None:
+    model = attention(FLOAT)
+    expected = run(model)
+    assert fuse_attention(model, Path()) == 1
+    assert np.linalg.norm(run(model) - expected) < 1e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("model", [attention(biased=True), attention(scale=False)], ids=["bias", "plain"])
+def test_attention_with_a_bias_or_without_a_scale_stays(model: onnx.ModelProto) -> None:
     before = model.SerializeToString()
     assert fuse_attention(model, Path()) == 0
     assert model.SerializeToString() == before

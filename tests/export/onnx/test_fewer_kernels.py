@@ -16,8 +16,8 @@ from onnx import helper, numpy_helper
 
 from benchmarks.cost.operators import count
 from flowsep_export.onnx import cuda_kernels, fewer_kernels
-from flowsep_export.onnx.attention import soften_in_half
-from flowsep_export.onnx.cuda_variant import PASSES, fuse_attention, rewrite_for_cuda
+from flowsep_export.onnx.attention import fuse_attention, soften_in_half
+from flowsep_export.onnx.cuda_variant import PASSES, rewrite_for_cuda
 from flowsep_export.onnx.editing import Editor, Pass
 from flowsep_export.onnx.loop_parts import named_axes, split_loop
 from flowsep_export.onnx.transformers import join_transformer, mean_first
