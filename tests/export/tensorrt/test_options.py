@@ -42,5 +42,5 @@ def test_an_export_and_its_engines_are_one_command(options: list[str], tmp_path:
     answer = json.loads(result.stdout)
     folder = Path(answer["engines"]["folder"])
     assert folder.parent.parent == tmp_path / "b"
-    assert len(list(folder.glob("*.plan"))) == len(answer["engines"]["engines"]) == 11
+    assert len(list(folder.glob("*.plan"))) == len(answer["engines"]["engines"]) == 12
     assert answer["engines"]["stages"] == {}
