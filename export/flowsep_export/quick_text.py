@@ -37,7 +37,7 @@ def bears_bf16(model: FlowSep, runs: Iterable[StageInputs]) -> bool:
 
 
 def _latent(model: FlowSep, run: StageInputs) -> Floats:
-    """What the solver finds with a text from bf16."""
+    """The latent that the solver finds with a text from bf16."""
     with torch.autocast("cpu", torch.bfloat16):
         text = model.encode_text(run.input_ids, run.attention_mask).float()
     latent: Floats = model.solve(run.noise, run.mixture_latent, text, run.attention_mask, CHECK_STEPS).numpy()
