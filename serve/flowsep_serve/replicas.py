@@ -148,7 +148,7 @@ class Replicas:
         """
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"location": "NoServer"})
-        serve.delete(self._name)  # of a server of this name that was killed
+        self._delete_former()
         deployment = serve.deployment(
             Replica,
             name=DEPLOYMENT,
@@ -173,6 +173,15 @@ class Replicas:
         serve.run_many([target], wait_for_applications_running=False)
         self._wait()
         self._handle = serve.get_app_handle(self._name).options(stream=True)
+
+    def _delete_former(self) -> None:
+        """Ends the replicas of a server of this name that was killed, after what they compute."""
+        while not self._is_closed:
+            try:
+                serve.delete(self._name)
+                return
+            except TimeoutError:  # after a minute
+                self._tell("Replicas of a server that was killed still compute: waiting for their end.")
 
     def _wait(self) -> None:
         said = time.monotonic()
@@ -223,7 +232,8 @@ class Replicas:
                 if news.progress is not None:
                     job.advance(*news.progress)
                 elif news.warning is not None:
-                    warnings.warn(news.warning, FlowSepWarning, stacklevel=1)
+                    if news.warning not in job.warnings:  # the try before may have told it
+                        warnings.warn(news.warning, FlowSepWarning, stacklevel=1)
                 elif news.blocks is not None:
                     yield news.blocks
                 elif not job.has_begun:
@@ -241,7 +251,11 @@ class Replicas:
         return deployment.replica_states.get("RUNNING", 0) if deployment else 0
 
     def close(self) -> None:
-        """Ends the replicas."""
+        """Ends the replicas, if Ray Serve answers."""
         self._is_closed = True
-        if ray.is_initialized():
+        if not ray.is_initialized():
+            return
+        try:
             serve.delete(self._name)
+        except (RayError, RayServeException, TimeoutError) as error:  # it may not even have begun
+            LOG.warning("The replicas could not be ended: %s", str(error).partition("\n")[0])

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import soundfile
 
 from flowsep_runtime import Pipeline, Separator
 from flowsep_runtime.app import cli
+from tests.conftest import Ended
 from tests.runtime.command import Run
 from tests.runtime.toy_bundle import Reference, write_toy_bundle
 
@@ -60,18 +59,6 @@ def mixture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def run(ended: Ended) -> Run:
     """The console script's entry point, called in this process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["flowsep-run", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return partial(ended, cli.main)
