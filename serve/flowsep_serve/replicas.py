@@ -245,8 +245,11 @@ class Replicas:
             answer.cancel()
 
     def ready(self) -> int:
-        """The replicas that run."""
-        application = serve.status().applications.get(self._name)
+        """The replicas that run; 0 if Ray Serve does not answer."""
+        try:
+            application = serve.status().applications.get(self._name)
+        except (RayError, RayServeException):
+            return 0
         deployment = application.deployments.get(DEPLOYMENT) if application else None
         return deployment.replica_states.get("RUNNING", 0) if deployment else 0
 

@@ -61,7 +61,7 @@ class Owner(Protocol):
 
 
 class Worker:
-    """Takes jobs one after the other, each of its threads as many as its owner computes side by side.
+    """Takes jobs in their order, in as many threads as its owner computes jobs side by side.
 
     In this process one thread computes, because captures of a GPU belong to a thread, and because two
     separations on one processor would only share it.

@@ -50,6 +50,17 @@ def test_an_end_before_ray_serve_has_begun_is_an_end(owner: Any, monkeypatch: py
     assert asked == ["flowsep-serve-test"]
 
 
+def test_without_ray_serve_no_replica_is_ready(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    def status() -> None:
+        raise RayServeException("The controller has gone.")
+
+    monkeypatch.setattr(serve, "status", status)
+    assert owner.ready() == 0
+
+
 def test_replicas_of_a_killed_server_are_waited_for(
     owner: Any, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ class GraphShapes:
         return folder / self._manifest.graph(graph, self._backend).files[0].name
 
     def dtype(self, graph: str, output: str) -> np.dtype[Any]:
-        """The shape of an output of a graph."""
+        """The dtype of an output of a graph."""
         if graph in DEVICE_GRAPHS:
             return np.dtype(np.float32)
         outputs = self._manifest.graph(graph, self._backend).outputs
