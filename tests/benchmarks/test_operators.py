@@ -36,5 +36,5 @@ def test_the_operators_of_a_graph_have_their_share_of_its_time(tmp_path: Path) -
     kinds = {entry["kind"]: entry for entry in found["operators"]}
     # the mixture's half of the first convolution: 8 to 32 channels of 256 x 16
     assert kinds["Convolution"]["operations"] == 2 * 32 * 256 * 16 * 8 * 9
-    assert 0 < sum(entry["seconds"] for entry in found["operators"])
+    assert all(entry["seconds"] > 0 for entry in found["operators"])
     assert "velocity_mixture: " in result.output and "| Convolution |" in result.output
