@@ -300,6 +300,9 @@ class OpenVino:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **setting.properties}
         if self._threads is not None:
             properties["INFERENCE_NUM_THREADS"] = self._threads
+            if self._threads < (os.cpu_count() or 1):
+                # Pinned, the threads of several such processes would share the first processors.
+                properties["ENABLE_CPU_PINNING"] = False
         if self._counts:
             properties["PERF_COUNT"] = True
         folder = self._cache_folder(graph, shapes, setting) if keep else None
