@@ -134,12 +134,23 @@ def _transformer(editor: Editor, into: onnx.NodeProto) -> _Transformer | None:
     out = editor.only_user(image.output[0], "Conv") if image is not None else None
     if biased is None or image is None or out is None or not _is_projection(editor, out):
         return None
+    if editor.shape(biased.input[1]) is None:
+        return None
     one, two, three = normalised
     return _Transformer(into, (summed[0], summed[1]), (one, two, three), biased, summed[2], image, out)
 
 
 def _is_projection(editor: Editor, conv: onnx.NodeProto) -> bool:
-    return (editor.shape(conv.input[1]) or ())[2:] == (1, 1) and len(conv.input) == 3
+    """True for a convolution of 1x1 with a bias, which is a product of every pixel."""
+    settings = attributes(conv)
+    return (
+        (editor.shape(conv.input[1]) or ())[2:] == (1, 1)
+        and len(conv.input) == 3
+        and editor.shape(conv.input[2]) is not None
+        and settings.get("group", 1) == 1
+        and set(settings.get("strides", [1])) == {1}
+        and not any(settings.get("pads", []))
+    )
 
 
 def _normalised(editor: Editor, state: str) -> _Normalised | None:
@@ -148,6 +159,8 @@ def _normalised(editor: Editor, state: str) -> _Normalised | None:
     narrowed = editor.only_user(norm.output[0], "Cast") if norm is not None else None
     product = editor.only_user(narrowed.output[0], "MatMul") if narrowed is not None else None
     if norm is None or product is None or editor.shape(product.input[1]) is None:
+        return None
+    if len(norm.input) != 3 or None in map(editor.shape, norm.input[1:]) or attributes(norm)["axis"] != -1:
         return None
     return _Normalised(norm, product)
 

@@ -128,6 +128,27 @@ def test_a_mean_that_is_far_larger_than_the_deviation_is_no_loss(tiny_half_bundl
     assert error(run(model, feeds)["velocity"], expected) < 2e-2
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        ("Conv", "strides", [2, 2]),
+        ("Conv", "group", 2),
+        ("Conv", "pads", [1] * 4),
+        ("LayerNormalization", "axis", 1),
+    ],
+)
+def test_a_transformer_of_another_kind_is_left_as_it_is(
+    tiny_half_bundle: Exported, kind: str, setting: str, value: Any
+) -> None:
+    model = loaded(tiny_half_bundle)
+    for node in model.graph.node:
+        if node.op_type == kind:
+            others = [entry for entry in node.attribute if entry.name != setting]
+            del node.attribute[:]
+            node.attribute.extend([*others, onnx.helper.make_attribute(setting, value)])
+    assert join_transformer(model, tiny_half_bundle.folder) == 0
+
+
 @pytest.mark.parametrize("channels", [8, 640])
 def test_the_basis_of_a_transformer_has_the_mean_first(channels: int) -> None:
     basis = mean_first(channels)

@@ -124,13 +124,13 @@ class _Model:
         self.setting = setting
         self._graph = graph
         self._outputs = outputs
-        self._idle: list[InferRequest] = []
+        self.idle: list[InferRequest] = []
         self._compiled = compiled.graph
         self._memory = compiled.memory  # what the graph lies in: CPython lets attributes go in this order
 
     def run(self, row: Mapping[str, Array]) -> dict[str, Array]:
         try:
-            request = self._idle.pop()
+            request = self.idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
@@ -138,7 +138,7 @@ class _Model:
             outputs = {name: results[self._compiled.output(name)] for name in self._outputs}
         except Exception as error:  # OpenVINO's exceptions share no base class
             raise BackendError(f"OpenVINO failed in graph {self._graph}: {_last_line(error)}") from error
-        self._idle.append(request)
+        self.idle.append(request)
         return outputs
 
 
@@ -148,8 +148,23 @@ class OpenVino:
     name = "openvino"
 
     def __init__(
-        self, folder: Path, manifest: Manifest, fast: bool, threads: int | None = None, cache: bool = True
+        self,
+        folder: Path,
+        manifest: Manifest,
+        fast: bool,
+        threads: int | None = None,
+        cache: bool = True,
+        counts: bool = False,
     ) -> None:
+        """
+        Args:
+            folder, manifest: The bundle.
+            fast: True for bf16 where it passes its test.
+            threads: None leaves it to OpenVINO.
+            cache: True to keep compiled graphs and the results of tests.
+            counts: True to let OpenVINO count the time of every operator, for `requests`; without a cache.
+        """
+        self._counts = counts
         self._folder = folder
         self._manifest = manifest
         self._fast = fast
@@ -189,6 +204,10 @@ class OpenVino:
         if models:
             models.clear()
             give_memory_back()
+
+    def requests(self, graph: str) -> list[InferRequest]:
+        """OpenVINO's requests that have run a graph last, for a profile."""
+        return [request for model in self._models.get(graph, {}).values() for request in model.idle]
 
     def _model(self, graph: str, shapes: Shapes) -> _Model:
         with self._locks(graph):
@@ -281,6 +300,11 @@ class OpenVino:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **setting.properties}
         if self._threads is not None:
             properties["INFERENCE_NUM_THREADS"] = self._threads
+            if self._threads < (os.cpu_count() or 1):
+                # Pinned, the threads of several such processes would share the first processors.
+                properties["ENABLE_CPU_PINNING"] = False
+        if self._counts:
+            properties["PERF_COUNT"] = True
         folder = self._cache_folder(graph, shapes, setting) if keep else None
         compiled = None if folder is None else openvino_cache.read(_core(), folder, properties)
         if compiled is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import platform
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from flowsep_runtime import BackendError, FlowSepWarning, Manifest, Pipeline
 from flowsep_runtime.backends import BACKENDS, Precision, open_backend, report
 from flowsep_runtime.backends.openvino import channels_last
 from flowsep_runtime.backends.openvino.accuracy import worst_snr_db
+from flowsep_runtime.backends.openvino.backend import OpenVino
 from flowsep_runtime.backends.openvino.settings import REWRITTEN_GRAPHS, REWRITTEN_ON
 from flowsep_runtime.backends.samples import clip_shapes, sample_inputs
 from flowsep_runtime.bundle.manifest import GRAPHS, FileEntry
@@ -80,6 +82,16 @@ def test_any_length_is_accepted(toy_bundle: Path) -> None:
         latent = np.random.default_rng(frames).standard_normal((1, 8, frames, 16)).astype(np.float32)
         found, expected = (pipeline.decode_latent(latent) for pipeline in pipelines)
         assert np.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one processor")
+def test_threads_that_leave_processors_free_are_not_pinned_to_the_first_ones(toy_bundle: Path) -> None:
+    """Several processes would share them."""
+    manifest = Manifest.read(toy_bundle)
+    backend = OpenVino(toy_bundle, manifest, False, 1, cache=False)
+    backend.run("velocity_time", {"t": np.zeros(1, np.float32)})
+    (request,) = backend.requests("velocity_time")
+    assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is False
 
 
 def test_several_threads_get_their_own_results(toy_bundle: Path) -> None:
