@@ -1,4 +1,4 @@
-"""What the owner of replicas does about Ray's errors, on doubles of Ray."""
+"""The owner of replicas and Ray's errors, on doubles of Ray."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_job_that_is_computed_again_says_and_gives_everything_once(owner: Any)
     samples = np.arange(6, dtype=np.float32)[:, None]
 
     class Answer:
-        """Of the first replica, which dies, and of the second, whose blocks are others."""
+        """The news of a replica that may die before its last block."""
 
         def __init__(self, *cuts: int, dies: bool) -> None:
             self.cuts, self.dies = cuts, dies
