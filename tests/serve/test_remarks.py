@@ -49,6 +49,6 @@ def test_replicas_need_a_cluster_and_ray(monkeypatch: pytest.MonkeyPatch) -> Non
         cli.command.main(["--port", "0", "--cpus", "1"], standalone_mode=False)
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_AUTO_CONNECT"):  # which the command sets
         monkeypatch.setenv(name, "0")
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
     with pytest.raises(OptionError, match=r"run: pip install 'flowsep-engine\[cluster\]'"):
         cli.command.main(["--port", "0", "--ray", "auto"], standalone_mode=False)
