@@ -74,11 +74,13 @@ def loops_of(clip: Clip, most: int) -> list[LoopRows]:
     """The rows of a clip in as few loops of at most `most` rows as can be, all about equally long.
 
     Raises:
-        ValueError: If the arrays have other numbers of rows.
+        ValueError: If the arrays have other numbers of rows, or a loop has no room for a row with guidance.
     """
+    if clip.guidance is not None and most < 2:
+        raise ValueError("guidance takes loops of two rows")
     mixtures = np.arange(len(clip.waveform)) if clip.mixtures is None else np.asarray(clip.mixtures)
     noise, count = of_batch(clip.noise, len(clip.waveform), "noise"), len(mixtures)
-    together = max(1, most // (1 if clip.guidance is None else 2))
+    together = most // (1 if clip.guidance is None else 2)
     loops = []
     for part in np.array_split(np.arange(count), -(-count // together)):
 

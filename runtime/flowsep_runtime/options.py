@@ -88,7 +88,9 @@ class Options:
 
             solver_named(self.solver)
         if abs(real_number("guidance", self.guidance)) > MOST_GUIDANCE:
-            raise OptionError(f"guidance must be at most {MOST_GUIDANCE:g} and not {self.guidance:g}.")
+            raise OptionError(
+                f"guidance must be from -{MOST_GUIDANCE:g} to {MOST_GUIDANCE:g} and not {self.guidance:g}."
+            )
         if self.window is not None:
             real_number("window", self.window)
         if not isinstance(self.negative, str | None):

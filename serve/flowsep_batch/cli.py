@@ -19,6 +19,7 @@ from flowsep_runtime.app.console import (
     backend_options,
     bundle_option,
     clip_mode_option,
+    only_one,
     run,
     separation_options,
 )
@@ -38,7 +39,9 @@ WITHOUT_MEMORY = "There is not enough memory for the names of all recordings: gi
 @click.command(name=PROGRAM, context_settings=SETTINGS)
 @click.argument("source", required=False)
 @click.option("--query", "queries", multiple=True, help="Sound to separate; may be repeated.")
-@click.option("--remove", metavar="QUERY", help="Separate everything but this sound.")
+@click.option(
+    "--remove", metavar="QUERY", multiple=True, callback=only_one, help="Separate everything but this sound."
+)
 @click.option(
     "-o",
     "--output",

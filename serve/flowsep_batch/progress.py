@@ -15,6 +15,7 @@ from flowsep_runtime.app.console import one_line
 EVERY = 30.0  # seconds between two lines where nobody watches
 #: Seconds between two marks, and the marks that are kept: the pace is that of the last five minutes.
 BETWEEN, MARKS = 5.0, 60
+MOST_WARNINGS = 20  # that are said; the report has all
 
 
 class Progress:
@@ -32,9 +33,11 @@ class Progress:
         self._marks = deque([(self._began, 0)], MARKS)
         self.tasks = 0
         self.counts: Counter[str] = Counter()
+        self._warned: set[str] = set()
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Takes the rows of a task that is done; failures are said at once."""
+        """Takes the rows of a task that is done; failures, and a warning of a new kind, are said at
+        once."""
         self.tasks += 1
         if time.monotonic() - self._marks[-1][0] > BETWEEN:
             self._marks.append((time.monotonic(), self.tasks))
@@ -42,6 +45,10 @@ class Progress:
         errors = dict.fromkeys((row.file, row.error) for row in rows if row.error is not None)
         for file, error in errors:
             self.say(error if file in error else f"{file}: {error}")
+        for warning in dict.fromkeys(row.warnings for row in rows if row.warnings):
+            if len(self._warned) < MOST_WARNINGS and warning not in self._warned:
+                self._warned.add(warning)
+                self.say(f"warning: {warning}")
         if time.monotonic() - self._said > (0.5 if self._is_watched else EVERY):
             self._said = time.monotonic()
             self._show(self.line())

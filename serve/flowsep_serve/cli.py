@@ -126,6 +126,7 @@ def command(
         models = settings.models()
         owner: Owner | None = None
         if cluster is not None:
+            tell("connecting to Ray, and starting replicas.")
             stack.enter_context(_cluster(cluster))
             owner = _replicas(port, settings, cpus, gpus, min_replicas or 1, max_replicas, tell)
         rules = Rules(keys, hosts_for(host, keys))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -79,7 +80,12 @@ def prepare() -> None:
         _CONTEXT.set_forkserver_preload(["flowsep_serve.decoding", "flowsep_runtime.audio.reading"])
         from multiprocessing.forkserver import ensure_running
 
-        ensure_running()
+        # A terminal's Ctrl-C goes to all processes: this one decides what ends, the decoders never see it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def decode(folder: Path, limits: Limits, reserve: Callable[[int], None]) -> Sound:

@@ -111,6 +111,11 @@ class Job:
             self.go_on()
             self.begun_at, self.state = time.monotonic(), "running"
 
+    def wait_again(self) -> None:
+        """Marks that no model computes it any more: it waits as at first, no longer than others."""
+        with self._lock:
+            self.queued_at, self.state = time.monotonic(), "queued"
+
     def refuse(self, error: ServeError) -> None:
         """Ends a job that no model has taken yet."""
         with self._lock:

@@ -220,6 +220,7 @@ class Replicas:
                 return
             except (RayError, RayServeException) as error:
                 job.go_on()  # it may be cancelled
+                job.wait_again()  # a cluster may have no other replica for long
                 LOG.warning("A replica has died: %s", str(error).partition("\n")[0])
         raise ServeError(500, f"{TRIES} replicas died over this recording: is it too long for their memory?")
 
@@ -256,6 +257,8 @@ class Replicas:
     def close(self) -> None:
         """Ends the replicas, if Ray Serve answers."""
         self._is_closed = True
+        # Its threads outlive the connection, and would tell of their own failure.
+        logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         if not ray.is_initialized():
             return
         try:

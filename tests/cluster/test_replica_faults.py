@@ -106,10 +106,21 @@ def test_a_job_that_is_computed_again_says_and_gives_everything_once(owner: Any)
     job: Any = SimpleNamespace(
         folder=Path(), sound=None, order=None, wanted=[0], warnings=[], has_begun=False
     )
-    job.go_on, job.begin = lambda: None, lambda: setattr(job, "has_begun", True)
+    steps: list[str] = []
+
+    def begin() -> None:
+        steps.append("begun")
+        job.has_begun = True
+
+    def wait_again() -> None:
+        steps.append("waits")
+        job.has_begun = False
+
+    job.go_on, job.begin, job.wait_again = lambda: None, begin, wait_again
     with warnings.catch_warnings():
         warnings.simplefilter("always", FlowSepWarning)
         warnings.showwarning = lambda message, *_, **__: job.warnings.append(str(message))
         given = [block for (block,) in owner.blocks(job)]
     assert np.array_equal(np.concatenate(given), samples)
     assert job.warnings == ["It is short."]
+    assert steps == ["begun", "waits", "begun"]

@@ -295,7 +295,7 @@ def test_provider_options_can_be_measured(toy: Path, monkeypatch: pytest.MonkeyP
 def test_without_it_the_reason_is_said(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = why_not("cuda")
     assert reason is not None and "flowsep-engine[gpu]" in reason
-    with pytest.raises(OptionError, match="backend cuda: this onnxruntime is for CPUs"):
+    with pytest.raises(OptionError, match="Backend cuda cannot run here: this onnxruntime is for CPUs"):
         open_backend("cuda", toy, Manifest.read(toy))
     monkeypatch.setattr(cuda, "find_spec", lambda name: None)
     assert "not installed" in str(why_not("cuda"))

@@ -71,8 +71,10 @@ def opened(bundle: Path) -> Iterator[Pipeline]:
     """A backend on the double, closed at the end of the block."""
     pipeline = Pipeline.load(bundle, "tensorrt")
     assert isinstance(pipeline.backend, TensorRt)
-    yield pipeline
-    pipeline.backend.close()
+    try:
+        yield pipeline
+    finally:
+        pipeline.backend.close()
 
 
 def loops_seen(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:

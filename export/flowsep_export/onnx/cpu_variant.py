@@ -32,6 +32,12 @@ def split_into_phases(editor: Editor, conv: onnx.NodeProto) -> bool:
     found = attributes(conv)
     if [found.get(name) for name in ("kernel_shape", "strides", "pads")] != [[4, 4], [2, 2], [1] * 4]:
         return False
+    if (
+        found.get("group", 1) != 1
+        or set(found.get("dilations", [1])) != {1}
+        or any(found.get("output_padding", []))
+    ):
+        return False
     source, weight, *bias = conv.input
     name = conv.output[0]
 

@@ -41,7 +41,7 @@ engine_options = options(
         callback=parsed_range,
         metavar="N|MIN:OPT:MAX",
         help="Batch to build engines for; a fixed one is fastest.  [default: 1, and 1:2:2 in the "
-        "solver's loop where a query has a complement]",
+        "solver's loop where masks are given and a query has a complement]",
     ),
     click.option(
         "--frames",

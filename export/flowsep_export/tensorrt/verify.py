@@ -153,7 +153,7 @@ def _recorded(
         posterior_noise=times(posterior_noise, batch),
         noise=times(noise),
         x=times(0.5 * (noise + latent)),
-        t=torch.full((batch,), 0.5),
+        t=torch.full((rows,), 0.5),
         mixture_latent=torch.from_numpy(mixture_latent),
         text=times(text),
         latent=times(latent),

@@ -30,6 +30,7 @@ from flowsep_runtime.app.console import (
     clip_mode_option,
     is_closed,
     one_line,
+    only_one,
     run,
     separation_options,
     unexpected,
@@ -58,7 +59,11 @@ WITHOUT_MEMORY = "There is not enough memory for this recording: add --low-memor
     help="Sound to separate; may be repeated. All arguments are then recordings.",
 )
 @click.option(
-    "--remove", metavar="QUERY", help="Separate everything but this sound. All arguments are then recordings."
+    "--remove",
+    metavar="QUERY",
+    multiple=True,
+    callback=only_one,
+    help="Separate everything but this sound. All arguments are then recordings.",
 )
 @click.option(
     "-o",
@@ -178,7 +183,7 @@ def command(
     queries = queries_or_removed(queries, remove)
     last = arguments[-1] if arguments else ""
     if remove is not None and len(arguments) > 1 and last not in INPUTS and not is_there(last):
-        raise OptionError(f"--remove says what to take out, and {shown(last)} is no file: leave it out.")
+        raise OptionError(f"--remove takes recordings alone, and {shown(last)!r} is no file: leave it out.")
     wanted = Options(**options)
 
     @cache

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from flowsep_runtime.errors import FlowSepError
+from flowsep_runtime.errors import FlowSepError, OptionError
 from flowsep_runtime.options import JOININGS, KINDS, MOST_GUIDANCE, Options
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -22,6 +22,13 @@ Function = TypeVar("Function", bound=Callable[..., None])
 #: Settings of every command.
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 FILE = click.Path(path_type=Path)
+
+
+def only_one(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """The value of an option that must not be repeated, where the last one would count without a word."""
+    if len(values) > 1:
+        raise OptionError(f"{parameter.opts[0]} takes one value: leave the others out.")
+    return values[0] if values else None
 
 
 def options(*each: Callable[[Any], Any]) -> Callable[[Function], Function]:

@@ -263,6 +263,8 @@ def open_chosen(
             if name != "auto":
                 raise
             reasons[candidate] = str(error).rstrip(".")
+    if name != "auto":
+        raise OptionError(f"Backend {name} cannot run here: {reasons[name]}.")
     said = "; ".join(f"backend {candidate}: {reason}" for candidate, reason in reasons.items())
     raise OptionError(f"No backend can run here ({said}).")
 

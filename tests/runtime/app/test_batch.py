@@ -230,7 +230,8 @@ def test_a_sound_is_removed_from_several_recordings_and_not_asked_for_too(
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a.without-rain.wav", "c.without-rain.wav"]
     refused(run(several[0], "--query", "dog", *options), "--remove and --query")
-    refused(run(several[0], "dog", *options), "--remove says what to take out, and dog is no file")
+    refused(run(several[0], "dog", *options), "--remove takes recordings alone, and 'dog' is no file")
+    refused(run(several[0], "--remove", "dog", *options), "--remove takes one value")
     refused(run(several[0], "d" * 5000, *options), "is no file: leave it out")  # no OSError
 
 

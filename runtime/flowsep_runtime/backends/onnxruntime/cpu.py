@@ -49,7 +49,8 @@ class OnnxRuntimeCpu:
         self._manifest = manifest
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
-        self._sizes: dict[str, int] = {}  # of the last inputs, in bytes
+        #: Of each graph: bytes of the largest inputs since memory was given back, and smaller runs in a row.
+        self._largest: dict[str, tuple[int, int]] = {}
         self._locks = GraphLocks()
 
     @property
@@ -63,10 +64,13 @@ class OnnxRuntimeCpu:
         session = self._session(graph)
         names = [output.name for output in self._manifest.graphs[graph].outputs]
         size = sum(array.nbytes for array in inputs.values())
-        # A session keeps the memory of its largest run. The first smaller one gives it back, so that one
-        # recording of many channels does not fill a server for good.
-        options = self._giving_back() if size < self._sizes.get(graph, 0) else None
-        self._sizes[graph] = size
+        # A session keeps the memory of its largest run. The second smaller one in a row gives it back, so
+        # that one recording of many channels does not fill a server for good. The first may be the rest of
+        # rows that go through four by four.
+        largest, smaller = self._largest.get(graph, (0, 0))
+        smaller = smaller + 1 if size < largest else 0
+        options = self._giving_back() if smaller == 2 else None
+        self._largest[graph] = (size, 0) if smaller in (0, 2) else (largest, smaller)
         try:
             return dict(zip(names, session.run(names, dict(inputs), options), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions share no base class
