@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,9 +43,11 @@ def token() -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The server's folder for temporary files, and for what it says on stderr."""
-    return tmp_path_factory.mktemp("server")
+def folder() -> Iterator[Path]:
+    """The server's folder for temporary files, and for what it says on stderr; its name is short, because
+    Ray's sockets lie below it, whose names have 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="flowsep-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="module")
