@@ -117,7 +117,10 @@ def layered(b: Builder) -> None:
     words = b.node("Gather", [b.weight("embedding"), "input_ids"], "words")
     width = weights()["embedding"].shape[1]
     weight = np.random.default_rng(0).standard_normal((width, width)).astype(np.float32)
-    b.node("MatMul", [words, b.constant("layer", weight)], "text")
+    mask = b.node("Cast", ["attention_mask"], "float_mask", to=onnx.TensorProto.FLOAT)
+    column = b.node("Unsqueeze", [mask, b.constant("last", np.array([2]))], "column")
+    heard = b.node("Mul", [words, column], "heard")
+    b.node("MatMul", [heard, b.constant("layer", weight)], "text")
 
 
 def undefined(b: Builder) -> None:
