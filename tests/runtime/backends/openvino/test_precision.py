@@ -55,6 +55,7 @@ def test_fast_arithmetic_is_another_and_close(toy_bundle: Path) -> None:
 
 
 @needs_bf16
+@pytest.mark.skipif(metadata.version("openvino") < "2026", reason="OpenVINO 2025 ends the process over it")
 def test_a_text_encoder_is_computed_in_bf16_only_if_the_export_allows_it(tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "bundle", {"encode_text": layered})
     manifest = Manifest.read(bundle)
