@@ -265,8 +265,8 @@ class Pipeline:
             steps: Number of steps, at least 1.
             solver: A name of `solvers.SOLVERS`.
             progress: Called with (steps done, steps) after every step.
-            guidance: Scales [B / 2] of `solvers.guided`: the rows of the second half, from the same noise,
-                say what those of the first are led away from. None: every row for itself.
+            guidance: Scales [B / 2] of `solvers.guided`. Rows of the second half answer the negative queries
+                of the first half's rows, from the same noise. None: every row for itself.
 
         Returns:
             Latent [B, 8, t, 16], still times `scale_factor`; with guidance the first half of it.

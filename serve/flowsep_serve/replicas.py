@@ -132,7 +132,7 @@ class Replicas:
             settings: For every replica.
             device: For every replica.
             fewest: Replicas that there are at least.
-            most: Replicas at most; so many jobs are handed to them at a time.
+            most: The largest number of replicas, and of jobs that they get at a time.
             tell: Tells the one who runs the server a sentence.
         """
         self._name, self._settings, self._device = name, settings, device

@@ -43,7 +43,7 @@ from flowsep_runtime.errors import BackendError, OptionError, shown
 
 TIMING_CACHE = "timings.cache"
 
-#: What runs for the rows of the loop; the rest runs for mixtures, or once for a text or a mixture.
+#: Graphs that run on the rows of the loop. The others run on mixtures, or once for each text or mixture.
 OF_ROWS = (CONSTANTS, STEP, GUIDE, "decode_latent", "vocode")
 
 

@@ -138,8 +138,8 @@ class DeviceBackend(Protocol):
             invariants: The velocity's inputs that no step changes, of batch B.
             mixtures: For every row, the one of `mixture_features` that it hears; those may then be of
                 another batch. None: each its own.
-            guidance: Scales [B / 2] of `solvers.guided`: rows of the second half, from the same noise, say
-                what those of the first are led away from. None: every row for itself.
+            guidance: Scales [B / 2] of `solvers.guided`. Rows of the second half answer the negative queries
+                of the first half's rows, from the same noise. None: every row for itself.
 
         Returns:
             [B, 8, t, 16]; with guidance the first half of it.

@@ -26,7 +26,7 @@ SHAPES = ((1, 1, 2), (2, 4, 16), (1, 5, 3), (2, 7, 2))
 def graph_of(
     nodes: list[onnx.NodeProto], constants: dict[str, Any], channels: int, rank: int = 4
 ) -> onnx.ModelProto:
-    """A graph from x `[B, channels, H, W]` to y, which has so many axes."""
+    """A graph from x `[B, channels, H, W]` to y, whose number of axes is given."""
     graph = helper.make_graph(
         nodes,
         "part",

@@ -49,7 +49,7 @@ class OnnxRuntimeCpu:
         self._manifest = manifest
         self._threads = threads
         self._sessions: dict[str, InferenceSession] = {}
-        #: Of each graph: bytes of the largest inputs since memory was given back, and smaller runs in a row.
+        #: By graph: bytes of the largest inputs since memory was given back; number of smaller runs in a row.
         self._largest: dict[str, tuple[int, int]] = {}
         self._locks = GraphLocks()
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from flowsep_runtime.backends.openvino import channels_last
-from flowsep_runtime.bundle.model_entry import ModelEntry
 
 
 class CompileSettings(NamedTuple):
@@ -54,11 +53,6 @@ QUICK_GRAPHS = ("encode_mixture", "velocity", "decode_latent", "vocode")
 #: Those that work on images, and the processors on which rewriting them was measured to pay (not ARM's).
 REWRITTEN_GRAPHS = ("encode_mixture", "velocity", "decode_latent")
 REWRITTEN_ON = ("x86_64", "amd64")
-
-
-def is_quick(graph: str, model: ModelEntry) -> bool:
-    """True for a graph that `--precision fast` computes in bf16, if it passes its test."""
-    return graph in QUICK_GRAPHS or (graph == "encode_text" and model.quick_text)
 
 
 def choices(graph: str, quick: bool) -> tuple[CompileSettings, ...]:
