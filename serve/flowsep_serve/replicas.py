@@ -139,6 +139,7 @@ class Replicas:
         self._fewest, self.side_by_side, self._tell = fewest, most, tell
         self._handle: Any = None
         self._is_closed = False
+        self.is_computing = False  # in this process
 
     def open(self) -> None:
         """Deploys the application, and waits for its first replicas.

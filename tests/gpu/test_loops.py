@@ -21,8 +21,8 @@ from flowsep_runtime.backends.tensorrt.backend import TensorRt
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.device_pipeline import Clip, Guidance
 from tests.gpu.conftest import FRAMES, clip, normal
+from tests.gpu.cpu_sessions import session_on_the_cpu
 from tests.gpu.doubles import VERSIONS, Machine, installed
-from tests.gpu.test_cuda import session_on_the_cpu
 from tests.runtime.toy_bundle import MODEL, WIDTH, write_toy_bundle
 
 MASKED = replace(MODEL, default_kind="masked", complement="all but {query}", masked_steps=3)
