@@ -154,35 +154,25 @@ class DeviceThread:
     def _take(self) -> list[_Call]:
         """The first call that waits, and those that fit beside it."""
         calls: list[_Call] = []
-        mixtures = rows = 0
         with self._lock:
-            left = [call for call in self._waiting if not call.answer.done()]
-            for call in left:
-                mixtures, rows = mixtures + len(call.clip.waveform), rows + call.rows
-                pipeline = call.pipeline
-                fits = mixtures <= largest_batch(pipeline) and rows <= largest_loop(pipeline)
-                if not calls or (fits and call.kind == calls[0].kind):
+            waiting = [call for call in self._waiting if not call.answer.done()]
+            for call in waiting:
+                if not calls or (call.kind == calls[0].kind and _fit([*calls, call])):
                     calls.append(call)
-                else:
-                    mixtures, rows = mixtures - len(call.clip.waveform), rows - call.rows
-            self._waiting = [call for call in left if call not in calls]
+            self._waiting = [call for call in waiting if call not in calls]
         return calls
 
     def _compute(self, calls: Sequence[_Call]) -> None:
-        """One run for all calls; it stops at the next step, or stage, if all of them have gone."""
-
-        def check() -> None:
-            if all(call.answer.done() for call in calls):
-                raise _UnwantedError
+        """One run for all calls; it stops at its next step if all of them have gone."""
 
         def advance(done: int, steps: int) -> None:
             for call in calls:
                 call.advance(done, steps)
-            check()
+            if all(call.answer.done() for call in calls):
+                raise _UnwantedError
 
         @contextmanager
         def stage(name: str) -> Iterator[None]:
-            check()
             with ExitStack() as stack:
                 for call in calls:
                     stack.enter_context(call.stage(name))
@@ -196,6 +186,13 @@ class DeviceThread:
             for call, part in zip(calls, parted(result, clips), strict=True):
                 with suppress(InvalidStateError):  # it has gone
                     call.answer.set_result(part)
+
+
+def _fit(calls: Sequence[_Call]) -> bool:
+    """True if one run takes all of them."""
+    mixtures, rows = sum(len(call.clip.waveform) for call in calls), sum(call.rows for call in calls)
+    pipeline = calls[0].pipeline
+    return mixtures <= largest_batch(pipeline) and rows <= largest_loop(pipeline)
 
 
 def _answered(answer: Future[T]) -> T:
