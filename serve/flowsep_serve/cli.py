@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import socket
@@ -135,6 +136,8 @@ def command(
             tell("connecting to Ray, and starting replicas.")
             stack.enter_context(_cluster(cluster))
             owner = _replicas(port, settings, cpus, gpus, min_replicas or 1, max_replicas, tell)
+        else:
+            tell("loading the model; the address comes when it is ready.")
         rules = Rules(keys, hosts_for(host, keys))
         service = Service(models, Limits(**limits), rules, tell=tell, owner=owner)
         try:
@@ -196,7 +199,12 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise OptionError(
+                f"Port {port} of {host} is in use: give another --port; 0 takes any that is free."
+            ) from None
+        # Python adds the address in brackets
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]
         raise OptionError(
             f"{host} port {port} cannot be had ({reason}): give another --port or --host."
         ) from None

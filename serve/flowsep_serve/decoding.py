@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -182,15 +183,19 @@ def _decode(folder: str, limits: Limits, connection: Any) -> None:
     except ServeError as error:
         answer = {"status": error.status, "error": str(error)}
     except FlowSepError as error:
-        sentence = str(error)
-        if sentence.startswith(UPLOAD):
-            sentence = f"The {sentence}"
-        answer = {"status": 422, "error": sentence}
+        answer = {"status": 422, "error": sentence_for_client(error)}
     except OSError as error:
         if not is_full_disk(error):
             raise
         answer = {"status": full_disk().status, "error": str(full_disk())}
     say(answer)
+
+
+def sentence_for_client(error: FlowSepError) -> str:
+    """The sentence of an error that was raised over an upload."""
+    # What to install is for the one who runs the server.
+    sentence = re.sub(r"; [^;]*pip install '[^']*'", "", str(error))
+    return f"The {sentence}" if sentence.startswith(UPLOAD) else sentence
 
 
 def _write_samples(limits: Limits, say: Callable[[dict[str, Any]], None], connection: Any) -> Sound:

@@ -236,6 +236,14 @@ def test_no_line_imports_a_forbidden_package(package: str) -> None:
     assert crossings == []
 
 
+def test_the_server_takes_clusters_alone_from_the_batches() -> None:
+    batches = modules("flowsep_batch")
+    taken = {
+        name for source in modules("flowsep_serve").values() for name, _ in inner_imports(source, batches)
+    }
+    assert taken == {"flowsep_batch.cluster"}
+
+
 @pytest.mark.slow
 def test_scoring_needs_neither_pytorch_nor_the_reference() -> None:
     imports = "import flowsep_eval.evaluation, flowsep_eval.writing"

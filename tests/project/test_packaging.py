@@ -152,6 +152,15 @@ DOCUMENTED = {
 }
 
 
+def test_the_readme_lists_every_extra(setup_cfg: configparser.ConfigParser) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("\n| extra |")[2].partition("\n\n")[0]
+    listed = [
+        extra for row in re.findall(r"^\| (`.*?) \|", table, re.M) for extra in re.findall(r"[\w-]+", row)
+    ]
+    assert sorted(listed) == sorted(setup_cfg["options.extras_require"])
+
+
 def packages_of(setup_cfg: configparser.ConfigParser, extras: Iterable[str]) -> set[str]:
     """The names of the packages that some extras bring, those of extras of their own too."""
     names: set[str] = set()

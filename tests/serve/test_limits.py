@@ -16,6 +16,9 @@ import pytest
 import soundfile
 from fastapi.testclient import TestClient
 
+from flowsep_runtime.audio import media
+from flowsep_runtime.audio.reading import AudioReader
+from flowsep_runtime.errors import AudioError
 from flowsep_serve import cli, decoding
 from flowsep_serve.addresses import hosts_for
 from flowsep_serve.errors import ServeError
@@ -217,6 +220,18 @@ def test_hostile_uploads_are_refused_in_a_sentence_or_separated(serve: Serve, ki
             assert answer.status_code in (200, 413, 422), answer.text
             assert answer.status_code == 200 or answer.json()["error"].endswith(".")
     assert [path.name for path in service.store.root.iterdir()] == [".lock"]
+
+
+def test_a_client_is_not_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    upload = Path(decoding.UPLOAD)
+    upload.write_bytes(b"no audio")
+    with pytest.raises(AudioError, match="pip install") as raised:
+        AudioReader(upload)
+    assert decoding.sentence_for_client(raised.value) == (
+        "The recording is not audio that can be read: give a file such as WAV, FLAC, OGG or MP3."
+    )
 
 
 def test_a_decoder_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -95,16 +95,20 @@ def check_done(
     """Compares the results that are there with what would be made now; `mark_at` looks up their marks.
 
     Raises:
-        OptionError: If one was made with other options.
+        OptionError: If one was made with other options, or shares its mask with queries that are new.
     """
+    former = replace(job, outputs=())  # before the queries whose results are missing were added
     for query, path in job.done:
         found = mark_at(path)
         asked = (job, [query], pipeline, options, clip_mode)
         # there was an option for several candidates once, of which 1 did what is done now
         if found is not None and found not in (mark_of(*asked), mark_of(*asked, candidates=1)):
+            is_extended = found == mark_of(former, *asked[1:])
+            made_with = (
+                "fewer queries, and masks are shared among all" if is_extended else "other options or queries"
+            )
             raise OptionError(
-                f"{shown(path)} is there from a run with other options or queries: choose another output or"
-                " add --force."
+                f"{shown(path)} is there from a run with {made_with}: choose another output or add --force."
             )
 
 

@@ -27,13 +27,13 @@ def mark(kind: str, asked: Mapping[str, object]) -> str:
 
 def made_by(path: Path) -> str | None:
     """The mark of a file; None if it has none, or is not audio."""
-    if not path.is_file():  # a pipe would wait
-        return None
     try:
+        if not path.is_file():  # a pipe would wait
+            return None
         with path.open("rb") as file:
             # Never a name: libsndfile must judge the content and not the extension.
             return mark_in(file.fileno())
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have, too
         return None
 
 

@@ -37,7 +37,8 @@ class Recording:
 def recordings(sources: Sequence[Path | None], results: Path | None = None) -> list[Recording]:
     """Recordings that paths stand for: a folder for all that are in it and in the folders below.
 
-    Hidden files are left out, and so are results of earlier runs, by the mark that they bear.
+    Hidden files are left out, and so are results of earlier runs, by the mark that they bear: a folder holds
+    them, and the shell's `*.wav` finds them. They are recordings only where nothing else is named.
 
     Args:
         sources: Files and folders; None is standard input.
@@ -51,27 +52,29 @@ def recordings(sources: Sequence[Path | None], results: Path | None = None) -> l
     """
     root = common_folder([path if is_folder(path) else path.parent for path in sources if path is not None])
     found: dict[str, Recording] = {}
-    left_out = 0
+    made = {source for source in sources if source is not None and made_by(source) is not None}
+    left_out = set() if len(made) == len(sources) else made
     for source in sources:
         if source is None:
             found["-"] = Recording(None, root)
         elif not is_folder(source):
-            found.setdefault(os.path.abspath(source), below(root, source))
+            if source not in left_out:
+                found.setdefault(os.path.abspath(source), below(root, source))
         else:
             files = list(files_in(source, results))
             fresh = [path for path in files if made_by(path) is None]
-            left_out += len(files) - len(fresh)
+            left_out |= set(files) - set(fresh)
             if not files:
                 raise OptionError(f"{shown(source)} has no recordings in it with a known extension.")
             if not fresh:
                 raise OptionError(
-                    f"{shown(source)} has no recordings in it but results of earlier runs: name them."
+                    f"{shown(source)} has no recordings in it but results of earlier runs: name the files."
                 )
             for path in fresh:
                 found.setdefault(os.path.abspath(path), below(root, path, is_found=True))
     if left_out:
         warnings.warn(
-            f"{left_out} results of earlier runs are left out: name those that are recordings.",
+            f"Results of earlier runs are left out ({len(left_out)}): to separate them, name them alone.",
             FlowSepWarning,
             stacklevel=2,
         )

@@ -28,6 +28,11 @@ def tree(mixture: Path) -> Path:
     return folder
 
 
+LEFT_OUT = (
+    "flowsep-run: warning: Results of earlier runs are left out ({}): to separate them, name them alone.\n"
+)
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
@@ -48,13 +53,24 @@ def test_results_in_a_folder_are_no_recordings_the_second_time(
     assert run(tree, "rain", *options)[0] == 0
     code, _, err = run(tree, "dog", *options)
     assert code == 0
-    assert (
-        err
-        == "flowsep-run: warning: 2 results of earlier runs are left out: name those that are recordings.\n"
-    )
+    assert err == LEFT_OUT.format(2)
     assert files(tree) == [f"{folder}a.{name}wav" for folder in ("", "x/") for name in ("dog.", "rain.", "")]
     # one that is named is a recording
     assert run(tree / "a.rain.wav", "dog", *options)[0] == 0
+
+
+def test_results_that_a_pattern_finds_are_left_out_unless_it_finds_nothing_else(
+    run: Run, mixture: Path, toy_bundle: Path
+) -> None:
+    folder = mixture.parent
+    options = ["--bundle", toy_bundle, "--steps", 1, "--output-dir", folder]
+    assert run(mixture, "rain", *options)[0] == 0
+    code, out, err = run(*sorted(folder.glob("*.wav")), "--query", "dog", *options)
+    assert (code, out.count("\n"), err) == (0, 1, LEFT_OUT.format(1))
+    assert [path.name for path in sorted(folder.glob("*.wav"))] == ["mix.dog.wav", "mix.rain.wav", "mix.wav"]
+    results = sorted(folder.glob("mix.*.wav"))
+    code, out, err = run(*results, "--query", "bell", *options)
+    assert (code, out.count("\n"), err) == (0, 2, "")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +99,8 @@ def test_masks_that_were_not_shared_with_the_other_queries_are_not_called_done(
     options = ["--output-dir", tmp_path / "out", "--bundle", toy_bundle, "--kind", "masked", "--steps", 1]
     assert run(mixture, "rain", *options)[0] == 0
     code, _, err = run(mixture, "rain", "dog", *options)
+    assert code == 1 and "is there from a run with fewer queries, and masks are shared among all: " in err
+    code, _, err = run(mixture, "rain", "dog", *options, "--seed", 1)
     assert code == 1 and "is there from a run with other options or queries" in err
     assert run(mixture, "rain", "dog", *options, "--force")[0] == 0
     code, out, _ = run(mixture, "dog", "rain", *options)
