@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from flowsep_runtime import BackendError, Pipeline
+from flowsep_runtime import BackendError, OptionError, Pipeline
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.onnxruntime import cuda
 from flowsep_runtime.bundle.manifest import Manifest
-from flowsep_serve import sharing
+from flowsep_serve import cli, sharing
+from flowsep_serve.models import Models, Settings
 from flowsep_serve.service import Service
 from tests.gpu.cpu_sessions import session_on_the_cpu
 from tests.serve.conftest import Gate, Serve, client_of, form, heard, recording, sound, wait_for
@@ -118,7 +119,7 @@ REQUESTS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def alone(serve: Serve, on_cuda: Callable[[Path], Pipeline]) -> list[np.ndarray[Any, Any]]:
-    """What a server that computes one request after the other answers."""
+    """Answers of a server that computes one request after the other."""
     service = serve(load=on_cuda, alone=True)
     with client_of(service) as client:
         server = Shared(service, client, Gate())
@@ -294,3 +295,13 @@ def test_on_a_processor_one_thread_computes(serve: Serve) -> None:
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("flowsep-worker") == 1
     assert not [name for name in names if name.startswith("flowsep-device")]
+
+
+@pytest.mark.parametrize("switches", [[], ["--alone"]])
+def test_the_switch_reaches_the_models(monkeypatch: pytest.MonkeyPatch, switches: list[str]) -> None:
+    def opened(self: Settings) -> Models:
+        raise OptionError(f"alone is {self.alone}")
+
+    monkeypatch.setattr(Settings, "models", opened)
+    with pytest.raises(OptionError, match=f"^alone is {bool(switches)}$"):
+        cli.command.main(["--port", "0", *switches], standalone_mode=False)
