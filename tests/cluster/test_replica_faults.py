@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from flowsep_batch.cluster import Device
+from flowsep_runtime import __version__
 from flowsep_runtime.errors import BackendError, FlowSepWarning, OutputError
 from flowsep_serve.models import Settings
 
@@ -97,7 +98,7 @@ def test_a_full_store_is_a_full_disk_and_no_death(
         raise OutOfDiskError("Local disk is full.")
 
     monkeypatch.setattr(replicas, "read_samples", lambda *_: [np.zeros((1, 1), np.float32)])
-    monkeypatch.setattr(replicas.ray, "put", put)
+    monkeypatch.setattr(replicas, "ray", SimpleNamespace(put=put))
     monkeypatch.setattr(owner, "_computed", answer)
     job: Any = SimpleNamespace(folder=Path(), sound=None)
     with pytest.raises(OutputError):
@@ -110,7 +111,7 @@ def test_a_replica_whose_news_nobody_takes_waits_and_ends_when_it_is_left(
 ) -> None:
     from flowsep_serve import replicas
 
-    made = []
+    made: list[None] = []
     has_ended = threading.Event()
 
     class Endless:
@@ -134,7 +135,7 @@ def test_a_replica_whose_news_nobody_takes_waits_and_ends_when_it_is_left(
         await course.aclose()
 
     settings: Any = SimpleNamespace(models=Endless)
-    asyncio.run(take(replicas.Replica(settings, replicas.__version__)))
+    asyncio.run(take(replicas.Replica(settings, __version__)))
     assert has_ended.wait(10)
 
 
