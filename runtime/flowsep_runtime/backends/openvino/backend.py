@@ -239,7 +239,8 @@ class OpenVino:
             if setting.name == verdict:
                 return self._compiled(graph, shapes, setting)
 
-        _LOG.info("preparing the model for this machine, once: %s", graph.replace("_", " "))
+        place = f"{len(self._models)} of {len(self._manifest.graphs)}"
+        _LOG.info("preparing the model for this machine, once: %s (%s)", graph.replace("_", " "), place)
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
         expected = expected_outputs(self._folder, self._manifest, graph, inputs) if others else None
         model = None if expected is None else self._first_right(graph, shapes, others, inputs, expected)

@@ -308,11 +308,8 @@ class _Rewriter:
         axes = constant_of(norm.input_value(1))
         if axes is None or axes.tolist() not in ([2], [-1]):
             return None
-        op, pixels, one = (
-            self._op,
-            self._of(source),
-            openvino_weights.constant(self._op, np.ones((1, 1), np.float32)),
-        )
+        op, pixels = self._op, self._of(source)
+        one = openvino_weights.constant(op, np.ones((1, 1), np.float32))
         mean = self._group_mean(pixels, image, groups)
         # The other way round than below: for the same difference twice OpenVINO would keep it in memory.
         away = op.subtract(mean, pixels)
