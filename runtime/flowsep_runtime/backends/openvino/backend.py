@@ -246,11 +246,12 @@ class OpenVino:
         model = None if expected is None else self._first_right(graph, shapes, others, inputs, expected)
         if model is None:
             # A graph that is only compared with another setting is not kept on the disk.
-            model, reference = self._first_finite(graph, shapes, plain, inputs, keep=not others)
-            if others:
+            is_compared = bool(others) and expected is None
+            model, reference = self._first_finite(graph, shapes, plain, inputs, keep=not is_compared)
+            if is_compared:
                 exact = model.setting
                 del model  # so that two settings are never in memory together
-                model = self._first_right(graph, shapes, () if expected else others, inputs, reference)
+                model = self._first_right(graph, shapes, others, inputs, reference)
                 model = model or self._compiled(graph, shapes, exact)
         if model.setting != settings[0]:
             warnings.warn(
