@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -139,24 +140,34 @@ class Pipeline:
             self.backend.load(graph)
 
     def load_ahead(self, stages: Sequence[str]) -> None:
-        """Makes stages ready on a thread of its own, in their order, while the first of them work already.
+        """Makes stages ready on two threads, in their order.
 
-        Returns at once. What cannot be loaded says so when it is used. With low memory, on a device and on
-        fewer than three processors, where the work would only wait for the loading, there is nothing to gain:
-        this does nothing.
+        Returns at once where the processors suffice for loading and working. On two processors the work would
+        only take the loading's time: this returns when all is loaded. On one processor, on a device and with
+        low memory there is nothing to gain: this does nothing. What cannot be loaded says so when it is used.
         """
-        if self.low_memory or isinstance(self.backend, DeviceBackend) or usable_processors() < 3:
+        processors = usable_processors()
+        if self.low_memory or isinstance(self.backend, DeviceBackend) or processors < 2:
             return
+        waiting = deque(graph for stage in stages for graph in STAGES[stage])
 
         def load() -> None:
-            with suppress(BackendError):
-                for stage in stages:
-                    # no daemon: a backend must not be cut off in its work; but a program that ends need not
-                    # wait for more than one stage
-                    if threading.main_thread().is_alive():
-                        self.load_stage(stage)
+            # No daemon: a backend must not be cut off in its work. But a program that ends need not wait for
+            # more than one graph.
+            while threading.main_thread().is_alive():
+                try:
+                    graph = waiting.popleft()
+                except IndexError:
+                    return
+                with suppress(BackendError):
+                    self.backend.load(graph)
 
-        threading.Thread(target=load, name="flowsep-load-ahead").start()
+        threads = [threading.Thread(target=load, name="flowsep-load-ahead") for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        if processors == 2:
+            for thread in threads:
+                thread.join()
 
     def free_stage(self, stage: str) -> None:
         """Gives back the memory of the graphs behind a stage method; the next call loads them again."""

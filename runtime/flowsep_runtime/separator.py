@@ -22,7 +22,7 @@ from flowsep_runtime.device_pipeline import Clip, Guidance
 from flowsep_runtime.errors import AudioError, BundleError, QueryError, shown
 from flowsep_runtime.options import OptionFields, Options
 from flowsep_runtime.pipeline import Pipeline
-from flowsep_runtime.separation.run import Progress, Run, largest_batch, largest_loop
+from flowsep_runtime.separation.run import AHEAD, Progress, Run, largest_batch, largest_loop
 from flowsep_runtime.separation.streaming import Parts, parts
 from flowsep_runtime.separation.texts import Texts
 
@@ -118,6 +118,7 @@ class Separator:
         whole_number("channels", channels, 1)
         run = self._run(["sound"], options)
         with run.model_in_use():
+            self.pipeline.load_ahead(AHEAD)
             for stage in STAGES:
                 self.pipeline.load_stage(stage)
             if isinstance(self.pipeline.backend, DeviceBackend) and not self.pipeline.low_memory:

@@ -127,7 +127,9 @@ def read_order(given: Sequence[tuple[str, str]], models: Mapping[str, object], l
         raise ServeError(413, f"There are {len(values['query'])} queries: give at most {limits.max_queries}.")
     if any(len(query) > LONGEST_QUERY for query in values["query"]):
         raise ServeError(413, f"A query has more than {LONGEST_QUERY} characters: say it shorter.")
-    if not values["query"] or any(not query.strip() for query in values["query"]):
+    if not values["query"]:
+        raise ServeError(422, "There is no query: name a sound in the field 'query'.")
+    if any(not query.strip() for query in values["query"]):
         raise ServeError(422, "The query is empty: say in a few words what to separate.")
     try:
         form: Any = form_model()(**values)

@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
@@ -28,7 +28,7 @@ from ray.serve.schema import ApplicationStatus
 from flowsep_batch.cluster import Device
 from flowsep_runtime import __version__
 from flowsep_runtime.arrays import Floats
-from flowsep_runtime.errors import BackendError, FlowSepWarning
+from flowsep_runtime.errors import BackendError, FlowSepWarning, OutputError
 from flowsep_serve.decoding import Sound, read_samples
 from flowsep_serve.errors import CancelledError, ServeError
 from flowsep_serve.jobs import Job
@@ -37,6 +37,7 @@ from flowsep_serve.orders import Order
 
 LOG = logging.getLogger("flowsep_serve")
 DEPLOYMENT = "Replica"
+AHEAD = 16  # news that a replica has not sent yet; it then waits
 TRIES = 2  # replicas that may die over one job
 MORE_AFTER, FEWER_AFTER = 3.0, 300.0  # seconds of more or less work until there are more or fewer replicas
 LONGEST_JOB = 3600.0  # seconds that a replica which is to end has for its last job
@@ -86,9 +87,11 @@ class Replica:
         """
         loop = asyncio.get_running_loop()
         news: asyncio.Queue[News | None] = asyncio.Queue()
+        room = threading.Semaphore(AHEAD)
         is_unwanted = threading.Event()
 
-        def tell(each: News | None) -> None:
+        def tell(each: News) -> None:
+            room.acquire()
             if is_unwanted.is_set():
                 raise CancelledError
             loop.call_soon_threadsafe(news.put_nowait, each)
@@ -109,9 +112,11 @@ class Replica:
         try:
             while (each := await news.get()) is not None:
                 yield each
+                room.release()
             await done
         finally:
             is_unwanted.set()
+            room.release()
 
 
 class Replicas:
@@ -140,6 +145,7 @@ class Replicas:
         self._handle: Any = None
         self._is_closed = False
         self.is_computing = False  # in this process
+        self._is_opening = threading.Lock()
 
     def open(self) -> None:
         """Deploys the application, and waits for its first replicas.
@@ -147,6 +153,10 @@ class Replicas:
         Raises:
             BackendError: If they cannot open the model.
         """
+        with self._is_opening:
+            self._deploy()
+
+    def _deploy(self) -> None:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"location": "NoServer"})
         self._delete_former()
@@ -205,9 +215,17 @@ class Replicas:
         """The results of a job; one whose replica dies is computed again by another one.
 
         Raises:
+            OutputError: If neither memory nor disk of a node has room for it.
             ServeError: If that one dies too.
         """
-        samples = [ray.put(block) for block in read_samples(job.folder, job.sound)]
+        try:
+            samples = [ray.put(block) for block in read_samples(job.folder, job.sound)]
+            yield from self._tried(job, samples)
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            LOG.warning("A node has no room: %s", str(error).partition("\n")[0])
+            raise OutputError("A node has no room for this recording.") from None
+
+    def _tried(self, job: Job, samples: Sequence[Any]) -> Blocks:
         given = 0  # samples of each channel
         for _ in range(TRIES):
             place = 0
@@ -219,6 +237,8 @@ class Replicas:
                         given = place
                         yield [block[first:] for block in blocks]
                 return
+            except (ObjectStoreFullError, OutOfDiskError):
+                raise
             except (RayError, RayServeException) as error:
                 job.go_on()  # it may be cancelled
                 job.wait_again()  # a cluster may have no other replica for long
@@ -258,6 +278,8 @@ class Replicas:
     def close(self) -> None:
         """Ends the replicas, if Ray Serve answers."""
         self._is_closed = True
+        # The connection ends next, which under a thread that uses it may be the end of the process.
+        self._is_opening.acquire(timeout=PATIENCE)
         # Its threads outlive the connection, and would tell of their own failure.
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         if not ray.is_initialized():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +15,8 @@ import numpy as np
 import pytest
 
 from flowsep_batch.cluster import Device
-from flowsep_runtime.errors import FlowSepWarning
+from flowsep_runtime import __version__
+from flowsep_runtime.errors import BackendError, FlowSepWarning, OutputError
 from flowsep_serve.models import Settings
 
 pytest.importorskip("ray.serve", reason="replicas need Ray Serve: pip install '.[cluster]'")
@@ -48,6 +52,91 @@ def test_an_end_before_ray_serve_has_begun_is_an_end(owner: Any, monkeypatch: py
     monkeypatch.setattr(serve, "delete", delete)
     owner.close()
     assert asked == ["flowsep-serve-test"]
+
+
+def test_an_end_while_replicas_are_deployed_waits_for_that(
+    owner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray import serve
+
+    steps = []
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def start(**_: Any) -> None:
+        has_begun.set()
+        assert may_end.wait(10)
+        steps.append("deployed")
+        raise BackendError("No replica starts.")
+
+    monkeypatch.setattr(serve, "start", start)
+    monkeypatch.setattr(serve, "delete", lambda _: steps.append("deleted"))
+    with ThreadPoolExecutor(1) as thread:
+        opened = thread.submit(owner.open)
+        assert has_begun.wait(10)
+        threading.Timer(0.2, may_end.set).start()
+        owner.close()
+        assert isinstance(opened.exception(), BackendError)
+    assert steps == ["deployed", "deleted"]
+
+
+@pytest.mark.parametrize("fails", ["put", "answer"])
+def test_a_full_store_is_a_full_disk_and_no_death(
+    owner: Any, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+    from flowsep_serve import replicas
+
+    asked = []
+
+    def put(_: object) -> None:
+        if fails == "put":
+            raise ObjectStoreFullError("Failed to put object.")
+
+    def answer(*_: object) -> None:
+        asked.append("a replica")
+        raise OutOfDiskError("Local disk is full.")
+
+    monkeypatch.setattr(replicas, "read_samples", lambda *_: [np.zeros((1, 1), np.float32)])
+    monkeypatch.setattr(replicas, "ray", SimpleNamespace(put=put))
+    monkeypatch.setattr(owner, "_computed", answer)
+    job: Any = SimpleNamespace(folder=Path(), sound=None)
+    with pytest.raises(OutputError):
+        list(owner.blocks(job))
+    assert len(asked) == (fails == "answer")
+
+
+def test_a_replica_whose_news_nobody_takes_waits_and_ends_when_it_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flowsep_serve import replicas
+
+    made: list[None] = []
+    has_ended = threading.Event()
+
+    class Endless:
+        def open(self) -> None:
+            pass
+
+        def separated(self, *_: object) -> Iterator[list[Any]]:
+            try:
+                while True:
+                    made.append(None)
+                    yield []
+            finally:
+                has_ended.set()
+
+    async def take(replica: Any) -> None:
+        course = replica.separate(None, None, [], [])
+        first, *_ = [await anext(course) for _ in range(3)]
+        assert first == replicas.News()
+        await asyncio.sleep(0.2)
+        assert len(made) <= 3 + replicas.AHEAD
+        await course.aclose()
+
+    settings: Any = SimpleNamespace(models=Endless)
+    asyncio.run(take(replicas.Replica(settings, __version__)))
+    assert has_ended.wait(10)
 
 
 def test_without_ray_serve_no_replica_is_ready(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,14 +226,17 @@ def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(
     backend = Recorder(pipeline.backend)
     (own_bundle / "decode_latent.onnx").write_bytes(b"no onnx")
     loaded_ahead(Pipeline(own_bundle, pipeline.manifest, backend), "log_mel", "decode_latent", "vocode")
-    assert backend.held == {"log_mel"}
+    assert backend.held == {"log_mel", "vocode"}
     with pytest.raises(BackendError, match="cannot load"):
         pipeline.decode_latent(normal(1, 8, 16, 16))
     sparing = Recorder(pipeline.backend)
     loaded_ahead(Pipeline(own_bundle, pipeline.manifest, sparing, low_memory=True), "log_mel")
-    monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 2)
+    monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 1)
     loaded_ahead(Pipeline(own_bundle, pipeline.manifest, sparing), "log_mel")
     assert sparing.held == set()
+    monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 2)
+    Pipeline(own_bundle, pipeline.manifest, sparing).load_ahead(["log_mel", "vocode"])
+    assert sparing.held == {"log_mel", "vocode"}, "it returned before all was loaded"
 
 
 def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> None:

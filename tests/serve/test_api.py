@@ -153,7 +153,7 @@ def test_the_name_of_an_upload_is_not_used(client: TestClient, name: str) -> Non
 @pytest.mark.parametrize(
     ("data", "status", "words"),
     [
-        ({}, 422, "The query is empty"),
+        ({}, 422, "There is no query: name a sound in the field 'query'."),
         ({"query": " "}, 422, "The query is empty"),
         ({"query": "x" * 501}, 413, "500 characters"),
         ({"query": ["a"] * 9}, 413, "9 queries: give at most 8"),

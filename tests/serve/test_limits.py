@@ -175,7 +175,7 @@ def test_an_upload_that_is_too_large_is_refused_with_and_without_its_length(serv
         ({"max_channels": 1}, recording(), 413, "has 2 channels: give at most 1"),
         ({"max_disk": 1}, recording(sound(3)), 413, "more than the 1 MiB of this server"),
         ({}, b"RIFF", 422, "The recording is not audio"),
-        ({}, b"", 422, "The recording"),
+        ({}, b"", 422, "The recording is empty: it holds no bytes."),
         ({}, recording(np.full((100, 1), np.nan)), 422, "NaN"),
         ({}, recording(sound(0.1))[:60], 422, "The recording"),
     ],

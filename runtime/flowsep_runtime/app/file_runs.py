@@ -105,7 +105,9 @@ def check_done(
         if found is not None and found not in (mark_of(*asked), mark_of(*asked, candidates=1)):
             is_extended = found == mark_of(former, *asked[1:])
             made_with = (
-                "fewer queries, and masks are shared among all" if is_extended else "other options or queries"
+                "fewer queries, and each sound depends on all of them"
+                if is_extended
+                else "other options or queries"
             )
             raise OptionError(
                 f"{shown(path)} is there from a run with {made_with}: choose another output or add --force."

@@ -106,6 +106,8 @@ class AudioReader:
         self._file = _open(path, self.name)
         try:
             try:
+                if not self._file.seek(0, io.SEEK_END):
+                    raise AudioError(f"{self.name} is empty: it holds no bytes.")
                 self._pieces = pieces(self._file)
             except OSError as error:
                 raise AudioError(f"{self.name} cannot be read: {error.strerror or error}.") from None

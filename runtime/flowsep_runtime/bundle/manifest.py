@@ -26,6 +26,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +47,7 @@ from flowsep_runtime.bundle.model_entry import ModelEntry as ModelEntry
 from flowsep_runtime.bundle.records import RecordError, from_json
 from flowsep_runtime.caches import write_whole
 from flowsep_runtime.errors import BundleError, shown
+from flowsep_runtime.processors import usable_processors
 
 FORMAT = 1
 DTYPES = ("float32", "int64")
@@ -63,7 +65,7 @@ GRAPHS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "vocode": (("log_mel",), ("waveform",)),
 }
 
-_VELOCITY_GRAPHS = ("velocity_text", "velocity_mixture", "velocity_time", "velocity")
+_VELOCITY_GRAPHS = ("velocity", "velocity_text", "velocity_mixture", "velocity_time")
 
 #: The graphs of each stage method of `Pipeline`.
 STAGES: Mapping[str, tuple[str, ...]] = {
@@ -327,8 +329,11 @@ class Manifest:
 
     def _check_files(self, folder: Path) -> None:
         graphs = {graph.files[0].name for _, graph in self._entries()}
-        expected = [(file.name, file.bytes, file.sha256) for file in self.files()]
-        for name, size, sha256 in [*expected, (self.tokenizer.file, None, self.tokenizer.sha256)]:
+        expected: list[tuple[str, int | None, str]] = [
+            *((file.name, file.bytes, file.sha256) for file in self.files()),
+            (self.tokenizer.file, None, self.tokenizer.sha256),
+        ]
+        for name, size, _ in expected:
             with naming(folder / name):
                 found = inspected(folder, name).st_size
                 if size is not None and found != size:
@@ -337,8 +342,12 @@ class Manifest:
                     raise RefusedFileError("is too large for a tokenizer")
                 if name in graphs and found > LARGEST_GRAPH:
                     raise RefusedFileError("is too large for a graph")
-                if remembered_sha256(folder / name) != sha256:
-                    raise RefusedFileError("was changed after the export (other checksum)")
+        with ThreadPoolExecutor(min(4, usable_processors())) as pool:
+            digests = [pool.submit(remembered_sha256, folder / name) for name, _, _ in expected]
+            for (name, _, sha256), digest in zip(expected, digests, strict=True):
+                with naming(folder / name):
+                    if digest.result() != sha256:
+                        raise RefusedFileError("was changed after the export (other checksum)")
         for _, graph in self._entries():
             first, *data = (file.name for file in graph.files)
             with naming(folder / first):

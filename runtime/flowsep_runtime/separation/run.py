@@ -19,7 +19,8 @@ from flowsep_runtime.separation.texts import Texts
 from flowsep_runtime.separation.windows import window_starts
 
 LARGEST_BATCH = 4  # rows that go through the model together
-_AHEAD = ("log_mel", "encode_mixture", "velocity", "decode_latent", "vocode")  # in the order of their use
+#: Loaded ahead: what takes longest first, the others about in the order of their use.
+AHEAD = ("velocity", "log_mel", "encode_mixture", "vocode", "decode_latent")
 
 #: The share of a window that it has in common with the next one.
 OVERLAPS: dict[Joining, float] = {"joint": 1 / 4, "cross-fade": 1 / 8, "none": 0}
@@ -122,11 +123,11 @@ class Run:
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
         """Make a stage of the pipeline ready, and count the time of its block."""
-        if stage == _AHEAD[0] and not self._loads_ahead:
-            # Not before: a silent recording needs no model.
-            self._loads_ahead = True
-            self.pipeline.load_ahead([name for name in _AHEAD if not (name == "vocode" and self.masked)])
         with self.timed("load"):
+            if stage == "log_mel" and not self._loads_ahead:
+                # Not before: a silent recording needs no model, and the text encoder is freed by now.
+                self._loads_ahead = True
+                self.pipeline.load_ahead([name for name in AHEAD if not (name == "vocode" and self.masked)])
             self.pipeline.load_stage(stage)
         with self.timed(stage):
             yield

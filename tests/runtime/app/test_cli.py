@@ -112,7 +112,7 @@ def test_a_file_that_is_no_audio(run: Run, tmp_path: Path, name: str, content: b
 def test_a_file_of_no_bytes(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "nothing.wav"
     file.touch()
-    refused(run(file, "rain"), file, "not audio")
+    refused(run(file, "rain"), f"{file} is empty: it holds no bytes.")
 
 
 def test_audio_without_samples(run: Run, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_truncated_media_file_is_read_with_a_warning(tmp_path: Path) -> None:
     assert len(recording.samples) < 6 * RATE
 
 
-@pytest.mark.parametrize("content", [b"", b"no media", b"\x1aE\xdf\xa3" + bytes(500), bytes(10_000)])
+@pytest.mark.parametrize("content", [b"no media", b"\x1aE\xdf\xa3" + bytes(500), bytes(10_000)])
 def test_what_is_no_media_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.m4a"
     path.write_bytes(content)

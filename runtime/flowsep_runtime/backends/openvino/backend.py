@@ -46,7 +46,7 @@ from flowsep_runtime.backends.openvino.accuracy import (
 from flowsep_runtime.backends.openvino.compiled_cache import Compiled
 from flowsep_runtime.backends.openvino.mapped_files import give_back, mappings, repeated
 from flowsep_runtime.backends.openvino.settings import EXACT, FAST, QUICK_GRAPHS, CompileSettings, choices
-from flowsep_runtime.backends.openvino.weights import keep_half
+from flowsep_runtime.backends.openvino.weights import keep_half, narrow
 from flowsep_runtime.backends.samples import Shapes, clip_shapes, sample_inputs
 from flowsep_runtime.bundle.manifest import Manifest
 from flowsep_runtime.caches import cache_folder, keep_newest, recall, remember
@@ -64,12 +64,12 @@ COMPILED_GRAPHS, COMPILED_BYTES = 64, 8 << 30  # in the cache folder
 VERDICTS, REMEMBERED_VERDICTS = "openvino", 512
 
 
-#: While OpenVINO compiles, it sets the process's locale to C and back again: one thread at a time, because
-#: another thread would restore C as the previous locale.
-_LOADING = threading.Lock()
+#: Held while a graph's files are mapped: what another thread maps meanwhile is not ours to give back.
+_MAPPING = threading.Lock()
 
-#: Not cached: the copy would be as large as the bundle's largest file, and is needed once for each new query.
-NOT_CACHED = ("encode_text",)
+#: Cached in bf16 only: in float32 the copy would be as large as the bundle's largest file, and reading it no
+#: quicker than compiling.
+CACHED_IF_QUICK = ("encode_text",)
 
 
 def why_not() -> str | None:
@@ -97,7 +97,6 @@ def _core() -> Core:
     return core
 
 
-@cache
 def _front_end() -> FrontEnd:
     front_end: FrontEnd = offline.openvino().frontend.FrontEndManager().load_by_framework("onnx")
     return front_end
@@ -240,17 +239,19 @@ class OpenVino:
             if setting.name == verdict:
                 return self._compiled(graph, shapes, setting)
 
-        _LOG.info("preparing the model for this machine, once: %s", graph.replace("_", " "))
+        place = f"{len(self._models)} of {len(self._manifest.graphs)}"
+        _LOG.info("preparing the model for this machine, once: %s (%s)", graph.replace("_", " "), place)
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
         expected = expected_outputs(self._folder, self._manifest, graph, inputs) if others else None
         model = None if expected is None else self._first_right(graph, shapes, others, inputs, expected)
         if model is None:
             # A graph that is only compared with another setting is not kept on the disk.
-            model, reference = self._first_finite(graph, shapes, plain, inputs, keep=not others)
-            if others:
+            is_compared = bool(others) and expected is None
+            model, reference = self._first_finite(graph, shapes, plain, inputs, keep=not is_compared)
+            if is_compared:
                 exact = model.setting
                 del model  # so that two settings are never in memory together
-                model = self._first_right(graph, shapes, () if expected else others, inputs, reference)
+                model = self._first_right(graph, shapes, others, inputs, reference)
                 model = model or self._compiled(graph, shapes, exact)
         if model.setting != settings[0]:
             warnings.warn(
@@ -303,23 +304,28 @@ class OpenVino:
         entry = self._manifest.graph(graph, self.name)
         files = [self._folder / file.name for file in entry.files]
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **setting.properties}
+        # Pinned, what several processes compute or several threads load would share the first processors.
+        properties["ENABLE_CPU_PINNING"] = False
         if self._threads is not None:
             properties["INFERENCE_NUM_THREADS"] = self._threads
-            if self._threads < (os.cpu_count() or 1):
-                # Pinned, the threads of several such processes would share the first processors.
-                properties["ENABLE_CPU_PINNING"] = False
         if self._counts:
             properties["PERF_COUNT"] = True
         folder = self._cache_folder(graph, shapes, setting) if keep else None
         compiled = None if folder is None else openvino_cache.read(_core(), folder, properties)
         if compiled is None:
-            with _LOADING:
-                compiled = _newly_compiled(_Plan(files, shapes, setting, properties, folder))
+            compiled = Compiled(_load(_Plan(files, shapes, setting, properties, folder)))
+            if folder is not None and openvino_cache.is_kept(folder):
+                # What comes from the file takes less memory: it does without all that rewriting has left.
+                del compiled
+                give_memory_back()
+                compiled = openvino_cache.read(_core(), folder, properties) or Compiled(
+                    _load(_Plan(files, shapes, setting, properties, None))
+                )
         return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: CompileSettings) -> Path | None:
         """The cache folder of one compiled graph, after removal of old entries; None without a cache."""
-        if not self._cache or graph in NOT_CACHED:
+        if not self._cache or (graph in CACHED_IF_QUICK and not setting.quick):
             return None
         try:
             root = cache_folder() / "openvino"
@@ -339,35 +345,24 @@ class OpenVino:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def _newly_compiled(plan: _Plan) -> Compiled:
-    if plan.folder is None:
-        return Compiled(_load(plan))
-    # Another thread may have compiled it meanwhile.
-    compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
-    if compiled is None:
-        compiled = Compiled(_load(plan))
-        if openvino_cache.is_kept(plan.folder):
-            # What comes from the file takes less memory: it does without all that rewriting has left.
-            del compiled
-            give_memory_back()
-            compiled = openvino_cache.read(_core(), plan.folder, plan.properties)
-    return compiled or Compiled(_load(plan._replace(folder=None)))
-
-
 def _load(plan: _Plan) -> CompiledModel:
     path = plan.files[0]
     try:
-        before = mappings(plan.files)
-        # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
-        model = _front_end().convert(_front_end().load(str(path)))
+        with _MAPPING:
+            before = mappings(plan.files)
+            # Not Core.read_model, which on a damaged file lets every front end print what it thinks of it.
+            front_end = _front_end()
+            model = front_end.convert(front_end.load(str(path)))
+            ours = mappings(plan.files) - before
         # The weights' mappings live as long as this: the passes below may drop what they have folded.
         weights = model.clone()
-        ours = mappings(plan.files) - before
         with repeated(lambda: give_back(ours)):
             keep_half(model)
             model.reshape({name: list(shape) for name, shape in plan.shapes.items()})
             if plan.setting.rewritten:
                 channels_last.rewrite(model, plan.setting.quick)
+            if plan.setting.quick:
+                narrow(model)
             compiled = _compile(model, plan.properties, plan.folder)
         del weights
         return compiled

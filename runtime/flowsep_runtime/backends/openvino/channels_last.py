@@ -40,8 +40,9 @@ from flowsep_runtime.backends.openvino.winograd import Tiling, cheapest
 if TYPE_CHECKING:
     from openvino import Model, Node, Output
 
-#: Version of the rewrites; raise it with every change, because it is part of the key of compiled graphs.
-REVISION = 1
+#: Version of all that is changed in a graph before it is compiled; raise it with every change, because it is
+#: part of the key of compiled graphs.
+REVISION = 2
 #: With fewer channels, the transforms cost more than the products save.
 LEAST_CHANNELS = 96
 #: In bf16 only where rows are so narrow that OpenVINO's own convolution is slow: elsewhere the transforms
@@ -71,6 +72,7 @@ class _Rewriter:
         self._pixels: dict[tuple[str, int], Output] = {}  # of an output of the graph, [H·W, C]
         self._done: dict[str, tuple[Node, Node]] = {}  # by unique name: what was rewritten, and as what
         self._left: set[str] = set()  # convolutions by name
+        self._shapes: dict[tuple[int, ...], Node] = {}  # constants: a graph with fewer is loaded sooner
 
     def run(self) -> int:
         self._fold_shapes()
@@ -249,9 +251,9 @@ class _Rewriter:
         )
         products = op.matmul(
             self._reshape(values, batch, tiles, channels),
-            self._stored(kernels.reshape(batch, channels, outputs)),
+            self._stored(kernels.reshape(batch, outputs, channels)),
             False,
-            False,
+            True,  # as OpenVINO's kernels read them
         )
         results = op.matmul(
             openvino_weights.constant(self._op, first.output_transform),
@@ -306,11 +308,8 @@ class _Rewriter:
         axes = constant_of(norm.input_value(1))
         if axes is None or axes.tolist() not in ([2], [-1]):
             return None
-        op, pixels, one = (
-            self._op,
-            self._of(source),
-            openvino_weights.constant(self._op, np.ones((1, 1), np.float32)),
-        )
+        op, pixels = self._op, self._of(source)
+        one = openvino_weights.constant(op, np.ones((1, 1), np.float32))
         mean = self._group_mean(pixels, image, groups)
         # The other way round than below: for the same difference twice OpenVINO would keep it in memory.
         away = op.subtract(mean, pixels)
@@ -391,8 +390,9 @@ class _Rewriter:
         return node
 
     def _ints(self, *values: int) -> Node:
-        node: Node = self._op.constant(np.array(values, np.int64))
-        return node
+        if values not in self._shapes:
+            self._shapes[values] = self._op.constant(np.array(values, np.int64))
+        return self._shapes[values]
 
     def _stored(self, values: Array) -> Node:
         """Filters in Winograd's form; for bf16 stored in it, or OpenVINO would keep them twice."""

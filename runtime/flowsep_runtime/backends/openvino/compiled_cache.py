@@ -11,8 +11,10 @@ that says its size and its checksum.
 from __future__ import annotations
 
 import ctypes
+import locale
 import mmap
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +36,33 @@ _NAME = "whole-*.blob"
 _BLOCK = 1 << 22  # bytes
 
 
+class _KeptLocale:
+    """The process's locale, restored when no thread is inside any more.
+
+    OpenVINO sets it to C while it writes, and back to what it found, which is C if another thread writes too.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._locale = ""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._locale = locale.setlocale(locale.LC_ALL)
+            self._inside += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                locale.setlocale(locale.LC_ALL, self._locale)
+
+
+_LOCALE = _KeptLocale()
+
+
 class Compiled(NamedTuple):
     """A compiled graph, and what has to be kept as long as it."""
 
@@ -44,13 +73,14 @@ class Compiled(NamedTuple):
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
     """A folder for OpenVINO to write its cache into, empty before and gone afterwards; what was written
-    goes to `folder` by the name under which `read` takes it.
+    goes to `folder` by the name under which `read` takes it. The process's locale is C meanwhile.
 
     Raises:
         OSError: If it cannot be made.
     """
     with tempfile.TemporaryDirectory(prefix="writing-", dir=folder, ignore_cleanup_errors=True) as scratch:
-        yield Path(scratch)
+        with _LOCALE:
+            yield Path(scratch)
         with suppress(OSError):  # such as a full disk: then there is nothing to read
             for path in Path(scratch).glob("*.blob"):
                 with _mapped(path) as memory:

@@ -23,8 +23,8 @@ class CompileSettings(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """Key of a compiled graph besides its file: the name, and the version of the rewrites."""
-        return f"{self.name}, rewritten {channels_last.REVISION}" if self.rewritten else self.name
+        """Key of a compiled graph besides its file: the name, and the version of what is changed in it."""
+        return f"{self.name}, revision {channels_last.REVISION}"
 
 
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}

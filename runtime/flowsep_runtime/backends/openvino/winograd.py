@@ -89,11 +89,10 @@ class Tiling(NamedTuple):
         return self._both("output").astype(np.float32)
 
     def kernel(self, weight: Array) -> Array:
-        """Filters [K, C, *taps] -> their values at the points [points, C, K], float32."""
-        outputs, channels = weight.shape[:2]
-        taps = np.ascontiguousarray(weight.transpose(2, 3, 1, 0), float).reshape(-1, channels * outputs)
+        """Filters [K, C, *taps] -> their values at the points [points, K, C], float32."""
+        taps = np.ascontiguousarray(weight.transpose(2, 3, 0, 1), float).reshape(-1, weight[..., 0, 0].size)
         values: Array = (self._both("kernel") @ taps).astype(np.float32)
-        return values.reshape(self.points, channels, outputs)
+        return values.reshape(self.points, *weight.shape[:2])
 
     def _both(self, name: str) -> Array:
         rows, columns = (getattr(transforms(m, r), name) for m, r in zip(self.tile, self.taps, strict=True))

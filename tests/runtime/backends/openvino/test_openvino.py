@@ -169,6 +169,18 @@ def refusing(model: Any, quick: bool) -> int:
     raise RuntimeError("no such node")
 
 
+def test_a_first_start_says_which_graph_of_all_is_prepared_and_a_second_one_nothing(
+    toy_bundle: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "flowsep_runtime")
+    for _ in range(2):
+        backend = open_backend("openvino", toy_bundle, Manifest.read(toy_bundle))
+        for graph in ("log_mel", "velocity_text"):
+            backend.load(graph)
+    said = "preparing the model for this machine, once: "
+    assert caplog.messages == [f"{said}log mel (1 of 9)", f"{said}velocity text (2 of 9)"]
+
+
 @needs_x86
 @pytest.mark.parametrize("rewrite", [as_noise, refusing])
 @pytest.mark.parametrize("precision", ["exact", pytest.param("fast", marks=needs_bf16)])

@@ -31,7 +31,7 @@ def filtered(image: Array, weight: Array, tiling: Tiling) -> Array:
     pixels = np.vstack([image.reshape(-1, channels), np.zeros((1, channels), image.dtype)])
     read = pixels[tiling.sources()].reshape(tiling.points, -1)
     values = (tiling.input_transform @ read).reshape(tiling.points, -1, channels)
-    products = values @ tiling.kernel(weight)
+    products = values @ tiling.kernel(weight).swapaxes(1, 2)
     results = tiling.output_transform @ products.reshape(tiling.points, -1)
     tiled = results.reshape(*tiling.tile, *tiling.tiles, len(weight)).transpose(2, 0, 3, 1, 4)
     rows, columns = (tile * tiles for tile, tiles in zip(tiling.tile, tiling.tiles, strict=True))
