@@ -349,6 +349,6 @@ class Manifest:
                     if digest.result() != sha256:
                         raise RefusedFileError("was changed after the export (other checksum)")
         for _, graph in self._entries():
-            first, *data = (file.name for file in graph.files)
-            with naming(folder / first):
-                check_graph(folder, first, data)
+            first, *data = graph.files
+            with naming(folder / first.name):
+                check_graph(folder, first.name, first.sha256, [file.name for file in data])
