@@ -8,15 +8,14 @@ mixture's share of the first convolution, the time features of a schedule) is co
 from __future__ import annotations
 
 import os
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from flowsep_runtime.ahead import load_on_two_threads
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import (
     Arithmetic,
@@ -39,7 +38,6 @@ from flowsep_runtime.device_pipeline import (
     run_on_device,
     share_of,
 )
-from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import guided, solver_taking
 from flowsep_runtime.stage_arrays import (
@@ -149,25 +147,8 @@ class Pipeline:
         processors = usable_processors()
         if self.low_memory or isinstance(self.backend, DeviceBackend) or processors < 2:
             return
-        waiting = deque(graph for stage in stages for graph in STAGES[stage])
-
-        def load() -> None:
-            # No daemon: a backend must not be cut off in its work. But a program that ends need not wait for
-            # more than one graph.
-            while threading.main_thread().is_alive():
-                try:
-                    graph = waiting.popleft()
-                except IndexError:
-                    return
-                with suppress(BackendError):
-                    self.backend.load(graph)
-
-        threads = [threading.Thread(target=load, name="flowsep-load-ahead") for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        if processors == 2:
-            for thread in threads:
-                thread.join()
+        graphs = [graph for stage in stages for graph in STAGES[stage]]
+        load_on_two_threads(self.backend.load, graphs, wait=processors == 2)
 
     def free_stage(self, stage: str) -> None:
         """Gives back the memory of the graphs behind a stage method; the next call loads them again."""
