@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -150,6 +151,22 @@ def run(command: click.Command, program: str, without_memory: str) -> NoReturn:
         sys.exit(1)
     except Exception as error:
         _fail(program, unexpected(error), 1)
+    finally:
+        if getattr(sys.exc_info()[1], "code", None) in (129, 130, 143):
+            _leave_by_the_next_signal()
+
+
+def _leave_by_the_next_signal() -> None:
+    """Lets the next signal end the process, in silence.
+
+    All is tidied up by now, but Python waits for threads that load graphs, for seconds. An exception in that
+    wait would crash the process, and what the graphs warn of is for nobody any more.
+    """
+    warnings.simplefilter("ignore")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,41 @@ def test_a_signal_that_arrives_in_a_finaliser_ends_the_process_all_the_same() ->
         code, capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}, timeout=60
     )
     assert found.returncode == 143 and b"went on" not in found.stdout
+
+
+INTERRUPTED_WHILE_A_THREAD_WORKS = """
+import os, signal, sys, threading, time, warnings
+import click
+from flowsep_runtime.app.console import run
+
+def load():
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
+    warnings.warn("too late")
+    print("still at work", file=sys.stderr, flush=True)
+    time.sleep(20)
+
+@click.command()
+def command():
+    threading.Thread(target=load).start()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+
+run(command, "test", "no memory")
+"""
+
+
+@unix
+def test_a_second_interrupt_ends_the_wait_for_threads() -> None:
+    code = [sys.executable, "-c", INTERRUPTED_WHILE_A_THREAD_WORKS]
+    with subprocess.Popen(
+        code, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        while line := process.stderr.readline():
+            said += line
+            if line.startswith("still"):
+                process.send_signal(signal.SIGINT)
+        assert said.split("\n") == ["", "test: interrupted.", "still at work", ""]
+        assert process.wait(60) == -signal.SIGINT
