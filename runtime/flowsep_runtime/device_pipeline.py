@@ -6,7 +6,7 @@ allows, whatever their texts and mixtures are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -49,6 +49,11 @@ class Clip:
     mixtures: Sequence[int] | None = None  # of every row; None: a row for each mixture
     guidance: Guidance | None = None
 
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The mixture of every row [R]."""
+        return np.arange(len(self.waveform)) if self.mixtures is None else np.asarray(self.mixtures, np.intp)
+
 
 @dataclass(frozen=True)
 class ClipResult:
@@ -70,6 +75,48 @@ class LoopRows(NamedTuple):
     guidance: Floats | None  # scales [B / 2]
 
 
+def joined(clips: Sequence[Clip]) -> Clip:
+    """Several clips as one, mixtures and rows of one after those of the other.
+
+    Raises:
+        ValueError: If the arrays have other numbers of rows or other shapes, or some clips guidance and
+            others none.
+    """
+
+    def all_of(arrays: Iterable[Floats], counts: Sequence[int], name: str) -> Floats:
+        return np.concatenate([of_batch(*each, name) for each in zip(arrays, counts, strict=True)])
+
+    mixtures, rows = [len(clip.waveform) for clip in clips], [len(clip.rows) for clip in clips]
+    firsts = np.cumsum([0, *mixtures[:-1]])
+    guides = [clip.guidance for clip in clips if clip.guidance is not None]
+    guidance = None
+    if guides:
+        guidance = Guidance(*(all_of(arrays, rows, "text") for arrays in zip(*guides, strict=True)))
+    return Clip(
+        np.concatenate([clip.waveform for clip in clips]),
+        all_of((clip.posterior_noise for clip in clips), mixtures, "noise"),
+        all_of((clip.noise for clip in clips), mixtures, "noise"),
+        all_of((clip.text for clip in clips), rows, "text"),
+        all_of((clip.mask for clip in clips), rows, "mask"),
+        np.concatenate([clip.rows + first for clip, first in zip(clips, firsts, strict=True)]).tolist(),
+        guidance,
+    )
+
+
+def parted(result: ClipResult, clips: Sequence[Clip]) -> list[ClipResult]:
+    """The result of clips that were joined, as one for each."""
+    mixtures, rows = (
+        np.cumsum(counts)[:-1]
+        for counts in ([len(clip.waveform) for clip in clips], [len(clip.rows) for clip in clips])
+    )
+    parts = (
+        np.split(result.mixture, mixtures),
+        np.split(result.log_mel, rows),
+        np.split(result.waveform, rows),
+    )
+    return [ClipResult(*each) for each in zip(*parts, strict=True)]
+
+
 def loops_of(clip: Clip, most: int) -> list[LoopRows]:
     """The rows of a clip in as few loops of at most `most` rows as can be, all about equally long.
 
@@ -78,7 +125,7 @@ def loops_of(clip: Clip, most: int) -> list[LoopRows]:
     """
     if clip.guidance is not None and most < 2:
         raise ValueError("guidance takes loops of two rows")
-    mixtures = np.arange(len(clip.waveform)) if clip.mixtures is None else np.asarray(clip.mixtures)
+    mixtures = clip.rows
     noise, count = of_batch(clip.noise, len(clip.waveform), "noise"), len(mixtures)
     together = most // (1 if clip.guidance is None else 2)
     loops = []

@@ -56,6 +56,11 @@ limit_options = options(
 )
 @click.option("--bundle-dir", type=FILE, help="Folder of bundles that requests may name.")
 @backend_options
+@click.option(
+    "--alone",
+    is_flag=True,
+    help="Compute one request after the other on a GPU too, where several go through the model together.",
+)
 @click.option("--api-key-file", type=FILE, help="Keys, one per line; requests must then give one of them.")
 @click.option("--insecure", is_flag=True, help="Let other machines in without a key.")
 @click.option(
@@ -84,6 +89,7 @@ def command(
     backend: str,
     precision: Literal["exact", "fast", "auto"],
     threads: int | None,
+    alone: bool,
     api_key_file: Path | None,
     insecure: bool,
     cluster: str | None,
@@ -119,7 +125,7 @@ def command(
     if cluster is None and (min_replicas or max_replicas or cpus or gpus):
         raise OptionError("Replicas, and what they take, are for a cluster: add --ray.")
     keys = () if api_key_file is None else read_keys(api_key_file)
-    settings = Settings(bundle, bundle_dir, backend, precision, threads)
+    settings = Settings(bundle, bundle_dir, backend, precision, threads, alone)
     out = sys.stdout  # the cluster's own messages go elsewhere
     with ExitStack() as stack:
         listener = stack.enter_context(_listen(host, port))
@@ -178,7 +184,7 @@ def _replicas(
     device = min(places, key=lambda place: place.cpus)  # the same for all, and nodes differ
     threads = settings.threads or (int(device.cpus) if device.gpus == 0 else None)
     bundle, folder = (path and path.absolute() for path in (settings.bundle, settings.bundle_dir))
-    settings = replace(settings, bundle=bundle, bundle_dir=folder, threads=threads)
+    settings = replace(settings, bundle=bundle, bundle_dir=folder, threads=threads, alone=True)
     # The one who restarts a server that was killed gets its replicas out of the way.
     name = f"flowsep-serve-{socket.gethostname()}-{port}"
     return Replicas(name, settings, device, fewest, max(fewest, most or len(places)), tell)

@@ -26,6 +26,12 @@ class Metrics:
             registry=registry,
         )
         self.audio = Counter("flowsep_audio_seconds", "Audio that was separated.", registry=registry)
+        self.rows = Histogram(
+            "flowsep_rows",
+            "Rows of a run on a device that requests share: a text for a mixture each.",
+            buckets=(1, 2, 3, 4),
+            registry=registry,
+        )
         self.waiting = Gauge("flowsep_waiting", "Jobs that wait.", registry=registry)
         self.running = Gauge("flowsep_running", "Jobs that models compute.", registry=registry)
         self.ready = Gauge("flowsep_models", "Models that can compute: 0, 1, or replicas.", registry=registry)

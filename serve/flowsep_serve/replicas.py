@@ -145,6 +145,7 @@ class Replicas:
         self._fewest, self.side_by_side, self._tell = fewest, most, tell
         self._handle: Any = None
         self._is_closed = False
+        self.is_computing = False  # in this process
         self._is_opening = threading.Lock()
 
     def open(self) -> None:

@@ -54,6 +54,7 @@ class Service:
     def __post_init__(self) -> None:
         self.store = Store(self.limits)
         self.worker = Worker(self.owner or self.models, self.store, self.limits, self.metrics)
+        self.models.on_run = self.metrics.rows.observe
         self._uploads: set[CancelScope] = set()
 
     def begin(self) -> None:

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
@@ -40,10 +41,15 @@ class Owner(Protocol):
 
     @property
     def side_by_side(self) -> int:
-        """Jobs that are computed side by side at most."""
+        """Jobs that are computed side by side at most, known when it is open."""
+
+    @property
+    def is_computing(self) -> bool:
+        """True while a thread of its own is inside of a model, which after `close` may be in the middle of a
+        step."""
 
     def open(self) -> None:
-        """Makes the default model ready; the thread that calls it asks for `blocks` too."""
+        """Makes the default model ready."""
 
     def blocks(self, job: Job) -> Blocks:
         """The results of a job as they are known; calls `job.begin` when a model has taken it.
@@ -57,14 +63,13 @@ class Owner(Protocol):
         """The models that can compute now, for the figures."""
 
     def close(self) -> None:
-        """Lets go of everything outside of this process."""
+        """Lets go of everything outside of this process, and of its threads."""
 
 
 class Worker:
     """Takes jobs in their order, in as many threads as its owner computes jobs side by side.
 
-    In this process one thread computes, because captures of a GPU belong to a thread, and because two
-    separations on one processor would only share it.
+    In this process that is one thread where a processor computes, which two separations would only share.
     """
 
     def __init__(self, owner: Owner, store: Store, limits: Limits, metrics: Metrics) -> None:
@@ -78,14 +83,15 @@ class Worker:
         self._remarks = Remarks()
         self.is_ready = False
         self.failure: BaseException | None = None
-        self._threads = [
-            threading.Thread(target=self._work, args=(number == 0,), name="flowsep-worker", daemon=True)
-            for number in range(owner.side_by_side)
-        ]
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        """Starts a thread, which makes the owner ready and starts the others."""
+        self._start_thread(self._open)
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work, name="flowsep-worker", daemon=True))
+        self._threads[-1].start()
 
     def wait_until_ready(self) -> None:
         """Waits for the default model.
@@ -217,24 +223,28 @@ class Worker:
     @property
     def is_alive(self) -> bool:
         """True while a thread runs, which after `stop` may be in the middle of a step."""
-        return any(thread.is_alive() for thread in self._threads)
+        return self._owner.is_computing or any(thread.is_alive() for thread in self._threads)
 
-    def _work(self, opens: bool) -> None:
-        if opens:
-            try:
-                self._owner.open()
-            except BaseException as error:
-                with self._changed:
-                    self.failure = error
-                    self._is_stopped = True
-                    self._changed.notify_all()
-                return
+    def _open(self) -> None:
+        try:
+            self._owner.open()
+        except BaseException as error:
             with self._changed:
-                self.is_ready = True
+                self.failure = error
+                self._is_stopped = True
                 self._changed.notify_all()
+            return
+        with self._changed:
+            for _ in range(0 if self._is_stopped else self._owner.side_by_side - 1):
+                self._start_thread(self._work)
+            self.is_ready = True
+            self._changed.notify_all()
+        self._work()
+
+    def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: (self._waiting and self.is_ready) or self._is_stopped)
+                self._changed.wait_for(lambda: self._waiting or self._is_stopped)
                 if self._is_stopped:
                     return
                 job = self._waiting.popleft()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,7 @@ from flowsep_runtime.backends.onnxruntime.bound import OrtArray
 from flowsep_runtime.bundle.manifest import GRAPHS, STAGES, FileEntry, GraphEntry, Manifest, TensorEntry
 from flowsep_runtime.solvers import SOLVERS
 from tests.gpu.conftest import assert_clips_are_equal, clip, normal
-
-
-def session_on_the_cpu(path: Path, sizes: Mapping[str, int], options: Mapping[str, str]) -> Any:
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    for axis, size in sizes.items():
-        settings.add_free_dimension_override_by_name(axis, size)
-    return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+from tests.gpu.cpu_sessions import session_on_the_cpu
 
 
 @pytest.fixture

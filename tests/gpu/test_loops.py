@@ -19,10 +19,10 @@ from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.onnxruntime import cuda
 from flowsep_runtime.backends.tensorrt.backend import TensorRt
 from flowsep_runtime.bundle.manifest import Manifest
-from flowsep_runtime.device_pipeline import Clip, Guidance
+from flowsep_runtime.device_pipeline import Clip, Guidance, joined, parted
 from tests.gpu.conftest import FRAMES, clip, normal
+from tests.gpu.cpu_sessions import session_on_the_cpu
 from tests.gpu.doubles import VERSIONS, Machine, installed
-from tests.gpu.test_cuda import session_on_the_cpu
 from tests.runtime.toy_bundle import MODEL, WIDTH, write_toy_bundle
 
 MASKED = replace(MODEL, default_kind="masked", complement="all but {query}", masked_steps=3)
@@ -196,6 +196,33 @@ def test_rows_have_a_text_and_a_mixture_each(
     other = host.run(replace(given, guidance=None if guided else away), 4, "ab2")
     assert np.allclose(other.log_mel[0], found.log_mel[0], atol=1e-5), "a guidance of 1 is none"
     assert not np.allclose(other.log_mel[1:], found.log_mel[1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
+@pytest.mark.parametrize("backend", ["tensorrt", "cuda"])
+def test_clips_that_are_joined_give_each_what_it_gives_alone(
+    bundles: dict[tuple[Range, Range], Path],
+    machine: Machine,
+    on_cuda: Pipeline,
+    host: Pipeline,
+    backend: str,
+    guided: bool,
+) -> None:
+    clips = [clip(2, 0), clip(1, 20)]
+    if not guided:
+        texts, masks = normal(9, 3, 50, WIDTH), np.ones((1, 50), np.float32)
+        clips.append(replace(clip(1, 30), text=texts, mask=masks, mixtures=[0, 0, 0]))
+    else:
+        aways = [Guidance(normal(seed, 1, 50, WIDTH), clips[0].mask, normal(seed, 1)) for seed in (12, 13)]
+        clips = [replace(each, guidance=away) for each, away in zip(clips, aways, strict=True)]
+    with opened(bundles[WIDE]) as on_tensorrt:
+        pipeline = on_cuda if backend == "cuda" else on_tensorrt
+        parts = parted(pipeline.run(joined(clips), 4, "ab2"), clips)
+    for part, each in zip(parts, clips, strict=True):
+        expected = host.run(each, 4, "ab2")
+        assert np.allclose(part.mixture, expected.mixture, atol=1e-5)
+        assert np.allclose(part.log_mel, expected.log_mel, atol=1e-5)
+        assert np.allclose(part.waveform, expected.waveform, atol=1e-5)
 
 
 def test_steps_of_several_loops_are_counted_as_those_of_one(host: Pipeline) -> None:

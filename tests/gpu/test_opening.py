@@ -20,8 +20,8 @@ from flowsep_runtime.backends.onnxruntime.bound import failure
 from flowsep_runtime.backends.tensorrt import backend as tensorrt_backend
 from flowsep_runtime.bundle.manifest import Manifest
 from tests.gpu.conftest import clip
+from tests.gpu.cpu_sessions import session_on_the_cpu
 from tests.gpu.doubles import VERSIONS, installed
-from tests.gpu.test_cuda import session_on_the_cpu
 
 GIB = 1 << 30
 CPU = ("openvino", "cpu")

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from fastapi.testclient import TestClient
 
-from flowsep_runtime import Separator
+from flowsep_runtime import Pipeline, Separator
 from flowsep_serve import decoding
 from flowsep_serve.api import create_app
 from flowsep_serve.guard import Rules
@@ -81,15 +81,23 @@ def serve(toy_bundle: Path, gate: Gate) -> Iterator[Serve]:
     """Starts services with limits and rules of the test's own."""
     services = []
 
-    def start(rules: Rules | None = None, bundle_dir: Path | None = None, **limits: int) -> Service:
-        def load(path: Path) -> Separator:
-            separator = GatedSeparator.load(path, "cpu", threads=1)
-            assert isinstance(separator, GatedSeparator)
-            separator.gate = gate
-            return separator
+    def on_cpu(path: Path) -> Pipeline:
+        return Pipeline.load(path, "cpu", threads=1)
 
+    def gated(pipeline: Pipeline) -> Separator:
+        separator = GatedSeparator(pipeline)
+        separator.gate = gate
+        return separator
+
+    def start(
+        rules: Rules | None = None,
+        bundle_dir: Path | None = None,
+        load: Callable[[Path], Pipeline] = on_cpu,
+        alone: bool = False,
+        **limits: int,
+    ) -> Service:
         decoding.prepare()
-        models = Models(None if bundle_dir else toy_bundle, bundle_dir, load)
+        models = Models(None if bundle_dir else toy_bundle, bundle_dir, load, alone, gated)
         rules = rules or Rules(hosts=("testserver", "127.0.0.1"))
         service = Service(models, Limits(**limits), rules)
         services.append(service)

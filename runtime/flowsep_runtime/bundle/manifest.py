@@ -353,6 +353,6 @@ class Manifest:
             # After the first that is wrong, those that wait are not begun.
             list(pool.map(check_digest, expected))
         for _, graph in self._entries():
-            first, *data = (file.name for file in graph.files)
-            with naming(folder / first):
-                check_graph(folder, first, data)
+            first, *data = graph.files
+            with naming(folder / first.name):
+                check_graph(folder, first.name, first.sha256, [file.name for file in data])

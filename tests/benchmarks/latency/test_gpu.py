@@ -33,8 +33,8 @@ from flowsep_runtime.backends import nvidia_driver
 from flowsep_runtime.backends.axes import Range
 from flowsep_runtime.backends.onnxruntime import cuda
 from tests.benchmarks.latency.conftest import MB, ON_GPU, Driver, toy_inputs
+from tests.gpu.cpu_sessions import session_on_the_cpu
 from tests.gpu.doubles import VERSIONS, installed
-from tests.gpu.test_cuda import session_on_the_cpu
 from tests.runtime.toy_bundle import MODEL
 
 # --- which device, which contestants

@@ -106,8 +106,30 @@ def test_a_graph_that_reads_another_file_is_refused_by_name(
     model.graph.initializer.append(external(location, offset=0, length=16))
     path.write_bytes(model.SerializeToString())
     enter(own_bundle, "vocode", path.name)
-    with pytest.raises(BundleError, match=r"vocode\.onnx reads a file that the manifest does not give it"):
+    with pytest.raises(BundleError, match=r"vocode\.onnx reads a file that the manifest does not"):
         Separator.load(own_bundle)
+
+
+def test_a_graph_that_was_searched_once_is_known_and_another_one_is_not(
+    own_bundle: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Manifest.read(own_bundle)
+    searched: list[str] = []
+
+    def found(path: Path) -> list[Reference]:
+        searched.append(path.name)
+        return [Reference("../secret")]
+
+    monkeypatch.setattr("flowsep_runtime.bundle.files.references", found)
+    Manifest.read(own_bundle)
+    assert not searched
+    with (own_bundle / "vocode.onnx").open("ab") as file:
+        file.write(bytes(2))
+    enter(own_bundle, "vocode", "vocode.onnx")
+    for _ in range(2):
+        with pytest.raises(BundleError, match=r"vocode\.onnx reads a file that the manifest does not"):
+            Manifest.read(own_bundle)
+    assert searched == ["vocode.onnx"] * 2
 
 
 def test_a_graph_may_read_its_own_data_and_not_beyond(own_bundle: Path) -> None:
