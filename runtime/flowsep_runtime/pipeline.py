@@ -39,7 +39,6 @@ from flowsep_runtime.device_pipeline import (
     run_on_device,
     share_of,
 )
-from flowsep_runtime.errors import BackendError
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import guided, solver_taking
 from flowsep_runtime.stage_arrays import (
@@ -154,20 +153,21 @@ class Pipeline:
         def load() -> None:
             # No daemon: a backend must not be cut off in its work. But a program that ends need not wait for
             # more than one graph.
-            while threading.main_thread().is_alive():
-                try:
+            with suppress(IndexError):
+                while threading.main_thread().is_alive():
                     graph = waiting.popleft()
-                except IndexError:
-                    return
-                with suppress(BackendError):
-                    self.backend.load(graph)
+                    with suppress(Exception):
+                        self.backend.load(graph)
+            ended.release()
 
-        threads = [threading.Thread(target=load, name="flowsep-load-ahead") for _ in range(2)]
-        for thread in threads:
-            thread.start()
+        ended = threading.Semaphore(0)
+        for _ in range(2):
+            threading.Thread(target=load, name="flowsep-load-ahead").start()
         if processors == 2:
-            for thread in threads:
-                thread.join()
+            # Not Thread.join: if it is interrupted, Python before 3.13 takes the thread for ended, and cuts
+            # it off at the program's end.
+            for _ in range(2):
+                ended.acquire()
 
     def free_stage(self, stage: str) -> None:
         """Gives back the memory of the graphs behind a stage method; the next call loads them again."""
