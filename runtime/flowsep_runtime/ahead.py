@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from flowsep_runtime.errors import BackendError
-
 
 def load_on_two_threads(load: Callable[[str], None], graphs: Iterable[str], wait: bool) -> None:
     """Loads graphs in their order, two at a time. What cannot be loaded says so when it is used.
@@ -24,22 +22,17 @@ def load_on_two_threads(load: Callable[[str], None], graphs: Iterable[str], wait
     def work() -> None:
         # No daemon: a backend must not be cut off in its work. But a program that ends need not wait for
         # more than one graph.
-        try:
+        with suppress(IndexError):
             while threading.main_thread().is_alive():
-                try:
-                    graph = waiting.popleft()
-                except IndexError:
-                    return
-                with suppress(BackendError):
+                graph = waiting.popleft()
+                with suppress(Exception):
                     load(graph)
-        finally:
-            ended.release()
+        ended.release()
 
-    threads = [threading.Thread(target=work, name="flowsep-load-ahead") for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    for _ in range(2):
+        threading.Thread(target=work, name="flowsep-load-ahead").start()
     if wait:
-        # No join: before Python 3.13 one that Ctrl-C interrupts takes its thread for ended, so the program's
-        # end does not wait for the thread, and the process crashes or hangs.
-        for _ in threads:
+        # Not Thread.join: if it is interrupted, Python before 3.13 takes the thread for ended, and cuts it
+        # off at the program's end.
+        for _ in range(2):
             ended.acquire()

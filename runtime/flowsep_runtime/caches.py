@@ -94,14 +94,19 @@ def _line(content: bytes) -> bytes:
 
 
 def remove_damaged(path: Path) -> None:
-    """Removes a file of a cache whose checksum does not fit, and says so."""
+    """Removes a file of a cache whose checksum does not fit, and says so: of several threads that find it so,
+    the one that removes it."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
     warnings.warn(
         f"{shown(path)} was damaged: what it held is made again.",
         FlowSepWarning,
         stacklevel=3,
     )
-    with suppress(OSError):
-        path.unlink()
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -195,14 +195,14 @@ def _add_work(app: FastAPI, service: Service) -> None:
     async def all_stems(job: str) -> Response:
         found = store.get(job)
         found.stem(found.stems[0].name)  # they are there
-        found.is_fetched = True
+        found.fetched.update(stem.name for stem in found.stems)
         return _sent(found, zipped(found.stems), "application/zip", _named("stems.zip"))
 
     @app.get("/v1/jobs/{job}/stems/{name}", **documents.STEM)
     async def one_stem(job: str, name: str) -> Response:
         found = store.get(job)
         stem = found.stem(name)
-        found.is_fetched = True
+        found.fetched.add(stem.name)
         headers = _named(stem.name) | {"content-length": str(stem.path.stat().st_size)}
         return _sent(found, _whole(stem), MEDIA_TYPES[found.order.format], headers)
 

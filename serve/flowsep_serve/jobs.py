@@ -58,7 +58,9 @@ class Job:
         self.error: ServeError | None = None
         self.created, self.finished = time.time(), None  # type: float, float | None
         self.queued_at = self.begun_at = time.monotonic()
-        self.is_fetched = self.is_discarded = False
+        self.is_discarded = False
+        #: Names of the stems that were fetched.
+        self.fetched: set[str] = set()
         self.streams = streams
         self.stems = self._named()
         if is_single:
@@ -96,6 +98,10 @@ class Job:
     @property
     def is_over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def is_fetched(self) -> bool:
+        return self.fetched.issuperset(stem.name for stem in self.stems)
 
     @property
     def has_begun(self) -> bool:

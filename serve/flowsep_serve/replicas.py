@@ -93,6 +93,7 @@ class Replica:
         def tell(each: News) -> None:
             room.acquire()
             if is_unwanted.is_set():
+                room.release()  # threads that load graphs may tell too
                 raise CancelledError
             loop.call_soon_threadsafe(news.put_nowait, each)
 

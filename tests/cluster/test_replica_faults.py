@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from flowsep_batch.cluster import Device
 from flowsep_runtime import __version__
 from flowsep_runtime.errors import BackendError, FlowSepWarning, OutputError
+from flowsep_serve.errors import CancelledError
 from flowsep_serve.models import Settings
 
 pytest.importorskip("ray.serve", reason="replicas need Ray Serve: pip install '.[cluster]'")
@@ -114,11 +116,19 @@ def test_a_replica_whose_news_nobody_takes_waits_and_ends_when_it_is_left(
     made: list[None] = []
     has_ended = threading.Event()
 
+    def talk() -> None:
+        with suppress(CancelledError):
+            while not has_ended.is_set():
+                warnings.warn("A thread that loads a graph says something.", FlowSepWarning, stacklevel=1)
+
+    loading = threading.Thread(target=talk, daemon=True)
+
     class Endless:
         def open(self) -> None:
             pass
 
         def separated(self, *_: object) -> Iterator[list[Any]]:
+            loading.start()
             try:
                 while True:
                     made.append(None)
@@ -137,6 +147,8 @@ def test_a_replica_whose_news_nobody_takes_waits_and_ends_when_it_is_left(
     settings: Any = SimpleNamespace(models=Endless)
     asyncio.run(take(replicas.Replica(settings, __version__)))
     assert has_ended.wait(10)
+    loading.join(10)
+    assert not loading.is_alive()
 
 
 def test_without_ray_serve_no_replica_is_ready(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowsep_runtime.caches import keep_newest, read_checked, recall, remember, write_checked, write_whole
+from flowsep_runtime.caches import (
+    keep_newest,
+    read_checked,
+    recall,
+    remember,
+    remove_damaged,
+    write_checked,
+    write_whole,
+)
 from flowsep_runtime.errors import FlowSepWarning
 
 
@@ -54,6 +62,15 @@ def test_a_memory_forgets_its_oldest_entries_and_survives_damage(own_cache: Path
         assert len(said) == 1
         remember("things", "4", 4, 2)
         assert recall("things") == {"4": 4}
+
+
+def test_of_two_that_find_a_file_damaged_one_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.touch()
+    with pytest.warns(FlowSepWarning, match="was damaged") as said:
+        for _ in range(2):
+            remove_damaged(path)
+    assert len(said) == 1
 
 
 @settings(max_examples=50, deadline=None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -237,6 +239,46 @@ def test_stages_are_loaded_ahead_and_a_damaged_one_says_so_when_it_is_used(
     monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 2)
     Pipeline(own_bundle, pipeline.manifest, sparing).load_ahead(["log_mel", "vocode"])
     assert sparing.held == {"log_mel", "vocode"}, "it returned before all was loaded"
+
+
+def test_whatever_fails_ahead_is_left_to_the_use(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Recorder):
+        def load(self, graph: str) -> None:
+            if graph == "log_mel":
+                raise MemoryError
+            super().load(graph)
+
+    escaped: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", escaped.append)
+    monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 2)
+    pipeline = Pipeline.load(toy_bundle, "cpu")
+    backend = Full(pipeline.backend)
+    loaded_ahead(Pipeline(toy_bundle, pipeline.manifest, backend), "log_mel", "vocode")
+    assert (backend.held, escaped) == ({"vocode"}, [])
+
+
+def test_threads_that_load_are_waited_for_at_the_end_after_an_interruption(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    begun: list[threading.Thread] = []
+
+    class Slow(Recorder):
+        def load(self, graph: str) -> None:
+            begun.append(threading.current_thread())
+            if len(begun) == 2:
+                time.sleep(0.1)  # the main thread waits by then
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            may_end.wait(10)
+
+    monkeypatch.setattr("flowsep_runtime.pipeline.usable_processors", lambda: 2)
+    pipeline = Pipeline.load(toy_bundle, "cpu")
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(toy_bundle, pipeline.manifest, Slow(pipeline.backend)).load_ahead(["log_mel", "vocode"])
+    # the end of the program waits for threads that are said to be alive
+    alive = [thread.is_alive() for thread in begun]
+    may_end.set()
+    assert alive == [True, True]
 
 
 def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> None:

@@ -334,6 +334,8 @@ def test_a_server_that_ends_takes_nothing_new_and_finishes_what_runs(serve: Serv
         wait_for(lambda: client.get(f"/v1/jobs/{running}").json()["state"] == "done")
         assert not ended.is_set()  # somebody wants the result
         assert client.get(f"/v1/jobs/{running}/stems/rain.wav").status_code == 200
+        assert not ended.wait(0.2)  # all of it
+        assert client.get(f"/v1/jobs/{running}/stems/rest.wav").status_code == 200
         assert ended.wait(10)
 
 

@@ -342,12 +342,16 @@ class Manifest:
                     raise RefusedFileError("is too large for a tokenizer")
                 if name in graphs and found > LARGEST_GRAPH:
                     raise RefusedFileError("is too large for a graph")
+
+        def check_digest(file: tuple[str, int | None, str]) -> None:
+            name, _, sha256 = file
+            with naming(folder / name):
+                if remembered_sha256(folder / name) != sha256:
+                    raise RefusedFileError("was changed after the export (other checksum)")
+
         with ThreadPoolExecutor(min(4, usable_processors())) as pool:
-            digests = [pool.submit(remembered_sha256, folder / name) for name, _, _ in expected]
-            for (name, _, sha256), digest in zip(expected, digests, strict=True):
-                with naming(folder / name):
-                    if digest.result() != sha256:
-                        raise RefusedFileError("was changed after the export (other checksum)")
+            # After the first that is wrong, those that wait are not begun.
+            list(pool.map(check_digest, expected))
         for _, graph in self._entries():
             first, *data = graph.files
             with naming(folder / first.name):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,23 @@ def test_a_large_file_is_hashed_once_until_it_is_touched(
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nothing had happened
     assert "was changed" in refusal(own_bundle)
+
+
+def test_after_a_wrong_file_no_more_are_hashed(own_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+
+    def wrong(path: Path) -> str:
+        hashed.append(path)
+        return "0" * 64 if len(hashed) == 1 else slow(path)
+
+    def slow(path: Path) -> str:
+        time.sleep(0.1)
+        return checksums.sha256_of(path)
+
+    monkeypatch.setattr("flowsep_runtime.bundle.manifest.usable_processors", lambda: 1)
+    monkeypatch.setattr("flowsep_runtime.bundle.manifest.remembered_sha256", wrong)
+    assert "was changed" in refusal(own_bundle)
+    assert len(hashed) < 4
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])

@@ -199,10 +199,10 @@ class OpenVino:
 
     def free(self, graph: str) -> None:
         with self._locks(graph):
-            models = self._models.pop(graph, None)
-        if models:
-            models.clear()
-            give_memory_back()
+            models = self._models.get(graph)  # its name stays, for the count of those that are prepared
+            if models:
+                models.clear()
+                give_memory_back()
 
     def requests(self, graph: str) -> list[InferRequest]:
         """OpenVINO's requests that have run a graph last, for a profile."""
@@ -239,7 +239,7 @@ class OpenVino:
             if setting.name == verdict:
                 return self._compiled(graph, shapes, setting)
 
-        place = f"{len(self._models)} of {len(self._manifest.graphs)}"
+        place = f"{[*self._models].index(graph) + 1} of {len(self._manifest.graphs)}"
         _LOG.info("preparing the model for this machine, once: %s (%s)", graph.replace("_", " "), place)
         inputs = sample_inputs(self._manifest.graph(graph, self.name), shapes)
         expected = expected_outputs(self._folder, self._manifest, graph, inputs) if others else None

@@ -85,7 +85,8 @@ def writing(folder: Path) -> Iterator[Path]:
             for path in Path(scratch).glob("*.blob"):
                 with _mapped(path) as memory:
                     name = _name(memory)
-                replace_whole(path, folder / name)
+                if not is_kept(folder):  # another thread or process may have been quicker
+                    replace_whole(path, folder / name)
 
 
 def is_kept(folder: Path) -> bool:

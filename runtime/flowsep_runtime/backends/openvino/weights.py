@@ -92,7 +92,8 @@ def narrow(model: Model) -> None:
     """Stores the weights of matrix products and convolutions in bf16.
 
     OpenVINO would round them itself, to the same bits, each time that it reads the compiled graph from its
-    cache, where they would take twice the space.
+    cache, where they would take twice the space. Only weights that it multiplies by a constant behind the
+    product are other bits: they are rounded before that, too.
     """
     op: Any = part_of_openvino("opset13")
     for node in model.get_ops():

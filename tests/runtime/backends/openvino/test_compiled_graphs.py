@@ -102,6 +102,14 @@ def test_what_was_compiled_once_is_read_back_and_gives_the_same_bits(
         assert all(np.array_equal(found[name], array) for name, array in expected[graph].items())
 
 
+def test_of_two_that_write_one_entry_is_kept(tmp_path: Path) -> None:
+    for content in (b"one", b"two"):
+        with compiled_cache.writing(tmp_path) as scratch:
+            (scratch / "0.blob").write_bytes(content)
+    (kept,) = tmp_path.iterdir()
+    assert kept.read_bytes() == b"one"
+
+
 def test_the_locale_is_what_it_was_after_two_threads_have_written(tmp_path: Path) -> None:
     """OpenVINO sets it to C, and back to what it found there."""
     before = locale.setlocale(locale.LC_ALL)

@@ -177,6 +177,7 @@ def test_a_first_start_says_which_graph_of_all_is_prepared_and_a_second_one_noth
         backend = open_backend("openvino", toy_bundle, Manifest.read(toy_bundle))
         for graph in ("log_mel", "velocity_text"):
             backend.load(graph)
+            backend.free(graph)
     said = "preparing the model for this machine, once: "
     assert caplog.messages == [f"{said}log mel (1 of 9)", f"{said}velocity text (2 of 9)"]
 

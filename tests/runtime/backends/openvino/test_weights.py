@@ -37,6 +37,22 @@ def test_weights_are_narrowed_to_half_their_size_and_the_results_keep_their_bits
     assert np.array_equal(run(model, x, "bf16"), expected)
 
 
+@needs_bf16
+def test_weights_that_openvino_multiplies_by_a_constant_are_about_as_exact() -> None:
+    def layers(g: Graph, x: Any) -> Any:
+        image = g.op.convolution(x, g.vector(64, 32, 3, 3), [1, 1], [1, 1], [1, 1], [1, 1])
+        return g.op.multiply(image, g.vector(1, 64, 1, 1))
+
+    x = np.random.default_rng(1).standard_normal((1, 32, 8, 8)).astype(np.float32)
+    exact = run(Graph().model(layers, x.shape), x, "f32")
+    rounded = run(Graph().model(layers, x.shape), x, "bf16")
+    model = Graph().model(layers, x.shape)
+    weights.narrow(model)
+    narrowed = run(model, x, "bf16")
+    # a second rounding, as large as the first: 3 dB
+    assert np.linalg.norm(narrowed - exact) < np.sqrt(2) * np.linalg.norm(rounded - exact)
+
+
 def test_bf16_is_rounded_to_the_nearest_and_a_tie_to_even() -> None:
     random = np.random.default_rng(0)
     # more than one block; every second number lies in the middle between two of bf16
