@@ -74,6 +74,7 @@ ROOMS = {
         "options",
         "stage_arrays",
         "device_pipeline",
+        "ahead",
         "pipeline",
         "separation",
         "separator",
