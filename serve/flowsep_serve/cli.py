@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -148,11 +148,27 @@ def command(
             Server(create_app(service), service).run([listener])
         finally:
             service.close()
-            if sys.exc_info()[0] is None and service.worker.is_alive:
-                # Python would end the model's libraries under the thread that is inside of them.
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(0)
+            cause = sys.exc_info()[1]
+            by_signal = isinstance(cause, (KeyboardInterrupt, SystemExit))
+            if service.worker.is_alive and (cause is None or (by_signal and owner is None)):
+                _leave(cause)
+
+
+def _leave(cause: BaseException | None) -> NoReturn:
+    """Ends the process while a thread is inside of the model's libraries, which Python would end under it.
+
+    Args:
+        cause: What a signal has raised while the model was loaded; None at the end of the server.
+    """
+    code = 0
+    if isinstance(cause, KeyboardInterrupt):
+        click.echo(f"{PROGRAM}: interrupted.", err=True)
+        code = 130
+    elif isinstance(cause, SystemExit):  # of SIGTERM or SIGHUP, which has said so
+        code = int(cause.code or 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _cluster(address: str) -> AbstractContextManager[None]:

@@ -107,6 +107,45 @@ def test_a_second_signal_ends_at_once(toy_bundle: Path, tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("flowsep-serve")]
 
 
+INTERRUPTED_WHILE_LOADING = """
+import atexit, os, signal, sys, time
+from flowsep_runtime import Separator
+from flowsep_serve import worker
+from flowsep_serve.cli import main
+
+number = int(sys.argv.pop())
+
+def load(*ignored, **too):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+Separator.warm_up = load
+worker.PATIENCE = 0.1
+atexit.register(print, "Python ends")
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "said", "code"), [(signal.SIGINT, "interrupted.", 130), (signal.SIGTERM, "terminated.", 143)]
+)
+def test_a_signal_while_it_loads_ends_nothing_under_the_thread_that_loads(
+    toy_bundle: Path, tmp_path: Path, number: signal.Signals, said: str, code: int
+) -> None:
+    arguments = ("--port", 0, "--backend", "cpu", "--bundle", toy_bundle, int(number))
+    found = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_LOADING, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{ROOT / 'serve'}:{ROOT / 'runtime'}", "TMPDIR": str(tmp_path)},
+        timeout=60,
+    )
+    assert (found.returncode, found.stdout) == (code, "")
+    assert found.stderr == f"{LOADING}flowsep-serve: {said}\n"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("flowsep-serve")]
+
+
 @pytest.mark.slow
 def test_a_port_that_is_taken_and_a_host_for_all_are_refused(toy_bundle: Path, tmp_path: Path) -> None:
     with started(tmp_path, "--port", 0, "--bundle", toy_bundle, "--backend", "cpu") as process:
