@@ -16,13 +16,12 @@ from numpy.typing import ArrayLike
 from flowsep_runtime.arrays import Floats
 from flowsep_runtime.audio.checks import checked_rate, checked_samples
 from flowsep_runtime.backends import DeviceBackend, Precision
-from flowsep_runtime.bundle.manifest import STAGES
 from flowsep_runtime.checks import whole_number
 from flowsep_runtime.device_pipeline import Clip, Guidance
 from flowsep_runtime.errors import AudioError, BundleError, QueryError, shown
 from flowsep_runtime.options import OptionFields, Options
 from flowsep_runtime.pipeline import Pipeline
-from flowsep_runtime.separation.run import AHEAD, Progress, Run, largest_batch, largest_loop
+from flowsep_runtime.separation.run import Progress, Run, largest_batch, largest_loop
 from flowsep_runtime.separation.streaming import Parts, parts
 from flowsep_runtime.separation.texts import Texts
 
@@ -107,9 +106,10 @@ class Separator:
     def warm_up(self, channels: int = 1, **options: Unpack[OptionFields]) -> None:
         """Does now what the first separation would do besides its work.
 
-        Graphs are loaded, and the text encoder stays; a backend on a GPU also runs a clip of silence, so that
-        its memory is allocated and its CUDA graphs are captured. With low memory every stage is loaded once
-        and given back: what a backend keeps in the cache folder is then there.
+        Graphs are loaded, the vocoder's only if results of the options' kind need it, and the text encoder
+        stays. A backend on a GPU also runs a clip of silence, so that its memory is allocated and its CUDA
+        graphs are captured. With low memory every stage is loaded once and given back: what a backend keeps
+        in the cache folder is then there.
 
         Args:
             channels: Channels that sound in the recordings to come; at most 4 go through the model together.
@@ -118,8 +118,8 @@ class Separator:
         whole_number("channels", channels, 1)
         run = self._run(["sound"], options)
         with run.model_in_use():
-            self.pipeline.load_ahead(AHEAD)
-            for stage in STAGES:
+            self.pipeline.load_ahead(run.stages)
+            for stage in ("encode_text", *run.stages):
                 self.pipeline.load_stage(stage)
             if isinstance(self.pipeline.backend, DeviceBackend) and not self.pipeline.low_memory:
                 self._run_silence(run, channels)

@@ -281,6 +281,15 @@ def test_threads_that_load_are_waited_for_at_the_end_after_an_interruption(
     assert alive == [True, True]
 
 
+def test_a_warm_up_loads_the_vocoder_only_for_results_that_need_it(pipeline: Pipeline) -> None:
+    backend = Recorder(pipeline.backend)
+    separator = Separator(Pipeline(pipeline.folder, pipeline.manifest, backend), cache=False)
+    separator.warm_up(kind="masked")
+    assert backend.held == set(GRAPHS) - {"vocode"}
+    separator.warm_up(kind="generated")
+    assert backend.held == set(GRAPHS)
+
+
 def test_unknown_backend_precision_and_threads_are_refused(toy_bundle: Path) -> None:
     manifest = Manifest.read(toy_bundle)
     with pytest.raises(OptionError, match="no backend 'abacus'"):

@@ -165,6 +165,7 @@ def test_a_request_that_is_cancelled_goes_at_once_and_leaves_its_neighbours_whol
     assert shared.rows == (3, 1 + 2 + 1)
 
 
+@pytest.mark.usefixtures("alone")  # its queries are encoded: only runs wait for the device
 def test_a_run_that_nobody_wants_stops_at_its_next_step(
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_one_thread_computes_for_all_requests_and_models(
     assert threads == {"flowsep-device_0"}
 
 
+@pytest.mark.usefixtures("alone")  # its queries are encoded: only runs wait for the device
 def test_a_server_that_ends_waits_for_what_the_device_computes(
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:

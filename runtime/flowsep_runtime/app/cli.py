@@ -199,6 +199,7 @@ def command(
         with told(), progress_bar("preparing"):
             separator, _ = model()
             separator.warm_up(**options)
+            separator.pipeline.load_stage("vocode")  # for results of either kind
         say_prepared(separator, time.monotonic() - began, as_json)
         return
     span = Span(start, duration)

@@ -19,8 +19,8 @@ from flowsep_runtime.separation.texts import Texts
 from flowsep_runtime.separation.windows import window_starts
 
 LARGEST_BATCH = 4  # rows that go through the model together
-#: Loaded ahead: what takes longest first, the others about in the order of their use.
-AHEAD = ("velocity", "log_mel", "encode_mixture", "vocode", "decode_latent")
+#: Stages after the text's: what takes longest to load first, the others about in the order of their use.
+_STAGES = ("velocity", "log_mel", "encode_mixture", "vocode", "decode_latent")
 
 #: The share of a window that it has in common with the next one.
 OVERLAPS: dict[Joining, float] = {"joint": 1 / 4, "cross-fade": 1 / 8, "none": 0}
@@ -91,6 +91,11 @@ class Run:
         return self.options.kind == "masked"
 
     @property
+    def stages(self) -> tuple[str, ...]:
+        """Stages of every window, in the order in which they are best loaded."""
+        return tuple(name for name in _STAGES if not (name == "vocode" and self.masked))
+
+    @property
     def steps_a_window(self) -> int:
         """Steps as they are counted for a window: one for each sentence."""
         return self.options.steps * len(self.sentences)
@@ -127,7 +132,7 @@ class Run:
             if stage == "log_mel" and not self._loads_ahead:
                 # Not before: a silent recording needs no model, and the text encoder is freed by now.
                 self._loads_ahead = True
-                self.pipeline.load_ahead([name for name in AHEAD if not (name == "vocode" and self.masked)])
+                self.pipeline.load_ahead(self.stages)
             self.pipeline.load_stage(stage)
         with self.timed(stage):
             yield

@@ -314,8 +314,9 @@ class OpenVino:
         compiled = None if folder is None else openvino_cache.read(_core(), folder, properties)
         if compiled is None:
             compiled = Compiled(_load(_Plan(files, shapes, setting, properties, folder)))
-            if folder is not None and openvino_cache.is_kept(folder):
-                # What comes from the file takes less memory: it does without all that rewriting has left.
+            if folder is not None and graph not in CACHED_IF_QUICK and openvino_cache.is_kept(folder):
+                # What comes from the file takes less memory: it does without all that rewriting has left. Not
+                # the text encoder, which is freed after its first query.
                 del compiled
                 give_memory_back()
                 compiled = openvino_cache.read(_core(), folder, properties) or Compiled(

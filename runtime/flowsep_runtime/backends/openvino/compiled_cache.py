@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import locale
 import mmap
+import os
 import tempfile
 import threading
 import zlib
@@ -25,7 +26,7 @@ import numpy as np
 
 from flowsep_runtime.backends import offline
 from flowsep_runtime.backends.openvino.mapped_files import give_back_mapped, repeated
-from flowsep_runtime.caches import remove_damaged, replace_whole
+from flowsep_runtime.caches import remove_damaged
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core
@@ -86,7 +87,8 @@ def writing(folder: Path) -> Iterator[Path]:
                 with _mapped(path) as memory:
                     name = _name(memory)
                 if not is_kept(folder):  # another thread or process may have been quicker
-                    replace_whole(path, folder / name)
+                    # Not forced to the disk, which takes seconds: the name tells what a power cut spoils.
+                    os.replace(path, folder / name)
 
 
 def is_kept(folder: Path) -> bool:
