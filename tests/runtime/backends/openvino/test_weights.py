@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -60,5 +59,8 @@ def test_bf16_is_rounded_to_the_nearest_and_a_tie_to_even() -> None:
     bits[:, ::2] = bits[:, ::2] & 0xFFFF0000 | 0x8000
     signs = np.where(random.random(bits.shape) < 0.5, -1, 1).astype(np.float32)
     values = signs * bits.view(np.float32)
-    expected = values.astype(ml_dtypes.bfloat16).view(np.uint16)
+    below = values.view(np.uint32) & 0xFFFF0000
+    down, up = (np.abs(each.view(np.float32).astype(float) - values) for each in (below, below + 0x10000))
+    is_odd = (below >> 16 & 1).astype(bool)
+    expected = (below >> 16) + ((up < down) | ((up == down) & is_odd))
     assert np.array_equal(weights.bf16_bits(values), expected)
