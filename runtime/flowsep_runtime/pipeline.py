@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from flowsep_runtime.ahead import load_on_two_threads
 from flowsep_runtime.arrays import Array, Floats
 from flowsep_runtime.backends import (
     Arithmetic,
@@ -38,6 +37,7 @@ from flowsep_runtime.device_pipeline import (
     run_on_device,
     share_of,
 )
+from flowsep_runtime.loading import load_on_two_threads
 from flowsep_runtime.processors import usable_processors
 from flowsep_runtime.solvers import guided, solver_taking
 from flowsep_runtime.stage_arrays import (

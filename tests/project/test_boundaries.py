@@ -74,7 +74,7 @@ ROOMS = {
         "options",
         "stage_arrays",
         "device_pipeline",
-        "ahead",
+        "loading",
         "pipeline",
         "separation",
         "separator",

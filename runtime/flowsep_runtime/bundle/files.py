@@ -21,9 +21,9 @@ from flowsep_runtime.errors import BundleError, shown
 MANIFEST_NAME = "manifest.json"
 LARGEST_MANIFEST = 1 << 20  # bytes; a manifest is some kilobytes, and a foreign one must not fill the memory
 LARGEST_GRAPH = 2 << 30  # bytes; protocol buffers end there, larger weights lie beside the graph
+LARGEST_TOKENIZER = 64 << 20  # bytes; the published one has 2.4 MB
 MEMORY, REMEMBERED_GRAPHS = "graphs", 512
 REVISION = 1  # of `check_graph`; what another one has let through is checked again
-LARGEST_TOKENIZER = 64 << 20  # bytes; the published one has 2.4 MB
 
 
 class RefusedFileError(ValueError):

@@ -311,17 +311,17 @@ class OpenVino:
         if self._counts:
             properties["PERF_COUNT"] = True
         folder = self._cache_folder(graph, shapes, setting) if keep else None
+        plan = _Plan(files, shapes, setting, properties, folder)
         compiled = None if folder is None else openvino_cache.read(_core(), folder, properties)
         if compiled is None:
-            compiled = Compiled(_load(_Plan(files, shapes, setting, properties, folder)))
+            compiled = Compiled(_load(plan))
             if folder is not None and graph not in CACHED_IF_QUICK and openvino_cache.is_kept(folder):
                 # What comes from the file takes less memory: it does without all that rewriting has left. Not
                 # the text encoder, which is freed after its first query.
                 del compiled
                 give_memory_back()
-                compiled = openvino_cache.read(_core(), folder, properties) or Compiled(
-                    _load(_Plan(files, shapes, setting, properties, None))
-                )
+                compiled = openvino_cache.read(_core(), folder, properties)
+                compiled = compiled or Compiled(_load(plan._replace(folder=None)))
         return _Model(graph, compiled, setting, [output.name for output in entry.outputs])
 
     def _cache_folder(self, graph: str, shapes: Shapes, setting: CompileSettings) -> Path | None:

@@ -40,9 +40,6 @@ from flowsep_runtime.backends.openvino.winograd import Tiling, cheapest
 if TYPE_CHECKING:
     from openvino import Model, Node, Output
 
-#: Version of all that is changed in a graph before it is compiled; raise it with every change, because it is
-#: part of the key of compiled graphs.
-REVISION = 2
 #: With fewer channels, the transforms cost more than the products save.
 LEAST_CHANNELS = 96
 #: In bf16 only where rows are so narrow that OpenVINO's own convolution is slow: elsewhere the transforms

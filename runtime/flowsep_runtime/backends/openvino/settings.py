@@ -6,7 +6,9 @@ import platform
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from flowsep_runtime.backends.openvino import channels_last
+#: Version of all that is changed in a graph before it is compiled (`channels_last.py`, `weights.narrow`);
+#: raise it with every change, because it is part of the key of compiled graphs.
+REVISION = 2
 
 
 class CompileSettings(NamedTuple):
@@ -24,7 +26,7 @@ class CompileSettings(NamedTuple):
     @property
     def identity(self) -> str:
         """Key of a compiled graph besides its file: the name, and the version of what is changed in it."""
-        return f"{self.name}, revision {channels_last.REVISION}"
+        return f"{self.name}, revision {REVISION}"
 
 
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}

@@ -17,7 +17,7 @@ import pytest
 
 from flowsep_runtime import BackendError, FlowSepWarning, Manifest, Pipeline
 from flowsep_runtime.backends import BACKENDS, Precision, open_backend, report
-from flowsep_runtime.backends.openvino import channels_last
+from flowsep_runtime.backends.openvino import channels_last, settings
 from flowsep_runtime.backends.openvino.accuracy import worst_snr_db
 from flowsep_runtime.backends.openvino.backend import OpenVino
 from flowsep_runtime.backends.openvino.settings import REWRITTEN_GRAPHS, REWRITTEN_ON
@@ -196,7 +196,7 @@ def test_a_rewrite_that_goes_wrong_is_not_used(
     given = inputs(manifest, "decode_latent")
     expected = open_backend("openvino", toy_bundle, manifest, precision).run("decode_latent", given)
     monkeypatch.setattr(channels_last, "rewrite", rewrite)
-    monkeypatch.setattr(channels_last, "REVISION", -1)
+    monkeypatch.setattr(settings, "REVISION", -1)
     backend = open_backend("openvino", toy_bundle, manifest, precision)
     word = "float32" if precision == "exact" else "bf16"
     with pytest.warns(FlowSepWarning, match=f"not right in {word} on .* runs in {word} as exported"):
